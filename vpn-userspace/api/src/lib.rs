@@ -1,0 +1,1 @@
+//! The control API's types, shared by culvertd and culvert.

@@ -1,0 +1,1 @@
+//! Cipher suites of IKE and ESP: DH groups, PRFs, ciphers, integrity. No I/O, no clock.

@@ -1,0 +1,1 @@
+//! IKEv2, sans-IO: datagrams, commands and time in; datagrams, events and deadlines out.

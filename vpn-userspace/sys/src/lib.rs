@@ -1,0 +1,2 @@
+//! How the kernel is asked: TUN, sockets, netlink, XFRM, eBPF. All unsafe code of user space lives here.
+#![allow(unsafe_code)]

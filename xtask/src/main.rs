@@ -1,0 +1,2 @@
+//! cargo xtask: sets up, builds, tests, demonstrates and packages Culvert.
+fn main() {}
