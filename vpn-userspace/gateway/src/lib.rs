@@ -1,1 +1,237 @@
 //! What the gateway decides: when tunnels start, restart and stop, and which routes stand. No I/O, no clock.
+//!
+//! One machine for all connections, mutated by [`Gateway::handle`] and drained by [`Gateway::poll`].
+//! It knows nothing of IKE messages, ESP or the kernel: it says "initiate this tunnel" and "this route
+//! must stand", and somebody else does it.
+
+mod backoff;
+mod routes;
+mod tunnel;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use culvert_types::{Spi, TunnelId};
+use ipnet::IpNet;
+
+pub use routes::{Route, UNREACHABLE_METRIC, Via};
+pub use tunnel::{State, TunnelState};
+
+use tunnel::Tunnel;
+
+/// When a tunnel is brought up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// As soon as the gateway runs, and again whenever it is lost.
+    Immediate,
+    /// When the first packet for it arrives.
+    OnTraffic,
+    /// Never by us: the peer starts.
+    Respond,
+}
+
+/// What to do when the peer is found dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeadPeerAction {
+    /// Forget the tunnel until the operator or the peer brings it back.
+    Clear,
+    /// Negotiate again at once.
+    Restart,
+    /// Negotiate again when the next packet needs it.
+    Hold,
+}
+
+/// A connection as the gateway sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionPlan {
+    /// The name in the configuration.
+    pub name: String,
+    /// Networks behind the peer: each gets a route.
+    pub remote: Vec<IpNet>,
+    /// Its tunnels, in the order of the configuration.
+    pub tunnels: Vec<TunnelPlan>,
+}
+
+/// A tunnel as the gateway sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelPlan {
+    /// The process-wide id.
+    pub id: TunnelId,
+    /// Preference among the connection's tunnels that are up; the highest carries the traffic.
+    pub weight: u32,
+    /// When it is brought up.
+    pub start: Start,
+    /// What follows a dead peer.
+    pub dead_peer: DeadPeerAction,
+    /// False: kept down until the operator enables it.
+    pub enabled: bool,
+}
+
+/// Why an IKE SA is gone, as far as the gateway's decisions care.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// The peer no longer answers.
+    PeerDead,
+    /// The peer closed it.
+    PeerClosed,
+    /// It could not be negotiated.
+    Failed,
+    /// We closed it, or another SA took its place.
+    Local,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// A connection was configured.
+    Add(ConnectionPlan),
+    /// A connection was removed from the configuration.
+    Remove(String),
+    /// A CHILD SA, named by its inbound SPI, can carry traffic.
+    ChildUp(TunnelId, Spi),
+    /// A CHILD SA can no longer carry traffic.
+    ChildDown(TunnelId, Spi),
+    /// The tunnel has no IKE SA any more; `cause` is for people.
+    Lost(TunnelId, Loss, String),
+    /// A packet found no SA to carry it.
+    Traffic(TunnelId),
+    /// The operator wants it up.
+    Enable(TunnelId),
+    /// The operator wants it down.
+    Disable(TunnelId),
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Negotiate the tunnel.
+    Initiate(TunnelId),
+    /// Close the tunnel's IKE SAs, telling the peer.
+    Terminate(TunnelId),
+    /// This route must stand (replacing one of the same destination and metric).
+    AddRoute(Route),
+    /// This route must go.
+    RemoveRoute(Route),
+    /// A tunnel changed between up and not up.
+    Changed(TunnelId, State),
+    /// Nothing to do until then; the text says what for.
+    Deadline(Instant, &'static str),
+    /// Nothing to do until the next input.
+    Idle,
+}
+
+/// The gateway's decisions.
+#[derive(Debug, Default)]
+pub struct Gateway {
+    connections: BTreeMap<String, Connection>,
+    outputs: VecDeque<Output>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    remote: Vec<IpNet>,
+    tunnels: Vec<Tunnel>,
+    routes: Vec<Route>,
+}
+
+impl Gateway {
+    /// A gateway without connections.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes note of something that happened; what follows from it is read with [`poll`](Self::poll).
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Add(plan) => self.add(now, plan),
+            Input::Remove(name) => {
+                if let Some(connection) = self.connections.remove(&name) {
+                    self.outputs.extend(connection.tunnels.iter().map(|t| Output::Terminate(t.plan.id)));
+                    self.outputs.extend(connection.routes.into_iter().map(Output::RemoveRoute));
+                }
+            }
+            Input::ChildUp(id, spi) => self.with(id, |t, out| t.on_child_up(now, spi, out)),
+            Input::ChildDown(id, spi) => self.with(id, |t, out| t.on_child_down(now, spi, out)),
+            Input::Lost(id, loss, cause) => self.with(id, |t, out| t.on_lost(now, loss, cause, out)),
+            Input::Traffic(id) => self.with(id, |t, out| t.on_traffic(now, out)),
+            Input::Enable(id) => self.with(id, |t, out| t.on_enable(now, out)),
+            Input::Disable(id) => self.with(id, |t, out| t.on_disable(now, out)),
+        }
+    }
+
+    /// Does what has become due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for connection in self.connections.values_mut() {
+            for tunnel in &mut connection.tunnels {
+                tunnel.on_timeout(now, &mut self.outputs);
+            }
+        }
+    }
+
+    /// The next thing to do. Call until it returns `Deadline` or `Idle`.
+    pub fn poll(&mut self) -> Output {
+        if let Some(output) = self.outputs.pop_front() {
+            return output;
+        }
+        let due = self.connections.values().flat_map(|c| &c.tunnels).filter_map(Tunnel::deadline).min();
+        due.map_or(Output::Idle, |at| Output::Deadline(at, "retry a tunnel"))
+    }
+
+    /// The tunnel's state, if it is known.
+    pub fn state(&self, id: TunnelId) -> Option<&TunnelState> {
+        self.connections.values().flat_map(|c| &c.tunnels).find(|t| t.plan.id == id).map(|t| &t.state)
+    }
+
+    /// The tunnel that carries a connection's traffic now, if one is up.
+    pub fn active(&self, connection: &str) -> Option<TunnelId> {
+        routes::active(&self.connections.get(connection)?.tunnels)
+    }
+
+    /// Every route that must stand now.
+    pub fn routes(&self) -> impl Iterator<Item = &Route> {
+        self.connections.values().flat_map(|c| &c.routes)
+    }
+
+    fn add(&mut self, now: Instant, plan: ConnectionPlan) {
+        self.handle(now, Input::Remove(plan.name.clone()));
+        let tunnels = plan.tunnels.into_iter().map(|t| Tunnel::new(now, t)).collect();
+        let mut connection = Connection { remote: plan.remote, tunnels, routes: Vec::new() };
+        // Routes first: from here on nothing of the protected networks leaves in clear.
+        connection.settle_routes(&mut self.outputs);
+        for tunnel in &mut connection.tunnels {
+            tunnel.start(now, &mut self.outputs);
+        }
+        self.connections.insert(plan.name, connection);
+    }
+
+    fn with(&mut self, id: TunnelId, change: impl FnOnce(&mut Tunnel, &mut VecDeque<Output>)) {
+        let found = self
+            .connections
+            .values_mut()
+            .find_map(|c| c.tunnels.iter().position(|t| t.plan.id == id).map(|index| (c, index)));
+        // An event of a tunnel that a reload has just removed is no news.
+        let Some((connection, index)) = found else { return };
+        let Some(tunnel) = connection.tunnels.get_mut(index) else { return };
+        change(tunnel, &mut self.outputs);
+        connection.settle_routes(&mut self.outputs);
+    }
+}
+
+impl Connection {
+    /// Makes the standing routes equal to the wanted ones; new ones are put before old ones go.
+    fn settle_routes(&mut self, out: &mut VecDeque<Output>) {
+        let wanted = routes::wanted(&self.remote, &self.tunnels);
+        for route in wanted.iter().filter(|r| !self.routes.contains(r)) {
+            out.push_back(Output::AddRoute(route.clone()));
+        }
+        for route in
+            self.routes.iter().filter(|old| !wanted.iter().any(|new| new.replaces(old) || new == *old))
+        {
+            out.push_back(Output::RemoveRoute(route.clone()));
+        }
+        self.routes = wanted;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! One tunnel's life: idle, connecting, up, waiting to try again, disabled.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Instant;
+
+use culvert_types::Spi;
+
+use crate::{DeadPeerAction, Loss, Output, Start, TunnelPlan, backoff};
+
+/// What a tunnel is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Nothing: it waits for the peer, for traffic, or for the operator.
+    Idle,
+    /// A negotiation is under way.
+    Connecting,
+    /// It carries traffic.
+    Up,
+    /// The last attempt failed; the next one has its time.
+    Waiting,
+    /// The operator or the configuration took it down.
+    Disabled,
+}
+
+/// State with its history, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelState {
+    /// What it is doing.
+    pub state: State,
+    /// Since when.
+    pub since: Instant,
+    /// Why it is not up, as far as known.
+    pub cause: Option<String>,
+    /// Attempts that failed since it was last up.
+    pub failures: u32,
+}
+
+impl TunnelState {
+    pub(crate) fn is_up(&self) -> bool {
+        self.state == State::Up
+    }
+
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.state != State::Disabled
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    pub(crate) plan: TunnelPlan,
+    pub(crate) state: TunnelState,
+    children: BTreeSet<Spi>,
+    retry: Option<Instant>,
+}
+
+type Outputs = VecDeque<Output>;
+
+impl Tunnel {
+    pub(crate) fn new(now: Instant, plan: TunnelPlan) -> Self {
+        let state = if plan.enabled { State::Idle } else { State::Disabled };
+        let state = TunnelState { state, since: now, cause: None, failures: 0 };
+        Self { plan, state, children: BTreeSet::new(), retry: None }
+    }
+
+    pub(crate) fn start(&mut self, now: Instant, out: &mut Outputs) {
+        if self.state.is_enabled() && self.plan.start == Start::Immediate {
+            self.connect(now, out);
+        }
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.retry
+    }
+
+    pub(crate) fn on_timeout(&mut self, now: Instant, out: &mut Outputs) {
+        if self.retry.is_some_and(|at| at <= now) {
+            self.connect(now, out);
+        }
+    }
+
+    pub(crate) fn on_child_up(&mut self, now: Instant, spi: Spi, out: &mut Outputs) {
+        if !self.state.is_enabled() {
+            // The peer came while the operator wants it down.
+            out.push_back(Output::Terminate(self.plan.id));
+            return;
+        }
+        self.children.insert(spi);
+        self.retry = None;
+        self.state.cause = None;
+        self.state.failures = 0;
+        self.enter(now, State::Up, out);
+    }
+
+    pub(crate) fn on_child_down(&mut self, now: Instant, spi: Spi, out: &mut Outputs) {
+        if self.children.remove(&spi) && self.children.is_empty() && self.state.is_up() {
+            // The IKE SA may outlive its last child; it carries nothing, so a fresh start is simplest and sure.
+            self.state.cause = Some("the last CHILD SA was deleted".into());
+            out.push_back(Output::Terminate(self.plan.id));
+            self.recover(now, Loss::PeerClosed, out);
+        }
+    }
+
+    pub(crate) fn on_lost(&mut self, now: Instant, loss: Loss, cause: String, out: &mut Outputs) {
+        self.children.clear();
+        match self.state.state {
+            State::Disabled => {}
+            // Our own closing is followed by whatever made us close it.
+            _ if loss == Loss::Local && self.retry.is_some() => {}
+            // One attempt, one retry: a second report of the same failure is not another failure.
+            State::Waiting => self.state.cause = Some(cause),
+            _ => {
+                self.state.cause = Some(cause);
+                self.recover(now, loss, out);
+            }
+        }
+    }
+
+    pub(crate) fn on_traffic(&mut self, now: Instant, out: &mut Outputs) {
+        let wanted = self.plan.start == Start::OnTraffic || self.plan.dead_peer == DeadPeerAction::Hold;
+        if self.state.state == State::Idle && wanted {
+            self.connect(now, out);
+        }
+    }
+
+    pub(crate) fn on_enable(&mut self, now: Instant, out: &mut Outputs) {
+        if !self.state.is_up() && self.state.state != State::Connecting {
+            self.state.failures = 0;
+            self.connect(now, out);
+        }
+    }
+
+    pub(crate) fn on_disable(&mut self, now: Instant, out: &mut Outputs) {
+        self.retry = None;
+        self.children.clear();
+        self.state.cause = Some("disabled by the operator".into());
+        out.push_back(Output::Terminate(self.plan.id));
+        self.enter(now, State::Disabled, out);
+    }
+
+    fn connect(&mut self, now: Instant, out: &mut Outputs) {
+        self.retry = None;
+        self.enter(now, State::Connecting, out);
+        out.push_back(Output::Initiate(self.plan.id));
+    }
+
+    fn recover(&mut self, now: Instant, loss: Loss, out: &mut Outputs) {
+        let again = match (loss, self.plan.dead_peer) {
+            (Loss::PeerDead, DeadPeerAction::Clear | DeadPeerAction::Hold) => false,
+            (Loss::PeerDead, DeadPeerAction::Restart) => self.plan.start != Start::Respond,
+            _ => self.plan.start == Start::Immediate,
+        };
+        if !again {
+            return self.enter(now, State::Idle, out);
+        }
+        self.state.failures = self.state.failures.saturating_add(1);
+        self.retry = Some(now + backoff::wait(self.state.failures));
+        self.enter(now, State::Waiting, out);
+    }
+
+    fn enter(&mut self, now: Instant, state: State, out: &mut Outputs) {
+        if self.state.state != state {
+            self.state.state = state;
+            self.state.since = now;
+            out.push_back(Output::Changed(self.plan.id, state));
+        }
+    }
+}
