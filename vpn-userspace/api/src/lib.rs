@@ -1,1 +1,32 @@
 //! The control API's types, shared by culvertd and culvert.
+//!
+//! The protocol: a Unix stream socket ([`DEFAULT_SOCKET`], mode 0600), one JSON object per line.
+//! The client writes a [`Request`]; culvertd answers with one [`Response`], or, for
+//! [`Request::Logs`], with a stream of [`Response::Log`] that ends with [`Response::Done`]
+//! (with `follow` it ends only when either side closes the connection). After the last answer the client
+//! may ask again on the same connection. Requests are answered in order.
+//!
+//! Compatibility: a reader ignores fields that it does not know, fields added later have defaults, and
+//! words of an enumeration that the reader does not know become `Unknown`. A request that culvertd does not
+//! know is answered with [`ErrorCode::UnknownRequest`], in text that says so.
+//!
+//! This crate does no I/O; [`frame`] turns bytes into lines and lines into values.
+
+pub mod frame;
+mod protocol;
+mod status;
+mod target;
+mod words;
+
+pub use protocol::{
+    Change, ChangeKind, Counters, Done, ErrorCode, Failure, Level, LogRecord, LogsRequest, Reloaded, Request,
+    Response, TunnelDrops,
+};
+pub use status::{
+    Algorithm, Attach, Child, Connection, ConnectionState, Counter, Encap, Engine, EngineStatus, Gateway,
+    Guard, Ike, IkeEnd, LanPort, Nat, Status, Tunnel, TunnelState, Verdict, Wan, WanPort,
+};
+pub use target::{Target, TargetError};
+
+/// Where culvertd listens unless told otherwise (`control_socket` in `[gateway]`, `--control-socket`).
+pub const DEFAULT_SOCKET: &str = "/run/culvert/culvert.sock";
