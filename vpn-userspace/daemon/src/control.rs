@@ -1,0 +1,166 @@
+//! The control socket: lines of JSON in, answers out. Log requests are served here; everything else goes
+//! to the event loop.
+
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use culvert_api::frame::{self, FrameError, Lines};
+use culvert_api::{ErrorCode, LogsRequest, Request, Response};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::log::LogStore;
+
+/// A request for the event loop, and where its answer goes.
+pub(crate) struct Ask {
+    pub(crate) request: Request,
+    pub(crate) answer: oneshot::Sender<Response>,
+}
+
+/// Clients served at once; more wait in the socket's backlog.
+const CLIENTS: usize = 64;
+/// A client that does not read for so long is dropped.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The listening socket; its file goes with it.
+pub(crate) struct ControlSocket {
+    path: PathBuf,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        self.task.abort();
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Listens at `path` (mode 0600). Refuses to take it from a culvertd that still answers there.
+pub(crate) async fn listen(path: &Path, log: Arc<LogStore>) -> anyhow::Result<(ControlSocket, mpsc::Receiver<Ask>)> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
+    }
+    if let Ok(metadata) = std::fs::symlink_metadata(path) {
+        if !metadata.file_type().is_socket() {
+            bail!("{} exists and is no socket; remove it or choose another control_socket", path.display());
+        }
+        if UnixStream::connect(path).await.is_ok() {
+            bail!(
+                "another culvertd answers at {}; stop it first (`systemctl stop culvertd`) or choose another control_socket",
+                path.display()
+            );
+        }
+        std::fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {}", path.display()))?;
+    }
+    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen at {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("cannot set the permissions of {}", path.display()))?;
+    let (asks, receiver) = mpsc::channel(CLIENTS);
+    let task = tokio::spawn(accept(listener, asks, log));
+    Ok((ControlSocket { path: path.to_owned(), task }, receiver))
+}
+
+async fn accept(listener: UnixListener, asks: mpsc::Sender<Ask>, log: Arc<LogStore>) {
+    let places = Arc::new(tokio::sync::Semaphore::new(CLIENTS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (asks, log) = (asks.clone(), log.clone());
+                tokio::spawn(async move {
+                    // The mode of the socket keeps others out; this holds if somebody widens it.
+                    let uid = stream.peer_cred().map(|c| c.uid());
+                    if uid.is_ok_and(|uid| uid == 0 || uid == nix::unistd::geteuid().as_raw()) {
+                        let _ = Client { stream, asks, log }.serve().await;
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(target: "culvertd", "control socket: cannot accept a client: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+struct Client {
+    stream: UnixStream,
+    asks: mpsc::Sender<Ask>,
+    log: Arc<LogStore>,
+}
+
+impl Client {
+    async fn serve(mut self) -> std::io::Result<()> {
+        let mut lines = Lines::new(frame::MAX_REQUEST);
+        let mut buffer = vec![0; 4096];
+        loop {
+            match lines.next_line() {
+                Ok(Some(line)) => match frame::decode_request(&line) {
+                    Ok(Request::Logs(request)) => self.logs(request).await?,
+                    Ok(request) => {
+                        let response = self.ask(request).await;
+                        self.write(&response).await?;
+                    }
+                    Err(error) => self.write(&error.to_response()).await?,
+                },
+                Ok(None) => match self.stream.read(&mut buffer).await? {
+                    0 => return Ok(()),
+                    n => lines.push(buffer.get(..n).unwrap_or_default()),
+                },
+                Err(error @ FrameError::TooLong { .. }) => return self.write(&error.to_response()).await,
+                Err(error) => self.write(&error.to_response()).await?,
+            }
+        }
+    }
+
+    async fn ask(&self, request: Request) -> Response {
+        let (answer, wait) = oneshot::channel();
+        let gone = || {
+            Response::error(ErrorCode::Internal, "culvertd is shutting down", "start it again and repeat the command")
+        };
+        if self.asks.send(Ask { request, answer }).await.is_err() {
+            return gone();
+        }
+        wait.await.unwrap_or_else(|_| gone())
+    }
+
+    async fn logs(&mut self, request: LogsRequest) -> std::io::Result<()> {
+        let (kept, mut live) = self.log.follow();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+        let from = request.since_ms.map_or(0, |since| now.saturating_sub(since));
+        for record in kept.iter().filter(|r| r.time_ms >= from && request.wants(r)) {
+            self.write(&Response::Log((**record).clone())).await?;
+        }
+        let mut scratch = [0; 64];
+        while request.follow {
+            let record = tokio::select! {
+                record = live.recv() => record,
+                // Whatever a following client sends, it ends the stream; mostly it just goes away.
+                read = self.stream.read(&mut scratch) => {
+                    if read? == 0 { return Ok(()); }
+                    break;
+                }
+            };
+            match record {
+                Ok(record) if request.wants(&record) => self.write(&Response::Log((*record).clone())).await?,
+                Ok(_) => {}
+                Err(broadcast::error::RecvError::Lagged(lost)) => {
+                    let text = format!("{lost} log records were lost: the reader was too slow");
+                    self.write(&Response::error(ErrorCode::Internal, text, "narrow it with --connection or --level")).await?;
+                }
+                Err(broadcast::error::RecvError::Closed) => break,
+            }
+        }
+        self.write(&Response::done("")).await
+    }
+
+    async fn write(&mut self, response: &Response) -> std::io::Result<()> {
+        let line = frame::encode(response);
+        tokio::time::timeout(WRITE_TIMEOUT, self.stream.write_all(&line)).await?
+    }
+}
