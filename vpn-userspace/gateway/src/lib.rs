@@ -83,8 +83,8 @@ pub enum Loss {
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// A connection was configured.
-    Add(ConnectionPlan),
+    /// A connection was configured, or its configuration changed: tunnels whose ids stay keep their state.
+    Set(ConnectionPlan),
     /// A connection was removed from the configuration.
     Remove(String),
     /// A CHILD SA, named by its inbound SPI, can carry traffic.
@@ -127,7 +127,7 @@ pub struct Gateway {
     outputs: VecDeque<Output>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Connection {
     remote: Vec<IpNet>,
     tunnels: Vec<Tunnel>,
@@ -143,7 +143,7 @@ impl Gateway {
     /// Takes note of something that happened; what follows from it is read with [`poll`](Self::poll).
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
-            Input::Add(plan) => self.add(now, plan),
+            Input::Set(plan) => self.set(now, plan),
             Input::Remove(name) => {
                 if let Some(connection) = self.connections.remove(&name) {
                     self.outputs.extend(connection.tunnels.iter().map(|t| Output::Terminate(t.plan.id)));
@@ -192,16 +192,27 @@ impl Gateway {
         self.connections.values().flat_map(|c| &c.routes)
     }
 
-    fn add(&mut self, now: Instant, plan: ConnectionPlan) {
-        self.handle(now, Input::Remove(plan.name.clone()));
-        let tunnels = plan.tunnels.into_iter().map(|t| Tunnel::new(now, t)).collect();
-        let mut connection = Connection { remote: plan.remote, tunnels, routes: Vec::new() };
+    fn set(&mut self, now: Instant, plan: ConnectionPlan) {
+        let connection = self.connections.entry(plan.name).or_default();
+        connection.remote = plan.remote;
+        let mut before = std::mem::take(&mut connection.tunnels);
+        let mut fresh = Vec::new();
+        for tunnel in plan.tunnels {
+            let kept =
+                before.iter().position(|t| t.plan.id == tunnel.id).map(|index| before.swap_remove(index));
+            if kept.is_none() {
+                fresh.push(tunnel.id);
+            }
+            let mut kept = kept.unwrap_or_else(|| Tunnel::new(now, tunnel.clone()));
+            kept.plan = tunnel;
+            connection.tunnels.push(kept);
+        }
         // Routes first: from here on nothing of the protected networks leaves in clear.
         connection.settle_routes(&mut self.outputs);
-        for tunnel in &mut connection.tunnels {
+        self.outputs.extend(before.iter().map(|t| Output::Terminate(t.plan.id)));
+        for tunnel in connection.tunnels.iter_mut().filter(|t| fresh.contains(&t.plan.id)) {
             tunnel.start(now, &mut self.outputs);
         }
-        self.connections.insert(plan.name, connection);
     }
 
     fn with(&mut self, id: TunnelId, change: impl FnOnce(&mut Tunnel, &mut VecDeque<Output>)) {

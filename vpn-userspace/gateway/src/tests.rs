@@ -15,13 +15,7 @@ struct Rig {
 impl Rig {
     fn new(start: Start, dead_peer: DeadPeerAction) -> (Self, Vec<Output>) {
         let mut rig = Self { gateway: Gateway::new(), now: Instant::now() };
-        let tunnel = |id, weight| TunnelPlan { id, weight, start, dead_peer, enabled: true };
-        let plan = ConnectionPlan {
-            name: "site".into(),
-            remote: vec!["10.2.0.0/16".parse().unwrap()],
-            tunnels: vec![tunnel(A, 100), tunnel(B, 0)],
-        };
-        let out = rig.put(Input::Add(plan));
+        let out = rig.put(Input::Set(plan(start, dead_peer, &[(A, 100), (B, 0)])));
         (rig, out)
     }
 
@@ -50,6 +44,15 @@ impl Rig {
 
     fn active_route(&self) -> Via {
         self.gateway.routes().min_by_key(|r| r.metric).unwrap().via
+    }
+}
+
+fn plan(start: Start, dead_peer: DeadPeerAction, tunnels: &[(TunnelId, u32)]) -> ConnectionPlan {
+    let tunnel = |&(id, weight): &_| TunnelPlan { id, weight, start, dead_peer, enabled: true };
+    ConnectionPlan {
+        name: "site".into(),
+        remote: vec!["10.2.0.0/16".parse().unwrap()],
+        tunnels: tunnels.iter().map(tunnel).collect(),
     }
 }
 
@@ -163,4 +166,26 @@ fn removing_a_connection_takes_everything_along() {
     assert_eq!(out.iter().filter(|o| matches!(o, Output::RemoveRoute(_))).count(), 2);
     assert!(rig.gateway.routes().next().is_none());
     assert_eq!(rig.put(Input::ChildDown(A, spi(512))), [], "late news of a removed tunnel");
+}
+
+#[test]
+fn a_changed_configuration_keeps_the_tunnels_that_stay() {
+    const C: TunnelId = TunnelId(3);
+    let (mut rig, _) = Rig::new(Start::Immediate, DeadPeerAction::Restart);
+    rig.put(Input::ChildUp(A, spi(512)));
+    rig.put(Input::ChildUp(B, spi(513)));
+    let mut changed = plan(Start::Immediate, DeadPeerAction::Restart, &[(A, 10), (B, 20)]);
+    assert!(!rig.put(Input::Set(changed.clone())).contains(&Output::Initiate(A)));
+    assert_eq!(
+        (rig.state(A), rig.active_route()),
+        (State::Up, Via::Tunnel(B)),
+        "new weights move the traffic"
+    );
+    changed = plan(Start::Immediate, DeadPeerAction::Restart, &[(A, 10), (C, 20)]);
+    changed.remote = vec!["10.3.0.0/16".parse().unwrap()];
+    let out = rig.put(Input::Set(changed));
+    assert!(out.contains(&Output::Terminate(B)) && out.contains(&Output::Initiate(C)), "{out:?}");
+    assert!(rig.gateway.routes().all(|r| r.destination == "10.3.0.0/16".parse().unwrap()));
+    assert_eq!(out.iter().filter(|o| matches!(o, Output::RemoveRoute(_))).count(), 2);
+    assert_eq!(rig.active_route(), Via::Tunnel(A));
 }

@@ -33,6 +33,8 @@ pub struct TunnelState {
     pub cause: Option<String>,
     /// Attempts that failed since it was last up.
     pub failures: u32,
+    /// Attempts that failed since it is known.
+    pub failures_total: u64,
 }
 
 impl TunnelState {
@@ -58,7 +60,7 @@ type Outputs = VecDeque<Output>;
 impl Tunnel {
     pub(crate) fn new(now: Instant, plan: TunnelPlan) -> Self {
         let state = if plan.enabled { State::Idle } else { State::Disabled };
-        let state = TunnelState { state, since: now, cause: None, failures: 0 };
+        let state = TunnelState { state, since: now, cause: None, failures: 0, failures_total: 0 };
         Self { plan, state, children: BTreeSet::new(), retry: None }
     }
 
@@ -110,6 +112,7 @@ impl Tunnel {
             State::Waiting => self.state.cause = Some(cause),
             _ => {
                 self.state.cause = Some(cause);
+                self.state.failures_total += u64::from(self.state.state == State::Connecting);
                 self.recover(now, loss, out);
             }
         }
