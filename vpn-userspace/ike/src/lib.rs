@@ -1,1 +1,31 @@
 //! IKEv2, sans-IO: datagrams, commands and time in; datagrams, events and deadlines out.
+//!
+//! An [`Endpoint`] serves any number of tunnels, as initiator and as responder. Its owner feeds it with
+//! [`Endpoint::handle_datagram`], [`Endpoint::handle_command`] and [`Endpoint::handle_timeout`], and
+//! after each of them drains [`Endpoint::poll`]. Nothing here reads a clock, opens a socket or draws
+//! randomness that was not handed in.
+//!
+//! Inside: `wire` is the message format and knows no state; `proposal`, `selector`, `identity`, `auth`
+//! and `keymat` are the parts of a negotiation and know no messages in flight; `v2` has one file per
+//! exchange and one struct per state; `endpoint` finds the IKE SA that a datagram belongs to and guards
+//! what strangers may cost. Knows nothing of ESP packets, of the kernel or of the configuration file.
+
+mod auth;
+mod child;
+mod config;
+mod endpoint;
+mod error;
+mod event;
+mod identity;
+pub mod proposal;
+mod wire;
+
+pub use auth::{Psk, PskError};
+pub use child::ChildSa;
+pub use config::{ConfigError, Dpd, EndpointConfig, Parity, PeerConfig, Retransmit};
+pub use endpoint::Endpoint;
+pub use error::{Blame, Cause, Failure, Phase};
+pub use event::{Command, CommandError, DownReason, Event, IkeInfo, Output};
+pub use identity::{Identity, IdentityError};
+pub use proposal::{EspProposal, EspSuite, IkeProposal, IkeSuite, ProposalError};
+pub use wire::WireError;

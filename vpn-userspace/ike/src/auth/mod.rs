@@ -1,0 +1,5 @@
+//! How peers prove who they are.
+
+pub(crate) mod psk;
+
+pub use psk::{Psk, PskError};

@@ -1,0 +1,199 @@
+//! What an endpoint and its peers are told: addresses, identities, keys, proposals, times.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use culvert_types::TrafficSelector;
+
+use crate::{EspProposal, Identity, IkeProposal, Psk};
+
+/// Limits and times of an endpoint as a whole. The default is good.
+#[derive(Debug, Clone)]
+pub struct EndpointConfig {
+    /// From this many half-open IKE SAs on, new peers must return a cookie (RFC 7296 2.6).
+    pub cookie_threshold: usize,
+    /// From this many half-open IKE SAs of one address on, that address must return a cookie.
+    pub cookie_threshold_per_address: usize,
+    /// At most this many half-open IKE SAs of one address; more are dropped.
+    pub half_open_per_address: usize,
+    /// At most this many half-open IKE SAs in all; more are dropped.
+    pub half_open_limit: usize,
+    /// How long a half-open IKE SA waits for IKE_AUTH.
+    pub half_open_lifetime: Duration,
+    /// How requests are repeated.
+    pub retransmit: Retransmit,
+    /// How often a NAT keepalive goes out while nothing else does (RFC 3948 4); zero for never.
+    pub nat_keepalive: Duration,
+}
+
+impl Default for EndpointConfig {
+    fn default() -> Self {
+        Self {
+            cookie_threshold: 30,
+            cookie_threshold_per_address: 3,
+            half_open_per_address: 32,
+            half_open_limit: 1024,
+            half_open_lifetime: Duration::from_secs(30),
+            retransmit: Retransmit::default(),
+            nat_keepalive: Duration::from_secs(20),
+        }
+    }
+}
+
+/// How a request is repeated until it is answered (RFC 7296 2.4): after `initial`, then each time
+/// `factor` later than the time before, `tries` repetitions in all, and once more as long a wait.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Retransmit {
+    /// Wait before the first repetition.
+    pub initial: Duration,
+    /// How much longer each wait is than the one before.
+    pub factor: f64,
+    /// Repetitions before the peer counts as gone.
+    pub tries: u32,
+}
+
+impl Default for Retransmit {
+    fn default() -> Self {
+        Self { initial: Duration::from_secs(4), factor: 1.8, tries: 5 }
+    }
+}
+
+/// Dead peer detection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dpd {
+    /// After this long without an authentic message the peer is asked whether it lives.
+    pub interval: Duration,
+    /// An answer must come within this time, also to any other request.
+    pub timeout: Duration,
+}
+
+/// Which inbound ESP SPIs a tunnel draws: the lowest bit tells the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parity {
+    /// Lowest bit 0.
+    Even,
+    /// Lowest bit 1.
+    Odd,
+}
+
+/// One tunnel: how to reach the peer, who both are, what is offered.
+#[derive(Clone)]
+pub struct PeerConfig {
+    /// `connection/tunnel`, for log lines.
+    pub name: String,
+    /// Our address and the port of IKE (500).
+    pub local: SocketAddr,
+    /// Our address and the port of NAT traversal (4500).
+    pub local_natt: SocketAddr,
+    /// The peer's address and port (500); `None`: any, and then we only respond.
+    pub remote: Option<SocketAddr>,
+    /// The peer's port of NAT traversal (4500).
+    pub remote_natt_port: u16,
+    /// Who we are.
+    pub local_id: Identity,
+    /// Who the peer must be; `None`: whoever holds the key.
+    pub remote_id: Option<Identity>,
+    /// The key.
+    pub psk: Psk,
+    /// Offered and accepted for the IKE SA, first preferred.
+    pub ike_proposals: Vec<IkeProposal>,
+    /// Offered and accepted for CHILD SAs, first preferred.
+    pub esp_proposals: Vec<EspProposal>,
+    /// Inner networks on our side.
+    pub local_ts: Vec<TrafficSelector>,
+    /// Inner networks on the peer's side.
+    pub remote_ts: Vec<TrafficSelector>,
+    /// The IKE SA is rekeyed at 90 to 100 % of this, and closed at 110 %.
+    pub ike_lifetime: Duration,
+    /// A CHILD SA is rekeyed at 90 to 100 % of this, and closed at 110 %.
+    pub child_lifetime: Duration,
+    /// Dead peer detection; `None`: only retransmission notices.
+    pub dpd: Option<Dpd>,
+    /// Have ESP in UDP also where there is no NAT, by claiming that there is one.
+    pub force_encap: bool,
+    /// Parity of our inbound SPIs.
+    pub spi_parity: Option<Parity>,
+    /// Offer and accept extended sequence numbers, where the proposal does not say.
+    pub esn: bool,
+    /// Anti-replay window in packets, handed on with each CHILD SA.
+    pub replay_window: u32,
+}
+
+/// What a [`PeerConfig`] cannot be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// No proposals of a kind.
+    #[error("there are no {0} proposals; write at least one")]
+    NoProposals(&'static str),
+    /// More than the wire can count.
+    #[error("there are more than {1} {0}; write fewer")]
+    TooMany(&'static str, usize),
+    /// No traffic selectors on a side.
+    #[error("there are no {0} traffic selectors; write at least one network")]
+    NoSelectors(&'static str),
+    /// The outer addresses are of different families.
+    #[error("the local and remote addresses are of different families ({0}, {1})")]
+    Families(IpAddr, IpAddr),
+    /// The two local addresses differ.
+    #[error("IKE and NAT traversal must use one local address, not {0} and {1}")]
+    LocalAddresses(IpAddr, IpAddr),
+    /// A lifetime that is too short to rekey within.
+    #[error("an {0} lifetime of {1:?} is too short; at least 10 s")]
+    Lifetime(&'static str, Duration),
+}
+
+impl PeerConfig {
+    /// Whether the parts go together.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let count = |what, len: usize, most| match len {
+            0 => Err(ConfigError::NoProposals(what)),
+            n if n > most => Err(ConfigError::TooMany(what, most)),
+            _ => Ok(()),
+        };
+        count("IKE", self.ike_proposals.len(), 32)?;
+        count("ESP", self.esp_proposals.len(), 32)?;
+        for (what, selectors) in [("local", &self.local_ts), ("remote", &self.remote_ts)] {
+            match selectors.len() {
+                0 => return Err(ConfigError::NoSelectors(what)),
+                1..=255 => {}
+                _ => return Err(ConfigError::TooMany("traffic selectors", 255)),
+            }
+        }
+        if self.local.ip() != self.local_natt.ip() {
+            return Err(ConfigError::LocalAddresses(self.local.ip(), self.local_natt.ip()));
+        }
+        if let Some(remote) = self.remote
+            && remote.is_ipv4() != self.local.is_ipv4()
+        {
+            return Err(ConfigError::Families(self.local.ip(), remote.ip()));
+        }
+        for (what, lifetime) in [("IKE", self.ike_lifetime), ("ESP", self.child_lifetime)] {
+            if lifetime < Duration::from_secs(10) {
+                return Err(ConfigError::Lifetime(what, lifetime));
+            }
+        }
+        Ok(())
+    }
+
+    /// Hard limit of a lifetime: 10 % above.
+    pub(crate) fn hard(lifetime: Duration) -> Duration {
+        lifetime + lifetime / 10
+    }
+}
+
+impl fmt::Debug for PeerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerConfig")
+            .field("name", &self.name)
+            .field("local", &self.local)
+            .field("remote", &self.remote)
+            .field("local_id", &self.local_id)
+            .field("remote_id", &self.remote_id)
+            .field("ike_proposals", &self.ike_proposals)
+            .field("esp_proposals", &self.esp_proposals)
+            .field("local_ts", &self.local_ts)
+            .field("remote_ts", &self.remote_ts)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,347 @@
+//! Failures, typed by phase, blame and cause; the notification that tells the peer derives from them.
+
+use std::fmt;
+use std::time::Duration;
+
+use culvert_crypto::{DhError, DhGroup};
+use culvert_types::TunnelId;
+
+use crate::wire::{WireError, notify};
+use crate::{Identity, IdentityError};
+
+/// Which exchange failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// IKE_SA_INIT (RFC 7296 1.2).
+    IkeSaInit,
+    /// IKE_AUTH, the part about the IKE SA.
+    IkeAuth,
+    /// The negotiation of a CHILD SA, in IKE_AUTH or CREATE_CHILD_SA.
+    ChildSa,
+    /// Rekeying a CHILD SA.
+    RekeyChild,
+    /// Rekeying the IKE SA.
+    RekeyIke,
+    /// INFORMATIONAL: liveness and deletes.
+    Informational,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::IkeSaInit => "IKE_SA_INIT",
+            Self::IkeAuth => "IKE_AUTH",
+            Self::ChildSa => "CHILD SA negotiation",
+            Self::RekeyChild => "CHILD SA rekeying",
+            Self::RekeyIke => "IKE SA rekeying",
+            Self::Informational => "INFORMATIONAL",
+        })
+    }
+}
+
+/// Where to look for the fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Blame {
+    /// This gateway itself.
+    Local,
+    /// The peer broke the protocol.
+    Peer,
+    /// Nothing comes through.
+    Network,
+    /// The two sides are configured so that they cannot agree.
+    Configuration,
+}
+
+impl fmt::Display for Blame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "this gateway",
+            Self::Peer => "the peer",
+            Self::Network => "the network",
+            Self::Configuration => "configuration",
+        })
+    }
+}
+
+/// What went wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Cause {
+    /// No proposal is on both lists; we noticed.
+    #[error("no common proposal")]
+    NoProposal,
+    /// The peer refused all our proposals.
+    #[error("the peer accepts none of our proposals (NO_PROPOSAL_CHOSEN)")]
+    ProposalsRefused,
+    /// The peer chose what we did not offer.
+    #[error("the peer chose what was not offered")]
+    WrongChoice,
+    /// The peer insists on a group that we did not offer or that it has been given.
+    #[error("the peer asks for Diffie-Hellman group {0}, which was not offered or was already tried")]
+    GroupRefused(u16),
+    /// The peer's public value is no good.
+    #[error(transparent)]
+    Dh(#[from] DhError),
+    /// The peer's AUTH does not verify with our key.
+    #[error("the peer {0} does not have our pre-shared key")]
+    WrongPsk(Identity),
+    /// The peer says that we failed to authenticate.
+    #[error("the peer rejected our identity or pre-shared key (AUTHENTICATION_FAILED)")]
+    AuthenticationRefused,
+    /// The peer is not who it should be.
+    #[error("the peer is {got}, not {expected}")]
+    WrongRemoteId {
+        /// As configured.
+        expected: Identity,
+        /// As sent.
+        got: Identity,
+    },
+    /// The peer asks for somebody whom we are not, or is somebody whom no tunnel knows.
+    #[error("no tunnel between local id {local} and remote id {remote}")]
+    NoSuchPeer {
+        /// Whom the peer asks for, or `any`.
+        local: String,
+        /// Who the peer says it is.
+        remote: Identity,
+    },
+    /// No tunnel is configured for these addresses.
+    #[error("no tunnel is configured between {local} and {remote}")]
+    UnknownAddress {
+        /// Where the message came to.
+        local: std::net::IpAddr,
+        /// Where it came from.
+        remote: std::net::IpAddr,
+    },
+    /// The peer's identity cannot be read.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The peer authenticates with something else than a pre-shared key.
+    #[error("the peer authenticates by method {0}, not by pre-shared key")]
+    AuthMethod(u8),
+    /// The peer wants EAP.
+    #[error("the peer wants to authenticate by EAP")]
+    Eap,
+    /// No traffic selectors are on both sides; we noticed.
+    #[error("no common traffic selectors")]
+    NoSelectors,
+    /// The peer refused all our selectors.
+    #[error("the peer accepts none of our traffic selectors (TS_UNACCEPTABLE)")]
+    SelectorsRefused,
+    /// The peer answered with selectors beyond what we offered.
+    #[error("the peer answered with traffic selectors that were not offered")]
+    SelectorsWidened,
+    /// The peer wants transport mode.
+    #[error("the peer answered with transport mode, which was not offered")]
+    TransportMode,
+    /// The peer refused with another error.
+    #[error("the peer refused: {} ({})", notify::name(*.0), .0)]
+    Refused(u16),
+    /// No answer at all.
+    #[error("no answer in {} s", .0.as_secs())]
+    Silent(Duration),
+    /// The peer answered IKE_SA_INIT, then never again.
+    #[error("the peer answered IKE_SA_INIT but not IKE_AUTH, for {} s", .0.as_secs())]
+    GoneAfterInit(Duration),
+    /// A payload that must be there is not.
+    #[error("the peer's message has no {0} payload")]
+    MissingPayload(&'static str),
+    /// The peer's message cannot be read.
+    #[error("the peer's message is malformed: {0}")]
+    Malformed(#[from] WireError),
+    /// The peer sent cookies or INVALID_KE_PAYLOAD without end.
+    #[error("the peer asked for cookies or other groups {0} times")]
+    Endless(u32),
+    /// The peer chose an SPI that cannot be.
+    #[error("the peer chose the SPI {0:#x}")]
+    BadSpi(u64),
+    /// The hard lifetime ended before a rekey succeeded.
+    #[error("the lifetime ended before rekeying succeeded")]
+    Expired,
+}
+
+/// A failure that an operator can act on: which phase, whose fault, what either side had, what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The tunnel, where it is known.
+    pub tunnel: Option<TunnelId>,
+    /// The tunnel's name, or the peer's address.
+    pub name: String,
+    /// The exchange.
+    pub phase: Phase,
+    /// Where to look.
+    pub blame: Blame,
+    /// What happened.
+    pub cause: Cause,
+    /// What this side offered or accepts, where that matters; empty otherwise.
+    pub offered_local: String,
+    /// What the peer offered, where it said so; empty otherwise.
+    pub offered_remote: String,
+    /// What to change, and on which side.
+    pub mend: String,
+    /// Where the rule stands.
+    pub rfc: &'static str,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} failed: {}", self.name, self.phase, self.cause)?;
+        write!(f, "; fault: {}", self.blame)?;
+        if !self.offered_local.is_empty() {
+            write!(f, "; ours: {}", self.offered_local)?;
+        }
+        if !self.offered_remote.is_empty() {
+            write!(f, "; the peer's: {}", self.offered_remote)?;
+        }
+        write!(f, "; to mend: {} ({})", self.mend, self.rfc)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Cause {
+    /// Blame, mend and RFC section of a cause in a phase.
+    fn verdict(&self, phase: Phase) -> (Blame, &'static str, &'static str) {
+        use Blame::{Configuration, Local, Network, Peer};
+        let esp = !matches!(phase, Phase::IkeSaInit | Phase::IkeAuth | Phase::RekeyIke);
+        let proposals = if esp {
+            "make the ESP proposals of both sides overlap, PFS group included"
+        } else {
+            "make the IKE proposals of both sides overlap"
+        };
+        match self {
+            Self::NoProposal | Self::ProposalsRefused => (Configuration, proposals, "RFC 7296 2.7"),
+            Self::WrongChoice => {
+                (Peer, "ask the peer's vendor: it chose a proposal that was not offered", "RFC 7296 2.7")
+            }
+            Self::GroupRefused(_) => (
+                Configuration,
+                "offer the Diffie-Hellman group that the peer asks for, or enable one of ours at the peer",
+                "RFC 7296 1.3",
+            ),
+            Self::Dh(DhError::Random(_)) => {
+                (Local, "see that the system gives random numbers", "RFC 7296 2.12")
+            }
+            Self::Dh(_) => {
+                (Peer, "ask the peer's vendor: its Diffie-Hellman value is not valid", "RFC 6989 2")
+            }
+            Self::WrongPsk(_) => {
+                (Configuration, "set the same pre-shared key on both sides", "RFC 7296 2.15")
+            }
+            Self::AuthenticationRefused => (
+                Configuration,
+                "compare pre-shared key, local id and remote id with the peer's; its log says which of them differs",
+                "RFC 7296 2.21.2",
+            ),
+            Self::WrongRemoteId { .. } => (
+                Configuration,
+                "set remote_id here to what the peer sends, or the peer's local id to what is expected here",
+                "RFC 7296 2.15",
+            ),
+            Self::NoSuchPeer { .. } => (
+                Configuration,
+                "set local_id and remote_id of the tunnel to what the peer asks for and sends",
+                "RFC 7296 2.15",
+            ),
+            Self::UnknownAddress { .. } => (
+                Configuration,
+                "configure a tunnel with these addresses, or a remote address of \"any\"",
+                "RFC 7296 2.21.1",
+            ),
+            Self::Identity(_) => (
+                Configuration,
+                "let the peer identify itself by an address, a name, user@host or a key id",
+                "RFC 7296 3.5",
+            ),
+            Self::AuthMethod(_) | Self::Eap => {
+                (Configuration, "let the peer authenticate by pre-shared key", "RFC 7296 3.8")
+            }
+            Self::NoSelectors | Self::SelectorsRefused => (
+                Configuration,
+                "make the local networks of each side overlap the remote networks of the other",
+                "RFC 7296 2.9",
+            ),
+            Self::SelectorsWidened => (
+                Peer,
+                "ask the peer's vendor: its selectors are not a part of what was offered",
+                "RFC 7296 2.9",
+            ),
+            Self::TransportMode => (Peer, "configure tunnel mode at the peer", "RFC 7296 1.3.1"),
+            Self::Refused(notify::SINGLE_PAIR_REQUIRED) => (
+                Configuration,
+                "configure one pair of networks per tunnel: the peer takes no more",
+                "RFC 7296 2.9",
+            ),
+            Self::Refused(
+                notify::INVALID_SYNTAX | notify::UNSUPPORTED_CRITICAL_PAYLOAD | notify::INVALID_MAJOR_VERSION,
+            ) => (Peer, "look into the peer's log: it could not read our message", "RFC 7296 2.21"),
+            Self::Refused(notify::INTERNAL_ADDRESS_FAILURE | notify::FAILED_CP_REQUIRED) => (
+                Configuration,
+                "configure the peer not to hand out or require a virtual address",
+                "RFC 7296 2.19",
+            ),
+            Self::Refused(_) => (Configuration, "look into the peer's log for the cause", "RFC 7296 3.10.1"),
+            Self::Silent(_) if phase == Phase::IkeSaInit => (
+                Network,
+                "see that the peer's address is right, that it runs IKEv2 for our address, and that UDP 500 passes both ways",
+                "RFC 7296 2.4",
+            ),
+            Self::Silent(_) => (
+                Network,
+                "see that the peer still runs and that UDP 500 and 4500 pass both ways",
+                "RFC 7296 2.4",
+            ),
+            Self::GoneAfterInit(_) => (
+                Network,
+                "see that UDP 4500 passes both ways and that fragments are not dropped",
+                "RFC 7296 2.4",
+            ),
+            Self::MissingPayload(_) | Self::Malformed(_) | Self::BadSpi(_) => {
+                (Peer, "ask the peer's vendor: its message breaks RFC 7296", "RFC 7296 2.21")
+            }
+            Self::Endless(_) => {
+                (Peer, "ask the peer's vendor: it never accepts its own cookies or groups", "RFC 7296 2.6.1")
+            }
+            Self::Expired => (Configuration, "look at the rekeying failures before this one", "RFC 7296 2.8"),
+        }
+    }
+
+    /// The error to tell the peer, for causes that are told (RFC 7296 2.21).
+    pub(crate) fn notify(&self) -> Option<u16> {
+        Some(match self {
+            Self::NoProposal | Self::WrongChoice | Self::UnknownAddress { .. } => notify::NO_PROPOSAL_CHOSEN,
+            Self::Dh(_) | Self::MissingPayload(_) | Self::BadSpi(_) => notify::INVALID_SYNTAX,
+            Self::Malformed(WireError::UnsupportedCritical(_)) => notify::UNSUPPORTED_CRITICAL_PAYLOAD,
+            Self::Malformed(_) => notify::INVALID_SYNTAX,
+            Self::WrongPsk(_)
+            | Self::WrongRemoteId { .. }
+            | Self::NoSuchPeer { .. }
+            | Self::Identity(_)
+            | Self::AuthMethod(_)
+            | Self::Eap => notify::AUTHENTICATION_FAILED,
+            Self::NoSelectors | Self::SelectorsWidened => notify::TS_UNACCEPTABLE,
+            _ => return None,
+        })
+    }
+}
+
+impl Failure {
+    /// A failure with the blame, the mend and the RFC section of its cause.
+    pub(crate) fn new(tunnel: Option<TunnelId>, name: &str, phase: Phase, cause: Cause) -> Self {
+        let (blame, mend, rfc) = cause.verdict(phase);
+        let (offered_local, offered_remote) = (String::new(), String::new());
+        let mend = mend.to_owned();
+        Self { tunnel, name: name.to_owned(), phase, blame, cause, offered_local, offered_remote, mend, rfc }
+    }
+
+    /// With what either side had.
+    pub(crate) fn offered(mut self, local: impl Into<String>, remote: impl Into<String>) -> Self {
+        self.offered_local = local.into();
+        self.offered_remote = remote.into();
+        self
+    }
+}
+
+/// The group that a peer was given or asked for, for people.
+pub(crate) fn group_name(group: u16) -> String {
+    DhGroup::from_iana(group).map_or_else(|| format!("group {group}"), |g| g.to_string())
+}

@@ -1,0 +1,216 @@
+//! What goes in beside datagrams (commands) and what comes out (events, datagrams, deadlines).
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use culvert_types::{Spi, TunnelId};
+
+use crate::{ChildSa, ConfigError, Failure, Identity, IkeSuite, PeerConfig};
+
+/// What an owner asks of an [`Endpoint`](crate::Endpoint).
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Know a tunnel, to respond to its peer and to initiate. A known one is replaced; its SAs keep
+    /// what they were negotiated with, and take the new values at the next rekey.
+    AddPeer(TunnelId, Box<PeerConfig>),
+    /// Forget a tunnel. Its SAs are deleted at the peer and here at once.
+    RemovePeer(TunnelId),
+    /// Bring the tunnel up: an IKE SA with a CHILD SA, or the CHILD SA that an IKE SA lacks. Nothing
+    /// happens where both are there or on their way.
+    Initiate(TunnelId),
+    /// Take the tunnel's SAs down; with `true` the peer is told.
+    Terminate(TunnelId, bool),
+    /// Rekey the CHILD SA with this inbound SPI.
+    RekeyChild(Spi),
+    /// Rekey the tunnel's IKE SA.
+    RekeyIke(TunnelId),
+    /// Ask the peer now whether it lives.
+    CheckLiveness(TunnelId),
+    /// Delete every SA at its peer, once and without waiting for answers, and take no more input.
+    Shutdown,
+}
+
+/// What an [`Endpoint`](crate::Endpoint) wants done, in order.
+#[derive(Debug)]
+#[must_use]
+pub enum Output {
+    /// Send this IKE message. The non-ESP marker is the sender's to add when the local port is that
+    /// of NAT traversal.
+    Transmit {
+        /// From.
+        local: SocketAddr,
+        /// To.
+        remote: SocketAddr,
+        /// The message.
+        bytes: Vec<u8>,
+    },
+    /// Send the one byte 0xFF, without a marker (RFC 3948 2.3).
+    Keepalive {
+        /// From, a port of NAT traversal.
+        local: SocketAddr,
+        /// To.
+        remote: SocketAddr,
+    },
+    /// Something that the owner must know.
+    Event(Event),
+    /// Nothing more for now; call [`handle_timeout`](crate::Endpoint::handle_timeout) at this time, for
+    /// this reason.
+    Deadline(Instant, &'static str),
+    /// Nothing more, and nothing to wait for but input.
+    Idle,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A peer authenticated: the tunnel has an IKE SA.
+    IkeUp {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// The IKE SA.
+        info: IkeInfo,
+    },
+    /// The tunnel's IKE SA is now another: rekeyed, or the other one of two that met.
+    IkeRekeyed {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// The new IKE SA.
+        info: IkeInfo,
+    },
+    /// The tunnel has no IKE SA any more. Its CHILD SAs went before, each with its own event.
+    IkeDown {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Why.
+        reason: DownReason,
+    },
+    /// A CHILD SA is negotiated: install it, inbound first.
+    ChildUp {
+        /// The SA.
+        sa: ChildSa,
+        /// Inbound SPI of the SA that it takes the place of; that one's end is an event of its own.
+        replaces: Option<Spi>,
+        /// Send on it at once. If not, wait for [`OutboundReady`](Self::OutboundReady) (RFC 7296 2.8).
+        use_outbound: bool,
+    },
+    /// Send on this SA from now on.
+    OutboundReady {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// The SA's inbound SPI.
+        inbound: Spi,
+    },
+    /// A CHILD SA is gone.
+    ChildDown {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Our SPI.
+        inbound: Spi,
+        /// The peer's SPI.
+        outbound: Spi,
+        /// How long its inbound side should still receive.
+        drain: Duration,
+        /// Why.
+        reason: DownReason,
+    },
+    /// The peer's address or port, or ours towards it, is another one (proven by an authentic message).
+    PeerMoved {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Our side of the path.
+        local: SocketAddr,
+        /// The peer's side.
+        remote: SocketAddr,
+    },
+    /// Something failed.
+    Failed(Failure),
+}
+
+/// Why an SA is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DownReason {
+    /// The peer deleted it.
+    PeerDeleted,
+    /// The peer did not answer within the dead peer detection's timeout.
+    LivenessTimeout,
+    /// Another SA took its place.
+    Replaced,
+    /// A command.
+    LocalRequest,
+    /// Its hard lifetime ended.
+    Expired,
+    /// The peer or we reported that authentication failed.
+    AuthenticationFailed,
+    /// The peer broke the protocol, see the failure before this event.
+    PeerError,
+}
+
+impl fmt::Display for DownReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PeerDeleted => "deleted by the peer",
+            Self::LivenessTimeout => "the peer does not answer",
+            Self::Replaced => "replaced",
+            Self::LocalRequest => "on request",
+            Self::Expired => "lifetime ended",
+            Self::AuthenticationFailed => "authentication failed",
+            Self::PeerError => "the peer broke the protocol",
+        })
+    }
+}
+
+/// An IKE SA, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IkeInfo {
+    /// SPI of the side that initiated this IKE SA.
+    pub spi_initiator: u64,
+    /// SPI of the other side.
+    pub spi_responder: u64,
+    /// Whether we initiated it.
+    pub initiator: bool,
+    /// Its algorithms.
+    pub suite: IkeSuite,
+    /// Our address and port.
+    pub local: SocketAddr,
+    /// The peer's address and port.
+    pub remote: SocketAddr,
+    /// Who we are.
+    pub local_id: Identity,
+    /// Who the peer proved to be.
+    pub remote_id: Identity,
+    /// We are behind a NAT.
+    pub nat_local: bool,
+    /// The peer is behind a NAT, or claims to be.
+    pub nat_remote: bool,
+    /// ESP goes in UDP.
+    pub encap: bool,
+    /// Time until we rekey it.
+    pub rekey_in: Duration,
+    /// Time until it is closed if nobody rekeys it.
+    pub expires_in: Duration,
+}
+
+/// A command that cannot be carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// The tunnel was never added.
+    #[error("{0:?} is not known")]
+    UnknownTunnel(TunnelId),
+    /// The tunnel has no IKE SA.
+    #[error("{0:?} is not up")]
+    NotUp(TunnelId),
+    /// No CHILD SA has this inbound SPI.
+    #[error("there is no CHILD SA with inbound SPI {0}")]
+    UnknownSpi(Spi),
+    /// The tunnel's peer may be anywhere: only it can initiate.
+    #[error("{0:?} has no remote address: only the peer can initiate; configure its address")]
+    NoRemote(TunnelId),
+    /// The tunnel's configuration contradicts itself.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// After [`Command::Shutdown`].
+    #[error("the endpoint is shut down")]
+    ShutDown,
+}

@@ -1,0 +1,275 @@
+//! Reading proposals in strongSwan's notation: algorithm keywords joined by `-`.
+
+use std::str::FromStr;
+
+use culvert_crypto::{DhGroup, Encryption, Integrity, Prf};
+
+use super::{EspProposal, IkeProposal, names};
+
+/// A proposal string that cannot be used. The message names the part at fault and what there is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposalError {
+    /// A keyword that nobody knows.
+    #[error("\"{token}\" in proposal \"{proposal}\" is no algorithm; there are: {}", known())]
+    Unknown {
+        /// The whole string.
+        proposal: String,
+        /// The part at fault.
+        token: String,
+    },
+    /// A keyword that strongSwan knows and this version does not serve.
+    #[error("\"{token}\" in proposal \"{proposal}\" is not supported; there are: {}", known())]
+    Unsupported {
+        /// The whole string.
+        proposal: String,
+        /// The part at fault.
+        token: String,
+    },
+    /// An algorithm is named twice.
+    #[error("\"{token}\" stands twice in proposal \"{proposal}\"; leave one out")]
+    Twice {
+        /// The whole string.
+        proposal: String,
+        /// The part at fault.
+        token: String,
+    },
+    /// A kind of algorithm that must be there is not.
+    #[error("proposal \"{proposal}\" names no {kind}; add one, for instance \"{example}\"")]
+    Missing {
+        /// The whole string.
+        proposal: String,
+        /// The kind that is missing.
+        kind: &'static str,
+        /// A good choice.
+        example: &'static str,
+    },
+    /// A kind of algorithm that has no place in this proposal.
+    #[error("\"{token}\" has no place in proposal \"{proposal}\": {why}")]
+    OutOfPlace {
+        /// The whole string.
+        proposal: String,
+        /// The part at fault.
+        token: String,
+        /// Why.
+        why: &'static str,
+    },
+    /// AEADs and ciphers that need an integrity algorithm in one proposal (RFC 5282 8).
+    #[error("proposal \"{proposal}\" mixes AEADs and CBC ciphers; write two proposals (RFC 7296 3.3)")]
+    Mixed {
+        /// The whole string.
+        proposal: String,
+    },
+}
+
+fn known() -> String {
+    let mut all: Vec<&str> = Encryption::ALL.iter().map(|e| e.name()).collect();
+    all.extend(Integrity::ALL.iter().map(|i| i.name()));
+    all.extend(Prf::ALL.iter().map(|p| p.name()));
+    all.extend(DhGroup::ALL.iter().map(|g| g.name()));
+    all.extend(["esn", "noesn"]);
+    all.join(", ")
+}
+
+enum Token {
+    Encryption(Encryption),
+    Integrity(Integrity),
+    Prf(Prf),
+    Group(DhGroup),
+    Esn(bool),
+}
+
+fn token(word: &str) -> Option<Token> {
+    let by_name = |name: &str| {
+        let e = Encryption::ALL.into_iter().find(|e| e.name() == name).map(Token::Encryption);
+        let i = || Integrity::ALL.into_iter().find(|i| i.name() == name).map(Token::Integrity);
+        let p = || Prf::ALL.into_iter().find(|p| p.name() == name).map(Token::Prf);
+        let g = || DhGroup::ALL.into_iter().find(|g| g.name() == name).map(Token::Group);
+        e.or_else(i).or_else(p).or_else(g)
+    };
+    match word {
+        "esn" => Some(Token::Esn(true)),
+        "noesn" => Some(Token::Esn(false)),
+        _ => by_name(names::canonical(word)),
+    }
+}
+
+#[derive(Default)]
+struct Parsed {
+    encryption: Vec<Encryption>,
+    integrity: Vec<Integrity>,
+    prf: Vec<Prf>,
+    groups: Vec<DhGroup>,
+    esn: Vec<bool>,
+}
+
+fn add<T: PartialEq>(list: &mut Vec<T>, item: T) -> bool {
+    let new = !list.contains(&item);
+    list.push(item);
+    new
+}
+
+fn parse(proposal: &str) -> Result<Parsed, ProposalError> {
+    let mut all = Parsed::default();
+    for word in proposal.split('-') {
+        let lower = word.trim().to_ascii_lowercase();
+        let (proposal, name) = (proposal.to_owned(), word.to_owned());
+        let new = match token(&lower) {
+            Some(Token::Encryption(e)) => add(&mut all.encryption, e),
+            Some(Token::Integrity(i)) => add(&mut all.integrity, i),
+            Some(Token::Prf(p)) => add(&mut all.prf, p),
+            Some(Token::Group(g)) => add(&mut all.groups, g),
+            Some(Token::Esn(esn)) => add(&mut all.esn, esn),
+            None if names::is_strongswans(&lower) => {
+                return Err(ProposalError::Unsupported { proposal, token: name });
+            }
+            None => return Err(ProposalError::Unknown { proposal, token: name }),
+        };
+        if !new {
+            return Err(ProposalError::Twice { proposal, token: name });
+        }
+    }
+    let missing = |kind, example| ProposalError::Missing { proposal: proposal.to_owned(), kind, example };
+    let Some(first) = all.encryption.first() else {
+        return Err(missing("cipher", "aes128gcm16"));
+    };
+    let aead = first.is_aead();
+    if all.encryption.iter().any(|e| e.is_aead() != aead) {
+        return Err(ProposalError::Mixed { proposal: proposal.to_owned() });
+    }
+    match all.integrity.first() {
+        None if !aead => Err(missing("integrity algorithm", "sha256")),
+        _ => Ok(all),
+    }
+}
+
+impl FromStr for IkeProposal {
+    type Err = ProposalError;
+
+    /// Reads `aes256gcm16-prfsha384-ecp384` or `aes128-sha256-modp2048`. Without a PRF those of the
+    /// integrity algorithms are offered; with an AEAD and an integrity algorithm that one names the PRF,
+    /// as in strongSwan.
+    fn from_str(proposal: &str) -> Result<Self, ProposalError> {
+        let mut all = parse(proposal)?;
+        let text = || proposal.to_owned();
+        if !all.esn.is_empty() {
+            let why = "extended sequence numbers belong to ESP proposals";
+            return Err(ProposalError::OutOfPlace { proposal: text(), token: "esn".into(), why });
+        }
+        if all.groups.is_empty() {
+            let (kind, example) = ("Diffie-Hellman group", "curve25519");
+            return Err(ProposalError::Missing { proposal: text(), kind, example });
+        }
+        if all.prf.is_empty() {
+            all.prf.extend(all.integrity.iter().map(|i| match i {
+                Integrity::HmacSha1_96 => Prf::HmacSha1,
+                Integrity::HmacSha256_128 => Prf::HmacSha256,
+                Integrity::HmacSha384_192 => Prf::HmacSha384,
+                Integrity::HmacSha512_256 => Prf::HmacSha512,
+            }));
+        }
+        if all.prf.is_empty() {
+            let (kind, example) = ("pseudorandom function", "prfsha256");
+            return Err(ProposalError::Missing { proposal: text(), kind, example });
+        }
+        if all.encryption.iter().any(|e| e.is_aead()) {
+            all.integrity.clear();
+        }
+        let Parsed { encryption, integrity, prf, groups, .. } = all;
+        Ok(Self { encryption, integrity, prf, groups })
+    }
+}
+
+impl FromStr for EspProposal {
+    type Err = ProposalError;
+
+    /// Reads `aes128gcm16-ecp256`, `aes128-sha256`, `chacha20poly1305-noesn`. An integrity algorithm
+    /// beside an AEAD is not used, as in strongSwan.
+    fn from_str(proposal: &str) -> Result<Self, ProposalError> {
+        let mut all = parse(proposal)?;
+        if let Some(prf) = all.prf.first() {
+            let why = "pseudorandom functions belong to IKE proposals";
+            let (proposal, token) = (proposal.to_owned(), prf.name().to_owned());
+            return Err(ProposalError::OutOfPlace { proposal, token, why });
+        }
+        if all.encryption.iter().any(|e| e.is_aead()) {
+            all.integrity.clear();
+        }
+        let Parsed { encryption, integrity, groups, esn, .. } = all;
+        Ok(Self { encryption, integrity, groups, esn })
+    }
+}
+
+impl IkeProposal {
+    /// The same as [`str::parse`].
+    pub fn parse(proposal: &str) -> Result<Self, ProposalError> {
+        proposal.parse()
+    }
+}
+
+impl EspProposal {
+    /// The same as [`str::parse`].
+    pub fn parse(proposal: &str) -> Result<Self, ProposalError> {
+        proposal.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strongswans_notation_is_read_and_written() {
+        let ike = [
+            ("aes256gcm16-prfsha384-ecp384", "aes256gcm16-prfsha384-ecp384"),
+            ("aes128-sha256-modp2048", "aes128-sha256-prfsha256-modp2048"),
+            (
+                "aes128-aes256-sha1-sha512-ecp256-x25519",
+                "aes128-aes256-sha1-sha512-prfsha1-prfsha512-ecp256-curve25519",
+            ),
+            ("aes-sha-prfsha256-modp2048", "aes128-sha1-prfsha256-modp2048"),
+            ("AES128GCM128-sha256-curve25519", "aes128gcm16-prfsha256-curve25519"),
+        ];
+        for (text, want) in ike {
+            let got = IkeProposal::parse(text).unwrap();
+            assert_eq!(got.to_string(), want, "{text}");
+            assert_eq!(IkeProposal::parse(want).unwrap(), got);
+        }
+        let esp = [
+            ("aes128gcm16-ecp256", "aes128gcm16-ecp256"),
+            ("chacha20poly1305", "chacha20poly1305"),
+            ("aes256-sha2_256-esn-noesn", "aes256-sha256-esn-noesn"),
+        ];
+        for (text, want) in esp {
+            let got = EspProposal::parse(text).unwrap();
+            assert_eq!(got.to_string(), want, "{text}");
+            assert_eq!(EspProposal::parse(want).unwrap(), got);
+        }
+        let suites = EspProposal::parse("aes128-aes256-sha1-sha256").unwrap().suites();
+        assert_eq!(super::super::list(&suites), "aes128-sha1, aes128-sha256, aes256-sha1, aes256-sha256");
+    }
+
+    #[test]
+    fn errors_name_the_part_and_the_mend() {
+        let ike = |s| IkeProposal::parse(s).unwrap_err().to_string();
+        assert!(ike("aes128gcm16-prfsha999-ecp256").starts_with(
+            "\"prfsha999\" in proposal \"aes128gcm16-prfsha999-ecp256\" is no algorithm; there are: aes128, "
+        ));
+        assert!(
+            ike("3des-sha1-modp1024")
+                .contains("\"3des\" in proposal \"3des-sha1-modp1024\" is not supported")
+        );
+        assert!(
+            ike("aes128gcm16-ecp256")
+                .contains("names no pseudorandom function; add one, for instance \"prfsha256\"")
+        );
+        assert!(ike("aes128-modp2048").contains("names no integrity algorithm"));
+        assert!(ike("aes128-sha256").contains("names no Diffie-Hellman group"));
+        assert!(ike("aes128-aes128gcm16-sha256-ecp256").contains("write two proposals"));
+        assert!(ike("aes128-aes128-sha256-ecp256").contains("stands twice"));
+        assert!(ike("aes128-sha256-ecp256-esn").contains("belong to ESP"));
+        assert!(ike("").contains("is no algorithm"));
+        let esp = |s| EspProposal::parse(s).unwrap_err().to_string();
+        assert!(esp("aes128gcm16-prfsha256").contains("belong to IKE proposals"));
+        assert!(esp("ecp256").contains("names no cipher"));
+    }
+}
