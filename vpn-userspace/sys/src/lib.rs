@@ -1,4 +1,9 @@
 //! How the kernel is asked: TUN, sockets, netlink, XFRM, eBPF. All unsafe code of user space lives here.
 #![allow(unsafe_code)]
 
+mod address;
+pub mod batch;
+pub mod event;
 pub mod netlink;
+pub mod tun;
+pub mod wan;
