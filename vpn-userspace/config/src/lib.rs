@@ -1,1 +1,31 @@
 //! The configuration file: TOML in, validated connections out, errors with line, caret and mend.
+//!
+//! [`Config::load`] reads the file and the secrets that it names, and collects everything that is wrong
+//! at once. [`Config::diff`] says what a reload would change. Knows nothing of the kernel; what only the
+//! running host can tell (do the interfaces exist?) is asked through [`Config::check_interfaces`].
+
+mod check;
+mod diff;
+mod duration;
+mod error;
+mod file;
+mod interface;
+mod load;
+mod mask;
+mod model;
+mod secret;
+mod section;
+
+pub use diff::{Change, Effect, Kind, Subject};
+pub use error::ConfigError;
+pub use model::{
+    Attach, Config, Connection, Dpd, DpdAction, Encap, Engine, Esp, Gateway, Guard, Ike, Log, LogFormat,
+    LogLevel, Start, Tunnel,
+};
+pub use secret::Secret;
+
+/// Where the configuration stands unless culvertd is told otherwise.
+pub const DEFAULT_PATH: &str = "/etc/culvert/culvert.toml";
+
+/// Where culvertd listens unless the file says otherwise.
+pub const DEFAULT_CONTROL_SOCKET: &str = "/run/culvert/culvert.sock";

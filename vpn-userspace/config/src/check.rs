@@ -1,0 +1,660 @@
+//! What must hold between the keys, and the defaults of those that are not there.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::duration::show;
+use crate::error::{Fault, Origin};
+use crate::file::{RawConnection, RawFile, RawTunnel, WanPort};
+use crate::model::{
+    Attach, Config, Connection, Dpd, DpdAction, Encap, Engine, Esp, Gateway, Guard, Ike, Log, LogFormat,
+    LogLevel, Start, Tunnel,
+};
+use crate::secret::{Secret, SecretError};
+use crate::section::{At, missing, nearest};
+use crate::{DEFAULT_CONTROL_SOCKET, interface};
+
+const IKE_PROPOSALS: [&str; 2] = [
+    "aes256gcm16-aes128gcm16-chacha20poly1305-prfsha384-prfsha256-curve25519-ecp256-ecp384-modp2048",
+    "aes256-aes128-sha384-sha256-curve25519-ecp256-ecp384-modp2048",
+];
+const ESP_PROPOSALS: [&str; 2] = [
+    "aes256gcm16-aes128gcm16-chacha20poly1305-curve25519-ecp256-ecp384-modp2048",
+    "aes256-aes128-sha384-sha256-curve25519-ecp256-ecp384-modp2048",
+];
+const IKE_LIFETIME: Duration = Duration::from_secs(4 * 3600);
+const ESP_LIFETIME: Duration = Duration::from_secs(3600);
+const REPLAY_WINDOW: u32 = 1024;
+const DPD: Dpd =
+    Dpd { interval: Duration::from_secs(10), timeout: Duration::from_secs(30), action: DpdAction::Restart };
+
+type Secrets<'a> = &'a mut dyn FnMut(&Path) -> Result<Secret, SecretError>;
+
+/// The configuration; `None`, or faults, when something is wrong.
+pub(crate) fn check(
+    mut raw: RawFile,
+    origin: Origin,
+    folder: &Path,
+    secrets: Secrets<'_>,
+    faults: &mut Vec<Fault>,
+) -> Option<Config> {
+    for connection in &mut raw.connections {
+        resolve_copies(connection, faults);
+    }
+    ports(&raw, faults);
+    remotes_apart(&raw.connections, faults);
+    peers_outside(&raw.connections, faults);
+    inside_apart(&raw.connections, faults);
+    tunnels_apart(&raw.connections, faults);
+    interfaces_apart(&raw.connections, faults);
+
+    // Every connection is built even after a fault, so that its own faults show as well.
+    let connections: Vec<_> =
+        raw.connections.into_iter().map(|c| connection(c, folder, &mut *secrets, faults)).collect();
+    let names = |list: Option<At<Vec<At<String>>>>| -> Vec<String> {
+        list.into_iter().flat_map(|list| list.into_inner()).map(At::into_inner).collect()
+    };
+    Some(Config {
+        gateway: Gateway {
+            wan: names(raw.gateway.wan),
+            lan: names(raw.gateway.lan),
+            guard: or(raw.gateway.guard, Guard::On),
+            attach: or(raw.gateway.attach, Attach::Auto),
+            control_socket: PathBuf::from(or(raw.gateway.control_socket, DEFAULT_CONTROL_SOCKET.to_owned())),
+            workers: raw.gateway.workers.map(|w| w.into_inner() as usize),
+            ike_port: port(raw.gateway.ike_port, 500),
+            natt_port: port(raw.gateway.natt_port, 4500),
+        },
+        log: Log { level: or(raw.log.level, LogLevel::Info), format: or(raw.log.format, LogFormat::Text) },
+        connections: connections.into_iter().collect::<Option<_>>()?,
+        origin,
+    })
+}
+
+fn or<T>(value: Option<At<T>>, default: T) -> T {
+    value.map_or(default, At::into_inner)
+}
+
+/// The reader saw to it that ports fit.
+fn port(value: Option<At<u32>>, default: u16) -> u16 {
+    value.and_then(|port| u16::try_from(port.into_inner()).ok()).unwrap_or(default)
+}
+
+/// Fills what a tunnel does not say itself from the tunnel that it copies, and from the connection.
+/// `inside`, `weight` and `enabled` are each tunnel's own.
+fn resolve_copies(connection: &mut RawConnection, faults: &mut Vec<Fault>) {
+    let originals = connection.tunnels.clone();
+    for tunnel in &mut connection.tunnels {
+        let mut from = tunnel.copy.clone();
+        let mut seen = vec![tunnel.name.get_ref().clone()];
+        while let Some(name) = from {
+            let Some(source) = originals.iter().find(|t| t.name.get_ref() == name.get_ref()) else {
+                // The tunnel whose own `copy` it is reports it.
+                if seen.len() == 1 {
+                    let names = || originals.iter().map(|t| t.name.get_ref().as_str());
+                    let mend = match nearest(name.get_ref(), names().filter(|n| n != tunnel.name.get_ref())) {
+                        Some(near) => format!("did you mean \"{near}\"?"),
+                        None => format!(
+                            "the tunnels of this connection are {}",
+                            names().collect::<Vec<_>>().join(", ")
+                        ),
+                    };
+                    faults.push(
+                        Fault::new(format!("there is no tunnel `{}` to copy", name.get_ref().escape_debug()))
+                            .at(name.span(), "no such tunnel")
+                            .help(mend),
+                    );
+                }
+                tunnel.faulty = true;
+                break;
+            };
+            if seen.contains(name.get_ref()) {
+                faults.push(
+                    Fault::new(format!("tunnel `{}` copies itself", tunnel.name.get_ref()))
+                        .at(tunnel.copy.as_ref().map_or(name.span(), At::span), "goes in a circle")
+                        .help("let one of the tunnels say everything itself, and the others copy that one"),
+                );
+                tunnel.faulty = true;
+                break;
+            }
+            seen.push(name.get_ref().clone());
+            tunnel.faulty |= source.faulty;
+            fill(&mut tunnel.local_address, &source.local_address);
+            fill(&mut tunnel.remote_address, &source.remote_address);
+            fill(&mut tunnel.local_id, &source.local_id);
+            fill(&mut tunnel.remote_id, &source.remote_id);
+            fill(&mut tunnel.psk_file, &source.psk_file);
+            from = source.copy.clone();
+        }
+        fill(&mut tunnel.local_id, &connection.local_id);
+        fill(&mut tunnel.remote_id, &connection.remote_id);
+    }
+}
+
+fn fill<T: Clone>(own: &mut Option<At<T>>, other: &Option<At<T>>) {
+    if own.is_none() {
+        own.clone_from(other);
+    }
+}
+
+fn ports(raw: &RawFile, faults: &mut Vec<Fault>) {
+    let (ike, natt) = (&raw.gateway.ike_port, &raw.gateway.natt_port);
+    let number = |port: &Option<At<u32>>, default| port.as_ref().map_or(default, |p| *p.get_ref());
+    if let Some(at) = natt.as_ref().or(ike.as_ref())
+        && number(ike, 500) == number(natt, 4500)
+    {
+        faults.push(
+            Fault::new("`ike_port` and `natt_port` are the same")
+                .at(at.span(), "taken by the other")
+                .help("leave both out: 500 and 4500 are what peers expect"),
+        );
+    }
+}
+
+fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(b) || b.contains(a)
+}
+
+/// Remote networks of different connections must not overlap: a packet has one way.
+fn remotes_apart(connections: &[RawConnection], faults: &mut Vec<Fault>) {
+    // By first address, so that thousands of connections do not meet pair by pair: a network that overlaps
+    // another either follows it before its end, or contains it.
+    let mut nets: Vec<(&IpNet, Range<usize>, &RawConnection)> = connections
+        .iter()
+        .flat_map(|c| {
+            c.remote.iter().flat_map(|r| r.get_ref()).map(move |net| (net.get_ref(), net.span(), c))
+        })
+        .collect();
+    nets.sort_by_key(|(net, _, _)| (net.network(), net.prefix_len()));
+    let mut open: Vec<&(&IpNet, Range<usize>, &RawConnection)> = Vec::new();
+    for entry in &nets {
+        let (net, span, connection) = entry;
+        while open.last().is_some_and(|(outer, _, _)| !outer.contains(*net)) {
+            open.pop();
+        }
+        let other = open.iter().rev().find(|(_, _, other)| other.name.get_ref() != connection.name.get_ref());
+        if let Some((outer, outer_span, other)) = other {
+            // The later line is the one to look at.
+            let (first, second) = if outer_span.start < span.start {
+                ((outer, outer_span, other), (net, span, connection))
+            } else {
+                ((net, span, connection), (outer, outer_span, other))
+            };
+            faults.push(
+                Fault::new(format!(
+                    "remote {} of connection `{}` overlaps {} of connection `{}`",
+                    second.0,
+                    second.2.name.get_ref(),
+                    first.0,
+                    first.2.name.get_ref()
+                ))
+                .at(second.1.clone(), "this network")
+                .at(first.1.clone(), "overlaps this one")
+                .help("a packet has one way: take one of the networks out or split the larger one"),
+            );
+        }
+        open.push(entry);
+    }
+}
+
+/// A remote network that holds a peer's own address would send the tunnel into itself.
+fn peers_outside(connections: &[RawConnection], faults: &mut Vec<Fault>) {
+    for net in connections.iter().flat_map(|c| c.remote.iter().flat_map(|r| r.get_ref())) {
+        let peers = connections.iter().flat_map(|c| &c.tunnels).filter_map(|t| {
+            t.remote_address.as_ref().and_then(|a| a.get_ref().map(|address| (address, a.span())))
+        });
+        let Some((address, span)) = peers.into_iter().find(|(address, _)| net.get_ref().contains(address))
+        else {
+            continue;
+        };
+        faults.push(
+            Fault::new(format!("remote {} holds the peer's own address {address}", net.get_ref()))
+                .at(net.span(), "routed into the tunnel")
+                .at(span, "the tunnel's own packets go here")
+                .help(
+                    "the tunnel's packets would go into the tunnel: list networks without the peer's address",
+                ),
+        );
+    }
+}
+
+/// Inside addresses: each once, in networks of their own.
+fn inside_apart(connections: &[RawConnection], faults: &mut Vec<Fault>) {
+    let mut nets: Vec<(&IpNet, Range<usize>, String)> = Vec::new();
+    for connection in connections {
+        for tunnel in &connection.tunnels {
+            for net in tunnel.inside.iter().flat_map(|i| i.get_ref()) {
+                let title = format!("{}/{}", connection.name.get_ref(), tunnel.name.get_ref());
+                nets.push((net.get_ref(), net.span(), title));
+            }
+        }
+    }
+    let mut by_start: Vec<_> = nets.iter().collect();
+    by_start.sort_by_key(|(net, span, _)| (net.network(), net.prefix_len(), span.start));
+    let mut open: Vec<&(&IpNet, Range<usize>, String)> = Vec::new();
+    for entry in by_start {
+        let (net, span, title) = entry;
+        while open.last().is_some_and(|(outer, _, _)| !outer.contains(*net)) {
+            open.pop();
+        }
+        if let Some((outer, outer_span, outer_title)) = open.last() {
+            let ((a, a_span, a_title), (b, b_span, b_title)) = if outer_span.start < span.start {
+                ((outer, outer_span, outer_title), (net, span, title))
+            } else {
+                ((net, span, title), (outer, outer_span, outer_title))
+            };
+            let fault = if a.addr() == b.addr() {
+                Fault::new(format!(
+                    "inside address {} of tunnel `{b_title}` is taken by tunnel `{a_title}`",
+                    b.addr()
+                ))
+            } else {
+                Fault::new(format!("inside {b} of tunnel `{b_title}` overlaps {a} of tunnel `{a_title}`"))
+            };
+            faults.push(
+                fault
+                    .at(b_span.clone(), "used again")
+                    .at(a_span.clone(), "used here")
+                    .help("give each tunnel a network of its own, such as another /30 of 169.254.0.0/16"),
+            );
+        }
+        open.push(entry);
+    }
+}
+
+/// What a tunnel is recognised by when a peer calls.
+type PeerKey = (Option<std::net::IpAddr>, Option<std::net::IpAddr>, String);
+
+/// Two tunnels to the same peer from the same address cannot be told apart.
+fn tunnels_apart(connections: &[RawConnection], faults: &mut Vec<Fault>) {
+    let mut seen: HashMap<PeerKey, (String, Range<usize>)> = HashMap::new();
+    for connection in connections {
+        for tunnel in &connection.tunnels {
+            let Some(remote) = &tunnel.remote_address else { continue };
+            let local = tunnel.local_address.as_ref().map(|l| *l.get_ref());
+            let id = match (&tunnel.remote_id, remote.get_ref()) {
+                (Some(id), _) => id.get_ref().clone(),
+                (None, Some(address)) => address.to_string(),
+                (None, None) => continue,
+            };
+            let title = format!("{}/{}", connection.name.get_ref(), tunnel.name.get_ref());
+            match seen.entry((local, *remote.get_ref(), id)) {
+                std::collections::hash_map::Entry::Vacant(slot) => {
+                    slot.insert((title, tunnel.name.span()));
+                }
+                std::collections::hash_map::Entry::Occupied(slot) => {
+                    let (other, span) = slot.get();
+                    faults.push(
+                        Fault::new(format!(
+                            "tunnels `{other}` and `{title}` have the same addresses and the same peer"
+                        ))
+                        .at(tunnel.name.span(), "cannot be told apart")
+                        .at(span.clone(), "from this one")
+                        .help("let remote_address, local_address or remote_id differ"),
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn interfaces_apart(connections: &[RawConnection], faults: &mut Vec<Fault>) {
+    let mut seen: HashMap<String, (String, Range<usize>)> = HashMap::new();
+    for connection in connections {
+        for tunnel in &connection.tunnels {
+            let name = interface::name(connection.name.get_ref(), tunnel.name.get_ref());
+            let title = format!("{}/{}", connection.name.get_ref(), tunnel.name.get_ref());
+            if let Some((other, span)) = seen.get(&name) {
+                faults.push(
+                    Fault::new(format!(
+                        "tunnels `{other}` and `{title}` would both have the interface {name}"
+                    ))
+                    .at(tunnel.name.span(), "the same interface")
+                    .at(span.clone(), "as this one")
+                    .help("rename one of the tunnels or connections"),
+                );
+            } else {
+                seen.insert(name, (title, tunnel.name.span()));
+            }
+        }
+    }
+}
+
+fn connection(
+    raw: RawConnection,
+    folder: &Path,
+    secrets: Secrets<'_>,
+    faults: &mut Vec<Fault>,
+) -> Option<Connection> {
+    let before = faults.len();
+    own_networks(&raw, faults);
+    weights_differ(&raw, faults);
+    start_possible(&raw, faults);
+    durations_sound(&raw, faults);
+    let encap = encap(&raw, faults);
+    if let Some(mtu) = &raw.mtu
+        && *mtu.get_ref() < 1280
+        && raw.remote.iter().flat_map(|r| r.get_ref()).any(|net| net.get_ref().addr().is_ipv6())
+    {
+        faults.push(
+            Fault::new("`mtu` is too small for IPv6")
+                .at(mtu.span(), "below 1280")
+                .help("IPv6 needs 1280 bytes (RFC 8200 5)"),
+        );
+    }
+    let any_only =
+        raw.tunnels.iter().all(|t| t.remote_address.as_ref().is_some_and(|a| a.get_ref().is_none()));
+    let default_start = if any_only { Start::Respond } else { Start::Immediate };
+    let name = raw.name.into_inner();
+    let tunnels: Vec<_> = raw
+        .tunnels
+        .into_iter()
+        .enumerate()
+        .map(|(index, t)| tunnel(t, &name, index, folder, &mut *secrets, faults))
+        .collect();
+    let nets = |list: Option<At<Vec<At<IpNet>>>>| -> Vec<IpNet> {
+        list.into_iter().flat_map(At::into_inner).map(At::into_inner).collect()
+    };
+    let proposals = |list: Option<At<Vec<At<String>>>>, default: [&str; 2]| match list {
+        Some(list) => list.into_inner().into_iter().map(At::into_inner).collect(),
+        None => default.map(str::to_owned).to_vec(),
+    };
+    let connection = Connection {
+        name,
+        local: nets(raw.local),
+        remote: nets(raw.remote),
+        start: or(raw.start, default_start),
+        engine: or(raw.engine, Engine::Auto),
+        encap,
+        ike: Ike {
+            proposals: proposals(raw.ike_proposals, IKE_PROPOSALS),
+            lifetime: or(raw.ike_lifetime, IKE_LIFETIME),
+        },
+        esp: Esp {
+            proposals: proposals(raw.esp_proposals, ESP_PROPOSALS),
+            lifetime: or(raw.esp_lifetime, ESP_LIFETIME),
+            replay_window: or(raw.replay_window, REPLAY_WINDOW),
+            esn: or(raw.esn, true),
+        },
+        dpd: Dpd {
+            interval: or(raw.dpd_interval, DPD.interval),
+            timeout: or(raw.dpd_timeout, DPD.timeout),
+            action: or(raw.dpd_action, DPD.action),
+        },
+        mtu: raw.mtu.and_then(|mtu| u16::try_from(mtu.into_inner()).ok()),
+        tunnels: tunnels.into_iter().collect::<Option<_>>()?,
+    };
+    (faults.len() == before).then_some(connection)
+}
+
+/// The networks of one connection: none twice, local and remote apart, of the same families.
+fn own_networks(raw: &RawConnection, faults: &mut Vec<Fault>) {
+    let list = |nets: &Option<At<Vec<At<IpNet>>>>| nets.as_ref().map_or(Vec::new(), |n| n.get_ref().clone());
+    let (local, remote) = (list(&raw.local), list(&raw.remote));
+    for nets in [&local, &remote] {
+        for (index, net) in nets.iter().enumerate() {
+            let outer = nets.iter().enumerate().find(|(other, outer)| {
+                *other != index
+                    && outer.get_ref().contains(net.get_ref())
+                    && (outer.get_ref() != net.get_ref() || *other < index)
+            });
+            if let Some((_, outer)) = outer {
+                faults.push(
+                    Fault::new(format!("{} is already in {}", net.get_ref(), outer.get_ref()))
+                        .at(net.span(), "not needed")
+                        .at(outer.span(), "holds it")
+                        .help(format!("take {} out", net.get_ref())),
+                );
+            }
+        }
+    }
+    for r in &remote {
+        if let Some(l) = local.iter().find(|l| overlap(l.get_ref(), r.get_ref())) {
+            faults.push(
+                Fault::new(format!("remote {} overlaps local {}", r.get_ref(), l.get_ref()))
+                    .at(r.span(), "the far side")
+                    .at(l.span(), "this side")
+                    .help("a network is on one side; list smaller networks, or renumber one side"),
+            );
+        }
+    }
+    if let (Some(locals), Some(remotes)) = (&raw.local, &raw.remote) {
+        for (family, six) in [("IPv4", false), ("IPv6", true)] {
+            let has = |nets: &[At<IpNet>]| nets.iter().any(|net| net.get_ref().addr().is_ipv6() == six);
+            let (lacks, with) = match (has(&local), has(&remote)) {
+                (true, false) => (("remote", remotes), ("local", locals)),
+                (false, true) => (("local", locals), ("remote", remotes)),
+                _ => continue,
+            };
+            // An empty list comes from networks that could not be read, and has been reported.
+            if lacks.1.get_ref().is_empty() || with.1.get_ref().is_empty() {
+                continue;
+            }
+            faults.push(
+                Fault::new(format!("`{}` has {family} networks and `{}` has none", with.0, lacks.0))
+                    .at(lacks.1.span(), format!("no {family} network"))
+                    .at(with.1.span(), format!("has {family}"))
+                    .help(format!(
+                        "add an {family} network to `{}`, or take those of `{}` out",
+                        lacks.0, with.0
+                    )),
+            );
+        }
+    }
+}
+
+/// The weight of a tunnel that does not say: the first is active, the others stand by.
+fn default_weight(index: usize) -> u32 {
+    if index == 0 { 100 } else { 0 }
+}
+
+fn weights_differ(raw: &RawConnection, faults: &mut Vec<Fault>) {
+    let mut seen: HashMap<u32, &RawTunnel> = HashMap::new();
+    for (index, tunnel) in raw.tunnels.iter().enumerate() {
+        let weight = tunnel.weight.as_ref().map_or(default_weight(index), |w| *w.get_ref());
+        let place = |t: &RawTunnel| t.weight.as_ref().map_or(t.name.span(), At::span);
+        if let Some(other) = seen.get(&weight) {
+            faults.push(
+                Fault::new(format!(
+                    "tunnels `{}` and `{}` of connection `{}` both have weight {weight}",
+                    other.name.get_ref(),
+                    tunnel.name.get_ref(),
+                    raw.name.get_ref()
+                ))
+                .at(place(tunnel), if tunnel.weight.is_some() { "the same weight" } else { "without weight it is 0" })
+                .at(place(other), "as here")
+                .help("one tunnel is active and the others stand by: give each another weight, such as 100 and 0"),
+            );
+        } else {
+            seen.insert(weight, tunnel);
+        }
+    }
+}
+
+/// Only the peer can begin when its address is not known.
+fn start_possible(raw: &RawConnection, faults: &mut Vec<Fault>) {
+    let Some(start) = raw.start.as_ref().filter(|s| *s.get_ref() != Start::Respond) else { return };
+    let any = raw.tunnels.iter().find_map(|t| t.remote_address.as_ref().filter(|a| a.get_ref().is_none()));
+    if let Some(any) = any {
+        let word = if *start.get_ref() == Start::Immediate { "immediate" } else { "on-traffic" };
+        faults.push(
+            Fault::new(format!("start = \"{word}\" needs the peer's address"))
+                .at(start.span(), "whom to call?")
+                .at(any.span(), "any address")
+                .help("write the peer's address, or start = \"respond\" to let the peer begin"),
+        );
+    }
+}
+
+fn durations_sound(raw: &RawConnection, faults: &mut Vec<Fault>) {
+    const SHORTEST: Duration = Duration::from_secs(60);
+    const LONGEST: Duration = Duration::from_secs(7 * 86_400);
+    for lifetime in [&raw.ike_lifetime, &raw.esp_lifetime].into_iter().flatten() {
+        let value = *lifetime.get_ref();
+        let (wrong, mend) = if value < SHORTEST {
+            ("below 60s", "rekeying takes time: write 60s or more; usual are 4h for IKE and 1h for ESP")
+        } else if value > LONGEST {
+            ("above 7d", "keys must change: write 7d or less; usual are 4h for IKE and 1h for ESP")
+        } else {
+            continue;
+        };
+        faults.push(
+            Fault::new(format!("a lifetime of {} is {wrong}", show(value)))
+                .at(lifetime.span(), wrong)
+                .help(mend),
+        );
+    }
+    let second = Duration::from_secs(1);
+    let hour = Duration::from_secs(3600);
+    for (key, value) in [("interval", &raw.dpd_interval), ("timeout", &raw.dpd_timeout)] {
+        if let Some(value) = value
+            && !(second..=hour).contains(value.get_ref())
+        {
+            faults.push(
+                Fault::new(format!("`{key}` of `dpd` must be from 1s to 1h"))
+                    .at(value.span(), "not from 1s to 1h")
+                    .help("usual are interval = \"10s\" and timeout = \"30s\""),
+            );
+        }
+    }
+    let interval = raw.dpd_interval.as_ref().map_or(DPD.interval, |i| *i.get_ref());
+    let timeout = raw.dpd_timeout.as_ref().map_or(DPD.timeout, |t| *t.get_ref());
+    if timeout < interval
+        && let Some(at) = raw.dpd_timeout.as_ref().or(raw.dpd_interval.as_ref())
+    {
+        faults.push(
+            Fault::new(format!(
+                "a peer would be dead after {}, before it is asked after {}",
+                show(timeout),
+                show(interval)
+            ))
+            .at(at.span(), "`timeout` is shorter than `interval`")
+            .help(format!("write a timeout of {} or more; three intervals are usual", show(interval))),
+        );
+    }
+}
+
+/// `encap`, and `wan_port`, which says the same in the words of ports.
+fn encap(raw: &RawConnection, faults: &mut Vec<Fault>) -> Encap {
+    let encap = raw.encap.as_ref().map_or(Encap::Auto, |e| *e.get_ref());
+    let Some(port) = &raw.wan_port else { return encap };
+    let from_port = match port.get_ref() {
+        WanPort::Auto => return encap,
+        WanPort::Udp => Encap::Udp,
+        WanPort::Raw => Encap::Esp,
+    };
+    if let Some(engine) = raw.engine.as_ref().filter(|e| *e.get_ref() == Engine::Xfrm) {
+        faults.push(
+            Fault::new("`wan_port` belongs to the engine `user`")
+                .at(port.span(), "no meaning here")
+                .at(engine.span(), "the kernel has no ports")
+                .help("take `wan_port` out, or write engine = \"user\""),
+        );
+    }
+    if let Some(written) = raw.encap.as_ref().filter(|e| ![Encap::Auto, from_port].contains(e.get_ref())) {
+        faults.push(
+            Fault::new("`wan_port` and `encap` contradict each other")
+                .at(port.span(), if from_port == Encap::Udp { "in UDP" } else { "as IP protocol 50" })
+                .at(written.span(), if from_port == Encap::Udp { "as IP protocol 50" } else { "in UDP" })
+                .help("take one of them out"),
+        );
+    }
+    from_port
+}
+
+fn tunnel(
+    raw: RawTunnel,
+    connection: &str,
+    index: usize,
+    folder: &Path,
+    secrets: Secrets<'_>,
+    faults: &mut Vec<Fault>,
+) -> Option<Tunnel> {
+    let title = format!("[connection.{connection}.tunnel.{}]", raw.name.get_ref());
+    let lacks = |key: &str, mend: &str| missing(&title, raw.name.span(), key, mend);
+    if raw.remote_address.is_none() && !raw.faulty {
+        faults.push(lacks("remote_address", "write the peer's address, or \"any\" to let any peer begin"));
+    }
+    if let (Some(local), Some(remote)) = (&raw.local_address, &raw.remote_address)
+        && let Some(peer) = remote.get_ref()
+    {
+        let wrong = if local.get_ref() == peer {
+            Some(("the peer has the address of this gateway", "the same address"))
+        } else if local.get_ref().is_ipv4() != peer.is_ipv4() {
+            Some((
+                "`local_address` and `remote_address` are of different families",
+                "not the family of the other",
+            ))
+        } else {
+            None
+        };
+        if let Some((message, label)) = wrong {
+            faults.push(
+                Fault::new(message)
+                    .at(remote.span(), label)
+                    .at(local.span(), "this side")
+                    .help("write the public address of each side, both IPv4 or both IPv6"),
+            );
+        }
+    }
+    let remote_id = match (&raw.remote_id, &raw.remote_address) {
+        (Some(id), _) => Some(id.get_ref().clone()),
+        (None, Some(remote)) => {
+            match remote.get_ref() {
+                Some(address) => Some(address.to_string()),
+                None => {
+                    faults.push(
+                    Fault::new(format!("{title} lacks `remote_id`"))
+                        .at(remote.span(), "any address: who is it?")
+                        .help("write the identity that the peer proves, such as remote_id = \"branch.example\""),
+                );
+                    None
+                }
+            }
+        }
+        (None, None) => None,
+    };
+    let psk = match &raw.psk_file {
+        Some(file) => {
+            let path = folder.join(file.get_ref());
+            secrets(&path)
+                .map_err(|error| {
+                    // Tunnels that copy name the same file at the same place: once is enough.
+                    if !faults.iter().any(|fault| fault.is_at(&file.span())) {
+                        faults.push(
+                            Fault::new(format!("the secret file {} {error}", path.display()))
+                                .at(file.span(), "this file")
+                                .help(error.mend(&path)),
+                        );
+                    }
+                })
+                .ok()
+        }
+        None => {
+            if !raw.faulty {
+                faults.push(lacks(
+                    "psk_file",
+                    "name the file with the pre-shared key: psk_file = \"secrets/NAME.psk\"",
+                ));
+            }
+            None
+        }
+    };
+    let weight = raw.weight.as_ref().map_or(default_weight(index), |w| *w.get_ref());
+    Some(Tunnel {
+        interface: interface::name(connection, raw.name.get_ref()),
+        local_address: raw.local_address.map(At::into_inner),
+        remote_address: raw.remote_address?.into_inner(),
+        local_id: raw.local_id.map(At::into_inner),
+        remote_id: remote_id?,
+        psk: psk?,
+        inside: raw.inside.into_iter().flat_map(At::into_inner).map(At::into_inner).collect(),
+        weight: u8::try_from(weight).ok()?,
+        enabled: or(raw.enabled, true),
+        name: raw.name.into_inner(),
+    })
+}

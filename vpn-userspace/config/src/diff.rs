@@ -1,0 +1,198 @@
+//! What a reload changes: two configurations in, a list of differences out.
+
+use std::fmt;
+
+use crate::model::{Config, Connection, Tunnel};
+
+/// One difference between two configurations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What differs.
+    pub subject: Subject,
+    /// How.
+    pub kind: Kind,
+}
+
+/// What a change is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// `[gateway]`
+    Gateway,
+    /// `[log]`
+    Log,
+    /// A connection; a change of it touches every tunnel of it.
+    Connection(String),
+    /// One tunnel: connection, tunnel.
+    Tunnel(String, String),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gateway => f.write_str("gateway"),
+            Self::Log => f.write_str("log"),
+            Self::Connection(name) => write!(f, "connection {name}"),
+            Self::Tunnel(connection, name) => write!(f, "tunnel {connection}/{name}"),
+        }
+    }
+}
+
+/// How a subject differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// Only the new configuration has it. For a connection: with all its tunnels, which are not listed again.
+    Added,
+    /// Only the old configuration has it. For a connection: with all its tunnels, which are not listed again.
+    Removed,
+    /// Both have it.
+    Changed {
+        /// The keys that differ, as in the file (`ike.lifetime`).
+        keys: Vec<&'static str>,
+        /// What it takes.
+        effect: Effect,
+    },
+}
+
+/// What it takes to apply a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    /// Nothing: SAs stay.
+    Live,
+    /// SAs are negotiated anew.
+    Renegotiate,
+    /// culvertd must restart.
+    Restart,
+}
+
+impl Change {
+    /// What it takes to apply the change; additions and removals touch nothing else.
+    pub fn effect(&self) -> Effect {
+        match &self.kind {
+            Kind::Changed { effect, .. } => *effect,
+            Kind::Added | Kind::Removed => Effect::Live,
+        }
+    }
+
+    /// The keys that differ.
+    pub fn keys(&self) -> &[&'static str] {
+        match &self.kind {
+            Kind::Changed { keys, .. } => keys,
+            Kind::Added | Kind::Removed => &[],
+        }
+    }
+}
+
+impl Config {
+    /// What differs from `old` to `new`: gateway and log first, then removals, additions and changes in
+    /// the order of the files. Empty when both say the same.
+    pub fn diff(old: &Self, new: &Self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let mut gateway = Keys::default();
+        gateway.compare("wan", &old.gateway.wan, &new.gateway.wan, Effect::Restart);
+        gateway.compare("lan", &old.gateway.lan, &new.gateway.lan, Effect::Restart);
+        gateway.compare("guard", &old.gateway.guard, &new.gateway.guard, Effect::Restart);
+        gateway.compare("attach", &old.gateway.attach, &new.gateway.attach, Effect::Restart);
+        gateway.compare(
+            "control_socket",
+            &old.gateway.control_socket,
+            &new.gateway.control_socket,
+            Effect::Restart,
+        );
+        gateway.compare("workers", &old.gateway.workers, &new.gateway.workers, Effect::Restart);
+        gateway.compare("ike_port", &old.gateway.ike_port, &new.gateway.ike_port, Effect::Restart);
+        gateway.compare("natt_port", &old.gateway.natt_port, &new.gateway.natt_port, Effect::Restart);
+        gateway.finish(Subject::Gateway, &mut changes);
+
+        let mut log = Keys::default();
+        log.compare("level", &old.log.level, &new.log.level, Effect::Live);
+        log.compare("format", &old.log.format, &new.log.format, Effect::Restart);
+        log.finish(Subject::Log, &mut changes);
+
+        for connection in &old.connections {
+            match new.connection(&connection.name) {
+                None => changes.push(Change {
+                    subject: Subject::Connection(connection.name.clone()),
+                    kind: Kind::Removed,
+                }),
+                Some(after) => {
+                    for tunnel in connection.tunnels.iter().filter(|t| after.tunnel(&t.name).is_none()) {
+                        let subject = Subject::Tunnel(connection.name.clone(), tunnel.name.clone());
+                        changes.push(Change { subject, kind: Kind::Removed });
+                    }
+                }
+            }
+        }
+        for connection in &new.connections {
+            match old.connection(&connection.name) {
+                None => changes.push(Change {
+                    subject: Subject::Connection(connection.name.clone()),
+                    kind: Kind::Added,
+                }),
+                Some(before) => diff_connection(before, connection, &mut changes),
+            }
+        }
+        changes
+    }
+}
+
+fn diff_connection(old: &Connection, new: &Connection, changes: &mut Vec<Change>) {
+    let mut keys = Keys::default();
+    keys.compare("local", &old.local, &new.local, Effect::Renegotiate);
+    keys.compare("remote", &old.remote, &new.remote, Effect::Renegotiate);
+    keys.compare("start", &old.start, &new.start, Effect::Live);
+    keys.compare("engine", &old.engine, &new.engine, Effect::Renegotiate);
+    keys.compare("encap", &old.encap, &new.encap, Effect::Renegotiate);
+    keys.compare("ike.proposals", &old.ike.proposals, &new.ike.proposals, Effect::Renegotiate);
+    keys.compare("ike.lifetime", &old.ike.lifetime, &new.ike.lifetime, Effect::Renegotiate);
+    keys.compare("esp.proposals", &old.esp.proposals, &new.esp.proposals, Effect::Renegotiate);
+    keys.compare("esp.lifetime", &old.esp.lifetime, &new.esp.lifetime, Effect::Renegotiate);
+    keys.compare("esp.replay_window", &old.esp.replay_window, &new.esp.replay_window, Effect::Renegotiate);
+    keys.compare("esp.esn", &old.esp.esn, &new.esp.esn, Effect::Renegotiate);
+    keys.compare("dpd.interval", &old.dpd.interval, &new.dpd.interval, Effect::Renegotiate);
+    keys.compare("dpd.timeout", &old.dpd.timeout, &new.dpd.timeout, Effect::Renegotiate);
+    keys.compare("dpd.action", &old.dpd.action, &new.dpd.action, Effect::Live);
+    keys.compare("mtu", &old.mtu, &new.mtu, Effect::Renegotiate);
+    keys.finish(Subject::Connection(new.name.clone()), changes);
+
+    for tunnel in &new.tunnels {
+        let subject = Subject::Tunnel(new.name.clone(), tunnel.name.clone());
+        match old.tunnel(&tunnel.name) {
+            None => changes.push(Change { subject, kind: Kind::Added }),
+            Some(before) => diff_tunnel(before, tunnel).finish(subject, changes),
+        }
+    }
+}
+
+fn diff_tunnel(old: &Tunnel, new: &Tunnel) -> Keys {
+    let mut keys = Keys::default();
+    keys.compare("local_address", &old.local_address, &new.local_address, Effect::Renegotiate);
+    keys.compare("remote_address", &old.remote_address, &new.remote_address, Effect::Renegotiate);
+    keys.compare("local_id", &old.local_id, &new.local_id, Effect::Renegotiate);
+    keys.compare("remote_id", &old.remote_id, &new.remote_id, Effect::Renegotiate);
+    keys.compare("psk_file", &old.psk, &new.psk, Effect::Renegotiate);
+    keys.compare("inside", &old.inside, &new.inside, Effect::Renegotiate);
+    keys.compare("weight", &old.weight, &new.weight, Effect::Live);
+    keys.compare("enabled", &old.enabled, &new.enabled, Effect::Renegotiate);
+    keys
+}
+
+#[derive(Default)]
+struct Keys {
+    keys: Vec<&'static str>,
+    effect: Option<Effect>,
+}
+
+impl Keys {
+    fn compare<T: PartialEq>(&mut self, key: &'static str, old: &T, new: &T, effect: Effect) {
+        if old != new {
+            self.keys.push(key);
+            self.effect = self.effect.max(Some(effect));
+        }
+    }
+
+    fn finish(self, subject: Subject, changes: &mut Vec<Change>) {
+        if let Some(effect) = self.effect {
+            changes.push(Change { subject, kind: Kind::Changed { keys: self.keys, effect } });
+        }
+    }
+}

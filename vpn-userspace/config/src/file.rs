@@ -1,0 +1,523 @@
+//! What the file says, key by key, before the keys are compared with each other.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde_spanned::Spanned;
+use toml::de::DeTable;
+
+use crate::duration;
+use crate::error::Fault;
+use crate::model::{Attach, DpdAction, Encap, Engine, Guard, LogFormat, LogLevel, Start};
+use crate::section::{At, NotYet, Section};
+
+#[derive(Default)]
+pub(crate) struct RawFile {
+    pub(crate) gateway: RawGateway,
+    pub(crate) log: RawLog,
+    pub(crate) connections: Vec<RawConnection>,
+}
+
+#[derive(Default)]
+pub(crate) struct RawGateway {
+    pub(crate) wan: Option<At<Vec<At<String>>>>,
+    pub(crate) lan: Option<At<Vec<At<String>>>>,
+    pub(crate) guard: Option<At<Guard>>,
+    pub(crate) attach: Option<At<Attach>>,
+    pub(crate) control_socket: Option<At<String>>,
+    pub(crate) workers: Option<At<u32>>,
+    pub(crate) ike_port: Option<At<u32>>,
+    pub(crate) natt_port: Option<At<u32>>,
+}
+
+#[derive(Default)]
+pub(crate) struct RawLog {
+    pub(crate) level: Option<At<LogLevel>>,
+    pub(crate) format: Option<At<LogFormat>>,
+}
+
+pub(crate) struct RawConnection {
+    pub(crate) name: At<String>,
+    pub(crate) local: Option<At<Vec<At<IpNet>>>>,
+    pub(crate) remote: Option<At<Vec<At<IpNet>>>>,
+    pub(crate) start: Option<At<Start>>,
+    pub(crate) engine: Option<At<Engine>>,
+    pub(crate) encap: Option<At<Encap>>,
+    pub(crate) wan_port: Option<At<WanPort>>,
+    pub(crate) ike_proposals: Option<At<Vec<At<String>>>>,
+    pub(crate) ike_lifetime: Option<At<Duration>>,
+    pub(crate) esp_proposals: Option<At<Vec<At<String>>>>,
+    pub(crate) esp_lifetime: Option<At<Duration>>,
+    pub(crate) replay_window: Option<At<u32>>,
+    pub(crate) esn: Option<At<bool>>,
+    pub(crate) dpd_interval: Option<At<Duration>>,
+    pub(crate) dpd_timeout: Option<At<Duration>>,
+    pub(crate) dpd_action: Option<At<DpdAction>>,
+    pub(crate) mtu: Option<At<u32>>,
+    pub(crate) local_id: Option<At<String>>,
+    pub(crate) remote_id: Option<At<String>>,
+    pub(crate) tunnels: Vec<RawTunnel>,
+}
+
+/// `wan_port`: what `encap` says, in the words of ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WanPort {
+    Auto,
+    Udp,
+    Raw,
+}
+
+#[derive(Clone)]
+pub(crate) struct RawTunnel {
+    pub(crate) name: At<String>,
+    pub(crate) copy: Option<At<String>>,
+    pub(crate) local_address: Option<At<IpAddr>>,
+    /// The inner `None` is "any".
+    pub(crate) remote_address: Option<At<Option<IpAddr>>>,
+    pub(crate) local_id: Option<At<String>>,
+    pub(crate) remote_id: Option<At<String>>,
+    pub(crate) psk_file: Option<At<String>>,
+    pub(crate) inside: Option<At<Vec<At<IpNet>>>>,
+    pub(crate) weight: Option<At<u32>>,
+    pub(crate) enabled: Option<At<bool>>,
+    /// Keys that were there and wrong: not to be called missing as well.
+    pub(crate) faulty: bool,
+}
+
+const NOT_YET_TOP: &[NotYet] = &[
+    ("environment", "environments come in a later version; every connection is in one environment now"),
+    ("bgp", "dynamic routing comes in a later version; routes are static"),
+    ("pool", "client pools come in a later version"),
+];
+const NOT_YET_GATEWAY: &[NotYet] = &[
+    ("asn", "BGP comes in a later version; routes are static"),
+    ("metrics", "metrics come in a later version"),
+];
+const NOT_YET_CONNECTION: &[NotYet] = &[
+    ("environment", "environments come in a later version; every connection is in one environment now"),
+    ("forward", "forwards come in a later version"),
+    (
+        "health",
+        "health checks come in a later version; dead peer detection (`dpd`) moves traffic to the standby tunnel",
+    ),
+];
+const NOT_YET_TUNNEL: &[NotYet] = &[
+    (
+        "health",
+        "health checks come in a later version; dead peer detection (`dpd`) moves traffic to the standby tunnel",
+    ),
+    ("certificate", "certificates come in a later version; peers authenticate with pre-shared keys"),
+];
+
+/// Reads the whole document; what could not be read stands in `faults`.
+pub(crate) fn read<'t>(document: &'t Spanned<DeTable<'t>>, faults: &mut Vec<Fault>) -> RawFile {
+    let mut top = Section::new("the file", 0..0, document.get_ref());
+    let mut file = RawFile::default();
+    match top.section(faults, "gateway", "[gateway]".to_owned()) {
+        Some(section) => file.gateway = gateway(section, faults),
+        None => {
+            if !document.get_ref().iter().any(|(key, _)| key.get_ref() == "gateway") {
+                faults
+                    .push(Fault::new("the file has no [gateway]").help(
+                        "begin with\n[gateway]\nwan = \"eth0\"   # the interface that faces the peers",
+                    ));
+            }
+        }
+    }
+    if let Some(section) = top.section(faults, "log", "[log]".to_owned()) {
+        file.log = log(section, faults);
+    }
+    for (name, section) in top.named(faults, "connection", |name| format!("[connection.{name}]")) {
+        file.connections.push(connection(name, section, faults));
+    }
+    top.finish(faults, NOT_YET_TOP);
+    file
+}
+
+fn gateway(mut s: Section<'_>, faults: &mut Vec<Fault>) -> RawGateway {
+    let interfaces = "the name of an interface or a list of names";
+    let before = faults.len();
+    let raw = RawGateway {
+        wan: s.list(faults, "wan", interfaces, true, interface),
+        lan: s.list(faults, "lan", interfaces, true, interface),
+        guard: s.word(
+            faults,
+            "guard",
+            &[("on", Guard::On), ("off", Guard::Off), ("learn", Guard::Learn)],
+            &[],
+        ),
+        attach: s.word(
+            faults,
+            "attach",
+            &[
+                ("auto", Attach::Auto),
+                ("xdp-native", Attach::XdpNative),
+                ("xdp-generic", Attach::XdpGeneric),
+                ("tcx", Attach::Tcx),
+            ],
+            &[],
+        ),
+        control_socket: s.parsed(faults, "control_socket", "an absolute path", socket_path),
+        workers: s.integer(faults, "workers", "a number of threads", 1..=256),
+        ike_port: s.integer(faults, "ike_port", "a UDP port", 1..=65535),
+        natt_port: s.integer(faults, "natt_port", "a UDP port", 1..=65535),
+    };
+    if raw.wan.is_none() && faults.len() == before {
+        faults.push(s.missing("wan", "name the interface that faces the peers: wan = \"eth0\""));
+    }
+    s.finish(faults, NOT_YET_GATEWAY);
+    raw
+}
+
+fn log(mut s: Section<'_>, faults: &mut Vec<Fault>) -> RawLog {
+    let levels = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
+    let raw = RawLog {
+        level: s.word(faults, "level", &levels.map(|level| (level.as_str(), level)), &[]),
+        format: s.word(faults, "format", &[("text", LogFormat::Text), ("json", LogFormat::Json)], &[]),
+    };
+    s.finish(faults, &[]);
+    raw
+}
+
+fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> RawConnection {
+    let title = format!("[connection.{}]", name.get_ref());
+    let nets = "a list of networks such as [\"192.168.0.0/24\"]";
+    let before = faults.len();
+    let mut raw = RawConnection {
+        local: s.list(faults, "local", nets, false, network),
+        remote: s.list(faults, "remote", nets, false, network),
+        start: s.word(
+            faults,
+            "start",
+            &[("immediate", Start::Immediate), ("on-traffic", Start::OnTraffic), ("respond", Start::Respond)],
+            &[],
+        ),
+        engine: s.word(
+            faults,
+            "engine",
+            &[("auto", Engine::Auto), ("xfrm", Engine::Xfrm), ("user", Engine::User)],
+            &[("bpf", "the engine inside XDP comes in a later version")],
+        ),
+        encap: s.word(
+            faults,
+            "encap",
+            &[("auto", Encap::Auto), ("udp", Encap::Udp), ("esp", Encap::Esp)],
+            &[],
+        ),
+        wan_port: s.word(
+            faults,
+            "wan_port",
+            &[("auto", WanPort::Auto), ("udp", WanPort::Udp), ("raw", WanPort::Raw)],
+            &[("xsk", "AF_XDP ports come in a later version")],
+        ),
+        ike_proposals: None,
+        ike_lifetime: None,
+        esp_proposals: None,
+        esp_lifetime: None,
+        replay_window: None,
+        esn: None,
+        dpd_interval: None,
+        dpd_timeout: None,
+        dpd_action: None,
+        mtu: s.integer(faults, "mtu", "a number of bytes", 576..=65535),
+        local_id: s.parsed(faults, "local_id", ID, identity),
+        remote_id: s.parsed(faults, "remote_id", ID, identity),
+        tunnels: Vec::new(),
+        name,
+    };
+    // Read for their errors: there is but one LAN port and one kind of routing.
+    s.word(
+        faults,
+        "lan_port",
+        &[("auto", ()), ("tun", ())],
+        &[("xsk", "AF_XDP ports come in a later version")],
+    );
+    s.word(
+        faults,
+        "routing",
+        &[("static", ())],
+        &[
+            ("bgp", "routes learned by BGP come in a later version"),
+            ("policy", "policy-based tunnels come in a later version"),
+        ],
+    );
+    for (key, value) in [("local", &raw.local), ("remote", &raw.remote)] {
+        if value.is_none() && faults.len() == before {
+            let side = if key == "local" { "this" } else { "the far" };
+            let mend = format!("list the networks of {side} side: {key} = [\"192.168.0.0/24\"]");
+            faults.push(s.missing(key, &mend));
+        }
+    }
+    if let Some(ike) = s.section(faults, "ike", format!("`ike` of {title}")) {
+        read_ike(ike, &mut raw, faults);
+    }
+    if let Some(esp) = s.section(faults, "esp", format!("`esp` of {title}")) {
+        read_esp(esp, &mut raw, faults);
+    }
+    if let Some(dpd) = s.section(faults, "dpd", format!("`dpd` of {title}")) {
+        read_dpd(dpd, &mut raw, faults);
+    }
+    let before = faults.len();
+    let tunnels =
+        s.named(faults, "tunnel", |tunnel| format!("[connection.{}.tunnel.{tunnel}]", raw.name.get_ref()));
+    if tunnels.is_empty() && faults.len() == before {
+        faults.push(s.missing(
+            "tunnel",
+            &format!("add [connection.{}.tunnel.a] with remote_address and psk_file", raw.name.get_ref()),
+        ));
+    }
+    for (name, section) in tunnels {
+        raw.tunnels.push(tunnel(name, section, faults));
+    }
+    s.finish(faults, NOT_YET_CONNECTION);
+    raw
+}
+
+const PROPOSALS: &str = "a list of proposals such as [\"aes256gcm16-prfsha384-ecp384\"]";
+const LIFETIME: &str = "a duration such as \"8h\"";
+const ID: &str = "an address, a host name, user@host or @keyid";
+
+fn read_ike(mut s: Section<'_>, raw: &mut RawConnection, faults: &mut Vec<Fault>) {
+    if let Some(version) = s.integer(faults, "version", "2", 1..=2)
+        && *version.get_ref() == 1
+    {
+        faults.push(
+            Fault::new("IKE version 1 is not in this version")
+                .at(version.span(), "not in this version")
+                .help("write version = 2 on both sides"),
+        );
+    }
+    raw.ike_proposals = s.list(faults, "proposals", PROPOSALS, false, proposal);
+    raw.ike_lifetime = s.parsed(faults, "lifetime", LIFETIME, a_duration);
+    s.finish(faults, &[]);
+}
+
+fn read_esp(mut s: Section<'_>, raw: &mut RawConnection, faults: &mut Vec<Fault>) {
+    raw.esp_proposals = s.list(faults, "proposals", PROPOSALS, false, proposal);
+    raw.esp_lifetime = s.parsed(faults, "lifetime", LIFETIME, a_duration);
+    raw.replay_window = s.integer(faults, "replay_window", "a number of packets", 64..=8192);
+    if let Some(window) = &raw.replay_window
+        && window.get_ref() % 64 != 0
+    {
+        let near = window.get_ref().next_multiple_of(64);
+        faults.push(
+            Fault::new("`replay_window` must be a multiple of 64")
+                .at(window.span(), "not a multiple of 64")
+                .help(format!("write {near}")),
+        );
+    }
+    raw.esn = s.boolean(faults, "esn");
+    s.finish(faults, &[]);
+}
+
+fn read_dpd(mut s: Section<'_>, raw: &mut RawConnection, faults: &mut Vec<Fault>) {
+    raw.dpd_interval = s.parsed(faults, "interval", "a duration such as \"10s\"", a_duration);
+    raw.dpd_timeout = s.parsed(faults, "timeout", "a duration such as \"30s\"", a_duration);
+    raw.dpd_action = s.word(
+        faults,
+        "action",
+        &[("restart", DpdAction::Restart), ("clear", DpdAction::Clear), ("hold", DpdAction::Hold)],
+        &[],
+    );
+    s.finish(faults, &[]);
+}
+
+fn tunnel(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> RawTunnel {
+    let before = faults.len();
+    let mut raw =
+        RawTunnel {
+            name,
+            copy: s.string(faults, "copy", "the name of another tunnel of the connection"),
+            local_address: s.parsed(faults, "local_address", "an address", |text, faults| {
+                address("local_address", text, faults)
+            }),
+            remote_address: s.parsed(faults, "remote_address", "an address or \"any\"", |text, faults| {
+                match *text.get_ref() {
+                    "any" => Some(None),
+                    _ => address("remote_address", text, faults).map(Some),
+                }
+            }),
+            local_id: s.parsed(faults, "local_id", ID, identity),
+            remote_id: s.parsed(faults, "remote_id", ID, identity),
+            psk_file: s.parsed(faults, "psk_file", "the path of a file", |text, faults| {
+                if text.get_ref().is_empty() || text.get_ref().contains('\0') {
+                    faults.push(Fault::new("`psk_file` names no file").at(text.span(), "no path").help(
+                        "write psk_file = \"secrets/NAME.psk\"; the path is relative to this file's folder",
+                    ));
+                    return None;
+                }
+                Some((*text.get_ref()).to_owned())
+            }),
+            inside: s.list(
+                faults,
+                "inside",
+                "an address with its prefix length such as \"169.254.10.2/30\"",
+                true,
+                inside,
+            ),
+            weight: s.integer(faults, "weight", "a number from 0 (standby) to 100 (active)", 0..=100),
+            enabled: s.boolean(faults, "enabled"),
+            faulty: false,
+        };
+    raw.faulty = faults.len() > before;
+    s.finish(faults, NOT_YET_TUNNEL);
+    raw
+}
+
+fn interface(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<String> {
+    let name = *text.get_ref();
+    // The kernel's rule (dev_valid_name), and nothing that a terminal would interpret.
+    let sound = |c: char| c.is_ascii_graphic() && c != '/' && c != ':';
+    if (1..=15).contains(&name.len()) && name.chars().all(sound) && name != "." && name != ".." {
+        return Some(name.to_owned());
+    }
+    faults.push(
+        Fault::new(format!("`{}` cannot be the name of an interface", name.escape_debug()))
+            .at(text.span(), "no interface name")
+            .help("an interface name has 1 to 15 characters, without spaces, `/` and `:`; `ip -brief link` lists them"),
+    );
+    None
+}
+
+fn socket_path(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<String> {
+    let path = *text.get_ref();
+    let wrong = if !path.starts_with('/') {
+        "not an absolute path"
+    } else if path.len() > 107 {
+        "longer than 107 bytes"
+    } else if path.contains('\0') {
+        "has a NUL"
+    } else {
+        return Some(path.to_owned());
+    };
+    faults.push(
+        Fault::new("`control_socket` cannot be the path of a socket")
+            .at(text.span(), wrong)
+            .help("write an absolute path of at most 107 bytes, such as \"/run/culvert/culvert.sock\""),
+    );
+    None
+}
+
+fn network(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<IpNet> {
+    let shown = text.get_ref().escape_debug();
+    let fault = match (text.get_ref().parse::<IpNet>(), text.get_ref().parse::<IpAddr>()) {
+        (Ok(net), _) if net.trunc() == net => return Some(net),
+        (Ok(net), _) => Fault::new(format!("`{shown}` is an address in a network, not a network"))
+            .at(text.span(), "bits beyond the prefix")
+            .help(format!(
+                "write \"{}\", or \"{}\" for the one address",
+                net.trunc(),
+                IpNet::from(net.addr())
+            )),
+        (_, Ok(address)) => Fault::new(format!("`{shown}` lacks its prefix length"))
+            .at(text.span(), "no prefix length")
+            .help(format!("write \"{}\" for the one address", IpNet::from(address))),
+        _ => Fault::new(format!("`{shown}` is no network"))
+            .at(text.span(), "no network")
+            .help("write an address and a prefix length, such as \"192.168.0.0/24\" or \"2001:db8::/48\""),
+    };
+    faults.push(fault);
+    None
+}
+
+fn inside(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<IpNet> {
+    let shown = text.get_ref().escape_debug();
+    let example = "write the address of this end and its prefix length, such as \"169.254.10.2/30\"";
+    let Ok(net) = text.get_ref().parse::<IpNet>() else {
+        let (what, mend) = match text.get_ref().parse::<IpAddr>() {
+            Ok(address) => {
+                ("lacks its prefix length", format!("write \"{address}/30\" or what the peer's side says"))
+            }
+            Err(_) => ("is no address with a prefix length", example.to_owned()),
+        };
+        faults.push(Fault::new(format!("`{shown}` {what}")).at(text.span(), "").help(mend));
+        return None;
+    };
+    let host_bits = net.max_prefix_len() - net.prefix_len();
+    let wrong = if host_bits > 1 && net.addr() == net.network() {
+        "the network itself, not an address in it"
+    } else if host_bits > 1 && net.addr().is_ipv4() && net.addr() == net.broadcast() {
+        "the broadcast address of its network"
+    } else if let Some(wrong) = unusable(net.addr()) {
+        wrong
+    } else {
+        return Some(net);
+    };
+    faults.push(
+        Fault::new(format!("`{shown}` cannot be the address of an interface"))
+            .at(text.span(), wrong)
+            .help(example),
+    );
+    None
+}
+
+fn address(key: &str, text: &At<&str>, faults: &mut Vec<Fault>) -> Option<IpAddr> {
+    let shown = text.get_ref().escape_debug();
+    let any = if key == "remote_address" { ", or \"any\" to let any peer begin" } else { "" };
+    let fault = match text.get_ref().parse::<IpAddr>() {
+        Ok(address) => match unusable(address) {
+            None => return Some(address),
+            Some(why) => Fault::new(format!("`{shown}` cannot be a `{key}`"))
+                .at(text.span(), why)
+                .help(format!("write the address of one interface{any}")),
+        },
+        Err(_) if key == "remote_address" && text.get_ref().chars().any(char::is_alphabetic) => {
+            Fault::new(format!("`{shown}` is no address; host names are not in this version"))
+                .at(text.span(), "no address")
+                .help(format!("write the peer's address such as \"203.0.113.21\"{any}"))
+        }
+        Err(_) => Fault::new(format!("`{shown}` is no address"))
+            .at(text.span(), "no address")
+            .help(format!("write an address without a prefix length, such as \"203.0.113.21\"{any}")),
+    };
+    faults.push(fault);
+    None
+}
+
+fn unusable(address: IpAddr) -> Option<&'static str> {
+    if address.is_unspecified() {
+        Some("the unspecified address")
+    } else if address.is_multicast() {
+        Some("a multicast address")
+    } else if address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST) {
+        Some("the broadcast address")
+    } else {
+        None
+    }
+}
+
+fn a_duration(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<Duration> {
+    let parsed = duration::parse(text.get_ref());
+    if parsed.is_none() {
+        let digits = !text.get_ref().is_empty() && text.get_ref().bytes().all(|b| b.is_ascii_digit());
+        let mend = if digits {
+            format!("write its unit: \"{}s\"", text.get_ref())
+        } else {
+            "write numbers with units d, h, m or s, such as \"8h\", \"30s\" or \"1h30m\"".to_owned()
+        };
+        faults.push(
+            Fault::new(format!("`{}` is no duration", text.get_ref().escape_debug()))
+                .at(text.span(), if digits { "no unit" } else { "no duration" })
+                .help(mend),
+        );
+    }
+    parsed
+}
+
+fn proposal(text: &At<&str>, _: &mut Vec<Fault>) -> Option<String> {
+    Some((*text.get_ref()).to_owned())
+}
+
+fn identity(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<String> {
+    let id = *text.get_ref();
+    if id.is_empty() || id.len() > 255 || id.chars().any(char::is_control) {
+        faults.push(
+            Fault::new("an identity has 1 to 255 bytes without control characters")
+                .at(text.span(), "no identity")
+                .help(format!("write {ID}")),
+        );
+        return None;
+    }
+    Some(id.to_owned())
+}

@@ -1,0 +1,269 @@
+//! What a valid configuration says, with every default filled in.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::secret::Secret;
+
+/// A configuration that passed every check that needs only the file and its secrets.
+///
+/// What it does not know: whether the interfaces exist ([`Config::check_interfaces`]), which addresses they
+/// have, what the kernel can do.
+#[derive(Clone)]
+pub struct Config {
+    /// This host.
+    pub gateway: Gateway,
+    /// The log.
+    pub log: Log,
+    /// In the order of the file.
+    pub connections: Vec<Connection>,
+    pub(crate) origin: crate::error::Origin,
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("gateway", &self.gateway)
+            .field("log", &self.log)
+            .field("connections", &self.connections)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `[gateway]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateway {
+    /// Interfaces that face the peers; at least one.
+    pub wan: Vec<String>,
+    /// Interfaces that face the local networks.
+    pub lan: Vec<String>,
+    /// What the packet classifier does.
+    pub guard: Guard,
+    /// Where the packet classifier is attached.
+    pub attach: Attach,
+    /// The control socket's path, absolute.
+    pub control_socket: PathBuf,
+    /// Threads of the `user` engine; `None`: as many as the host has cores.
+    pub workers: Option<usize>,
+    /// UDP port of IKE.
+    pub ike_port: u16,
+    /// UDP port of IKE and ESP through NAT.
+    pub natt_port: u16,
+}
+
+/// `guard`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard {
+    /// Drop what cannot be valid.
+    On,
+    /// Do not load it.
+    Off,
+    /// Count what `On` would drop, and pass it.
+    Learn,
+}
+
+/// `attach`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attach {
+    /// The fastest that the interface takes without losing its offloads.
+    Auto,
+    /// XDP in the driver.
+    XdpNative,
+    /// XDP after the driver.
+    XdpGeneric,
+    /// Traffic control.
+    Tcx,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    /// The least severe level that is recorded.
+    pub level: LogLevel,
+    /// How lines are written.
+    pub format: LogFormat,
+}
+
+/// `level`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Failures that need an operator.
+    Error,
+    /// And what is not as it should be.
+    Warn,
+    /// And what an operator wants to know in normal running.
+    Info,
+    /// And why things happened.
+    Debug,
+    /// And every message.
+    Trace,
+}
+
+impl LogLevel {
+    /// The word in lower case, as `tracing` filters take it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// `format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// `[connection.NAME]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// Letters, digits, `-` and `_`.
+    pub name: String,
+    /// Networks of this side; at least one, none inside another.
+    pub local: Vec<IpNet>,
+    /// Networks of the far side; at least one, none inside another or inside one of another connection.
+    pub remote: Vec<IpNet>,
+    /// Who begins, and when.
+    pub start: Start,
+    /// Who does ESP.
+    pub engine: Engine,
+    /// How ESP travels.
+    pub encap: Encap,
+    /// IKE SAs.
+    pub ike: Ike,
+    /// Child SAs.
+    pub esp: Esp,
+    /// Dead peer detection.
+    pub dpd: Dpd,
+    /// MTU of the tunnel interfaces in bytes; `None`: from the WAN interface and the suite.
+    pub mtu: Option<u16>,
+    /// In the order of the file; at least one.
+    pub tunnels: Vec<Tunnel>,
+}
+
+/// `start`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// As soon as culvertd runs, and again whenever it is down.
+    Immediate,
+    /// With the first packet for the far side.
+    OnTraffic,
+    /// Only the peer begins.
+    Respond,
+}
+
+/// `engine`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// The fastest that this host can.
+    Auto,
+    /// The kernel.
+    Xfrm,
+    /// User space.
+    User,
+}
+
+/// `encap`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encap {
+    /// UDP where the peer takes it or a NAT needs it.
+    Auto,
+    /// Always in UDP, NAT or not.
+    Udp,
+    /// As IP protocol 50 unless there is a NAT.
+    Esp,
+}
+
+/// `ike`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ike {
+    /// In order of preference, strongSwan's notation.
+    pub proposals: Vec<String>,
+    /// An IKE SA is rekeyed before it gets so old.
+    pub lifetime: Duration,
+}
+
+/// `esp`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Esp {
+    /// In order of preference, strongSwan's notation.
+    pub proposals: Vec<String>,
+    /// A child SA is rekeyed before it gets so old.
+    pub lifetime: Duration,
+    /// In packets: a multiple of 64 from 64 to 8192.
+    pub replay_window: u32,
+    /// Whether sequence numbers of 64 bits are offered.
+    pub esn: bool,
+}
+
+/// `dpd`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dpd {
+    /// A peer that was silent for so long is asked.
+    pub interval: Duration,
+    /// A peer that did not answer for so long is dead; not shorter than the interval.
+    pub timeout: Duration,
+    /// What to do then.
+    pub action: DpdAction,
+}
+
+/// `action`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DpdAction {
+    /// Take the tunnel down and begin anew. Towards any peer (`remote_address = "any"`) the same as `Clear`.
+    Restart,
+    /// Take the tunnel down and wait for the peer or the operator.
+    Clear,
+    /// Take the tunnel down and begin anew with the next packet for the far side.
+    Hold,
+}
+
+/// `[connection.NAME.tunnel.NAME]`, with what it copies from another tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tunnel {
+    /// Letters, digits, `-` and `_`.
+    pub name: String,
+    /// The network interface, at most 15 bytes, unique.
+    pub interface: String,
+    /// `None`: the address of the WAN interface that leads to the peer.
+    pub local_address: Option<IpAddr>,
+    /// `None`: any, and only the peer begins.
+    pub remote_address: Option<IpAddr>,
+    /// `None`: the local address in use.
+    pub local_id: Option<String>,
+    /// What the peer must call itself: the remote address where the file does not say.
+    pub remote_id: String,
+    /// The pre-shared key.
+    pub psk: Secret,
+    /// Addresses of the tunnel interface with their networks.
+    pub inside: Vec<IpNet>,
+    /// 100 is active, 0 is standby; no two of a connection are equal.
+    pub weight: u8,
+    /// Whether it may come up.
+    pub enabled: bool,
+}
+
+impl Config {
+    /// A connection by its name.
+    pub fn connection(&self, name: &str) -> Option<&Connection> {
+        self.connections.iter().find(|c| c.name == name)
+    }
+}
+
+impl Connection {
+    /// A tunnel by its name.
+    pub fn tunnel(&self, name: &str) -> Option<&Tunnel> {
+        self.tunnels.iter().find(|t| t.name == name)
+    }
+}
