@@ -1,10 +1,13 @@
 //! What must hold between the keys, and the defaults of those that are not there.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
+use culvert_ike::{Identity, Psk};
 use ipnet::IpNet;
 
 use crate::duration::show;
@@ -14,7 +17,7 @@ use crate::model::{
     Attach, Config, Connection, Dpd, DpdAction, Encap, Engine, Esp, Gateway, Guard, Ike, Log, LogFormat,
     LogLevel, Start, Tunnel,
 };
-use crate::secret::{Secret, SecretError};
+use crate::secret::SecretError;
 use crate::section::{At, missing, nearest};
 use crate::{DEFAULT_CONTROL_SOCKET, interface};
 
@@ -32,7 +35,7 @@ const REPLAY_WINDOW: u32 = 1024;
 const DPD: Dpd =
     Dpd { interval: Duration::from_secs(10), timeout: Duration::from_secs(30), action: DpdAction::Restart };
 
-type Secrets<'a> = &'a mut dyn FnMut(&Path) -> Result<Secret, SecretError>;
+type Secrets<'a> = &'a mut dyn FnMut(&Path) -> Result<Psk, SecretError>;
 
 /// The configuration; `None`, or faults, when something is wrong.
 pub(crate) fn check(
@@ -77,6 +80,14 @@ pub(crate) fn check(
 
 fn or<T>(value: Option<At<T>>, default: T) -> T {
     value.map_or(default, At::into_inner)
+}
+
+/// The proposals, or the default ones, which the tests see to be sound.
+fn proposals<T: FromStr>(list: Option<At<Vec<At<T>>>>, default: [&str; 2]) -> Vec<T> {
+    match list {
+        Some(list) => list.into_inner().into_iter().map(At::into_inner).collect(),
+        None => default.iter().filter_map(|text| text.parse().ok()).collect(),
+    }
 }
 
 /// The reader saw to it that ports fit.
@@ -267,7 +278,7 @@ fn inside_apart(connections: &[RawConnection], faults: &mut Vec<Fault>) {
 }
 
 /// What a tunnel is recognised by when a peer calls.
-type PeerKey = (Option<std::net::IpAddr>, Option<std::net::IpAddr>, String);
+type PeerKey = (Option<IpAddr>, Option<IpAddr>, Identity);
 
 /// Two tunnels to the same peer from the same address cannot be told apart.
 fn tunnels_apart(connections: &[RawConnection], faults: &mut Vec<Fault>) {
@@ -278,7 +289,7 @@ fn tunnels_apart(connections: &[RawConnection], faults: &mut Vec<Fault>) {
             let local = tunnel.local_address.as_ref().map(|l| *l.get_ref());
             let id = match (&tunnel.remote_id, remote.get_ref()) {
                 (Some(id), _) => id.get_ref().clone(),
-                (None, Some(address)) => address.to_string(),
+                (None, Some(address)) => Identity::from(*address),
                 (None, None) => continue,
             };
             let title = format!("{}/{}", connection.name.get_ref(), tunnel.name.get_ref());
@@ -358,10 +369,6 @@ fn connection(
         .collect();
     let nets = |list: Option<At<Vec<At<IpNet>>>>| -> Vec<IpNet> {
         list.into_iter().flat_map(At::into_inner).map(At::into_inner).collect()
-    };
-    let proposals = |list: Option<At<Vec<At<String>>>>, default: [&str; 2]| match list {
-        Some(list) => list.into_inner().into_iter().map(At::into_inner).collect(),
-        None => default.map(str::to_owned).to_vec(),
     };
     let connection = Connection {
         name,
@@ -605,7 +612,7 @@ fn tunnel(
         (Some(id), _) => Some(id.get_ref().clone()),
         (None, Some(remote)) => {
             match remote.get_ref() {
-                Some(address) => Some(address.to_string()),
+                Some(address) => Some(Identity::from(*address)),
                 None => {
                     faults.push(
                     Fault::new(format!("{title} lacks `remote_id`"))

@@ -1,8 +1,11 @@
 //! What the file says, key by key, before the keys are compared with each other.
 
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
+use culvert_crypto::{DhGroup, Encryption, Integrity, Prf};
+use culvert_ike::{EspProposal, Identity, IkeProposal, ProposalError};
 use ipnet::IpNet;
 use serde_spanned::Spanned;
 use toml::de::DeTable;
@@ -10,7 +13,7 @@ use toml::de::DeTable;
 use crate::duration;
 use crate::error::Fault;
 use crate::model::{Attach, DpdAction, Encap, Engine, Guard, LogFormat, LogLevel, Start};
-use crate::section::{At, NotYet, Section};
+use crate::section::{At, NotYet, Section, nearest};
 
 #[derive(Default)]
 pub(crate) struct RawFile {
@@ -45,9 +48,9 @@ pub(crate) struct RawConnection {
     pub(crate) engine: Option<At<Engine>>,
     pub(crate) encap: Option<At<Encap>>,
     pub(crate) wan_port: Option<At<WanPort>>,
-    pub(crate) ike_proposals: Option<At<Vec<At<String>>>>,
+    pub(crate) ike_proposals: Option<At<Vec<At<IkeProposal>>>>,
     pub(crate) ike_lifetime: Option<At<Duration>>,
-    pub(crate) esp_proposals: Option<At<Vec<At<String>>>>,
+    pub(crate) esp_proposals: Option<At<Vec<At<EspProposal>>>>,
     pub(crate) esp_lifetime: Option<At<Duration>>,
     pub(crate) replay_window: Option<At<u32>>,
     pub(crate) esn: Option<At<bool>>,
@@ -55,8 +58,8 @@ pub(crate) struct RawConnection {
     pub(crate) dpd_timeout: Option<At<Duration>>,
     pub(crate) dpd_action: Option<At<DpdAction>>,
     pub(crate) mtu: Option<At<u32>>,
-    pub(crate) local_id: Option<At<String>>,
-    pub(crate) remote_id: Option<At<String>>,
+    pub(crate) local_id: Option<At<Identity>>,
+    pub(crate) remote_id: Option<At<Identity>>,
     pub(crate) tunnels: Vec<RawTunnel>,
 }
 
@@ -75,8 +78,8 @@ pub(crate) struct RawTunnel {
     pub(crate) local_address: Option<At<IpAddr>>,
     /// The inner `None` is "any".
     pub(crate) remote_address: Option<At<Option<IpAddr>>>,
-    pub(crate) local_id: Option<At<String>>,
-    pub(crate) remote_id: Option<At<String>>,
+    pub(crate) local_id: Option<At<Identity>>,
+    pub(crate) remote_id: Option<At<Identity>>,
     pub(crate) psk_file: Option<At<String>>,
     pub(crate) inside: Option<At<Vec<At<IpNet>>>>,
     pub(crate) weight: Option<At<u32>>,
@@ -505,19 +508,69 @@ fn a_duration(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<Duration> {
     parsed
 }
 
-fn proposal(text: &At<&str>, _: &mut Vec<Fault>) -> Option<String> {
-    Some((*text.get_ref()).to_owned())
+fn proposal<T: FromStr<Err = ProposalError>>(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<T> {
+    let error = match text.get_ref().parse() {
+        Ok(proposal) => return Some(proposal),
+        Err(error) => error,
+    };
+    let words = error.to_string();
+    let (message, mend) = split(&words);
+    let mut fault = Fault::new(message);
+    let mut mend = mend.map(str::to_owned);
+    match &error {
+        ProposalError::Unknown { token, .. } => {
+            if let Some(near) = nearest(token, algorithms()) {
+                mend = Some(format!("did you mean \"{near}\"?"));
+            }
+            fault = fault.at(part(text, token), "no algorithm");
+        }
+        ProposalError::Unsupported { token, .. } => {
+            fault = fault.at(part(text, token), "not in this version")
+        }
+        ProposalError::Twice { token, .. } => fault = fault.at(part(text, token), "stands twice"),
+        ProposalError::OutOfPlace { token, .. } => {
+            mend = Some(format!("take \"{token}\" out"));
+            fault = fault.at(part(text, token), "out of place");
+        }
+        ProposalError::Missing { kind, .. } => fault = fault.at(text.span(), format!("no {kind}")),
+        ProposalError::Mixed { .. } => fault = fault.at(text.span(), "two kinds of cipher"),
+    }
+    faults.push(fault.help(mend.unwrap_or_else(|| format!("write {PROPOSALS}"))));
+    None
 }
 
-fn identity(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<String> {
-    let id = *text.get_ref();
-    if id.is_empty() || id.len() > 255 || id.chars().any(char::is_control) {
-        faults.push(
-            Fault::new("an identity has 1 to 255 bytes without control characters")
-                .at(text.span(), "no identity")
-                .help(format!("write {ID}")),
-        );
-        return None;
+fn algorithms() -> impl Iterator<Item = &'static str> {
+    let ciphers = Encryption::ALL.into_iter().map(|e| e.name());
+    let ciphers = ciphers.chain(Integrity::ALL.into_iter().map(|i| i.name()));
+    ciphers.chain(Prf::ALL.into_iter().map(|p| p.name())).chain(DhGroup::ALL.into_iter().map(|g| g.name()))
+}
+
+/// Where a part of a proposal stands; the whole string when it is written with escapes.
+fn part(text: &At<&str>, token: &str) -> std::ops::Range<usize> {
+    let span = text.span();
+    let plain = span.len() == text.get_ref().len() + 2;
+    match text.get_ref().rfind(token) {
+        Some(at) if plain => span.start + 1 + at..span.start + 1 + at + token.len(),
+        _ => span,
     }
-    Some(id.to_owned())
+}
+
+fn identity(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<Identity> {
+    match Identity::parse(text.get_ref()) {
+        Ok(identity) => Some(identity),
+        Err(error) => {
+            let words = error.to_string();
+            let (message, mend) = split(&words);
+            faults.push(Fault::new(message).at(text.span(), "no identity").help(mend.unwrap_or(ID)));
+            None
+        }
+    }
+}
+
+/// An error of the IKE core says what is wrong, then the mend.
+fn split(words: &str) -> (&str, Option<&str>) {
+    match words.split_once("; ") {
+        Some((message, mend)) => (message, Some(mend)),
+        None => (words, None),
+    }
 }

@@ -22,7 +22,6 @@ pub use model::{
     Attach, Config, Connection, Dpd, DpdAction, Encap, Engine, Esp, Gateway, Guard, Ike, Log, LogFormat,
     LogLevel, Start, Tunnel,
 };
-pub use secret::Secret;
 
 /// Where the configuration stands unless culvertd is told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/culvert/culvert.toml";

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use culvert_ike::Psk;
 use toml::de::DeTable;
 
 use crate::error::{ConfigError, Fault, Origin};
 use crate::model::Config;
-use crate::secret::{self, Secret, SecretError};
+use crate::secret::{self, SecretError};
 use crate::{check, file, section};
 
 /// The largest configuration file, in bytes: some ten thousand tunnels.
@@ -50,7 +51,7 @@ impl Config {
         name: &str,
         text: &str,
         folder: &Path,
-        secrets: &mut dyn FnMut(&Path) -> Result<Secret, SecretError>,
+        secrets: &mut dyn FnMut(&Path) -> Result<Psk, SecretError>,
     ) -> Result<Self, ConfigError> {
         let mut origin = Origin::new(name, text);
         let document = DeTable::parse(text).map_err(|error| {

@@ -5,9 +5,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use culvert_ike::{EspProposal, Identity, IkeProposal, Psk};
 use ipnet::IpNet;
-
-use crate::secret::Secret;
 
 /// A configuration that passed every check that needs only the file and its secrets.
 ///
@@ -188,8 +187,8 @@ pub enum Encap {
 /// `ike`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ike {
-    /// In order of preference, strongSwan's notation.
-    pub proposals: Vec<String>,
+    /// In order of preference.
+    pub proposals: Vec<IkeProposal>,
     /// An IKE SA is rekeyed before it gets so old.
     pub lifetime: Duration,
 }
@@ -197,8 +196,8 @@ pub struct Ike {
 /// `esp`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Esp {
-    /// In order of preference, strongSwan's notation.
-    pub proposals: Vec<String>,
+    /// In order of preference.
+    pub proposals: Vec<EspProposal>,
     /// A child SA is rekeyed before it gets so old.
     pub lifetime: Duration,
     /// In packets: a multiple of 64 from 64 to 8192.
@@ -241,11 +240,11 @@ pub struct Tunnel {
     /// `None`: any, and only the peer begins.
     pub remote_address: Option<IpAddr>,
     /// `None`: the local address in use.
-    pub local_id: Option<String>,
+    pub local_id: Option<Identity>,
     /// What the peer must call itself: the remote address where the file does not say.
-    pub remote_id: String,
+    pub remote_id: Identity,
     /// The pre-shared key.
-    pub psk: Secret,
+    pub psk: Psk,
     /// Addresses of the tunnel interface with their networks.
     pub inside: Vec<IpNet>,
     /// 100 is active, 0 is standby; no two of a connection are equal.

@@ -1,48 +1,29 @@
 //! Secrets from files: who may read them, what they may hold, and that nobody prints them.
 
-use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use culvert_ike::Psk;
 use zeroize::Zeroizing;
 
 /// The longest secret file, in bytes.
 const MAX_SECRET: u64 = 4096;
 
-/// A secret: erased from memory when dropped, never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Zeroizing<Vec<u8>>);
-
-impl Secret {
-    /// The secret itself. Never logged, never in an error, never in an answer.
-    pub fn expose(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// A secret from what a file holds: without one newline at the end; neither empty nor with control
-    /// characters.
-    pub(crate) fn from_file_content(mut content: Zeroizing<Vec<u8>>) -> Result<Self, SecretError> {
-        if content.last() == Some(&b'\n') {
+/// A key from what a file holds: without one newline at the end; neither empty nor with control
+/// characters.
+pub(crate) fn from_content(mut content: Zeroizing<Vec<u8>>) -> Result<Psk, SecretError> {
+    if content.last() == Some(&b'\n') {
+        content.pop();
+        if content.last() == Some(&b'\r') {
             content.pop();
-            if content.last() == Some(&b'\r') {
-                content.pop();
-            }
-        }
-        if content.is_empty() {
-            return Err(SecretError::Empty);
-        }
-        match content.iter().position(u8::is_ascii_control) {
-            Some(at) => Err(SecretError::Control { position: at + 1 }),
-            None => Ok(Self(content)),
         }
     }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
+    match content.iter().position(u8::is_ascii_control) {
+        Some(at) => Err(SecretError::Control { position: at + 1 }),
+        // Moved, not copied: the key's owner erases it from now on.
+        None => Psk::new(std::mem::take(&mut *content)).map_err(|_| SecretError::Empty),
     }
 }
 
@@ -86,7 +67,7 @@ impl SecretError {
 }
 
 /// Reads a secret file, after checking that nobody else can.
-pub(crate) fn read(path: &Path) -> Result<Secret, SecretError> {
+pub(crate) fn read(path: &Path) -> Result<Psk, SecretError> {
     // Before opening: opening a pipe would wait for its writer.
     if !std::fs::metadata(path)?.is_file() {
         return Err(SecretError::NotAFile);
@@ -98,7 +79,7 @@ pub(crate) fn read(path: &Path) -> Result<Secret, SecretError> {
     if content.len() as u64 > MAX_SECRET {
         return Err(SecretError::TooLarge);
     }
-    Secret::from_file_content(content)
+    from_content(content)
 }
 
 fn check(metadata: &Metadata, user: u32) -> Result<(), SecretError> {
@@ -129,17 +110,21 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    fn from(content: &[u8]) -> Result<Secret, SecretError> {
-        Secret::from_file_content(Zeroizing::new(content.to_vec()))
+    fn from(content: &[u8]) -> Result<Psk, SecretError> {
+        from_content(Zeroizing::new(content.to_vec()))
+    }
+
+    fn psk(key: &[u8]) -> Psk {
+        Psk::new(key).unwrap()
     }
 
     #[test]
     fn one_newline_at_the_end_is_not_part_of_the_key() {
         for content in [&b"key"[..], b"key\n", b"key\r\n"] {
-            assert_eq!(from(content).unwrap().expose(), b"key");
+            assert_eq!(from(content).unwrap(), psk(b"key"));
         }
-        assert_eq!(from(b" spaces count ").unwrap().expose(), b" spaces count ");
-        assert_eq!(from("schlüssel".as_bytes()).unwrap().expose(), "schlüssel".as_bytes());
+        assert_eq!(from(b" spaces count ").unwrap(), psk(b" spaces count "));
+        assert_eq!(from("schlüssel".as_bytes()).unwrap(), psk("schlüssel".as_bytes()));
     }
 
     #[test]
@@ -156,11 +141,6 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_not_printed() {
-        assert_eq!(format!("{:?}", from(b"hunter2").unwrap()), "Secret(…)");
-    }
-
-    #[test]
     fn permissions_are_checked_on_the_open_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.psk");
@@ -170,7 +150,7 @@ mod tests {
         {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
             match read(&path) {
-                Ok(secret) => assert!(sound && secret.expose() == b"key", "{mode:o}"),
+                Ok(secret) => assert!(sound && secret == psk(b"key"), "{mode:o}"),
                 Err(error) => assert!(
                     !sound && matches!(error, SecretError::Exposed { mode: m } if m == mode),
                     "{error}"
