@@ -1,1 +1,1 @@
-//! End-to-end tests live in tests/; this library is their common ground.
+//! Holds the package together: the end-to-end tests are in tests/, the lab that they share is `culvert-lab`.

@@ -1,0 +1,324 @@
+//! Measuring: ping, iperf3 and the machine's CPU time.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::netns::Namespace;
+use crate::process::Process;
+
+/// What ping saw.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ping {
+    /// Echo requests sent.
+    pub sent: u32,
+    /// Answers.
+    pub received: u32,
+    /// Median is not to be had from ping: the mean, in microseconds; 0 without answers.
+    pub mean_us: f64,
+}
+
+impl Ping {
+    /// Requests without an answer.
+    pub fn lost(&self) -> u32 {
+        self.sent.saturating_sub(self.received)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let line = text.lines().find(|line| line.contains("packets transmitted"))?;
+        let mut numbers =
+            line.split(", ").filter_map(|part| part.split_whitespace().next()?.parse::<u32>().ok());
+        let (sent, received) = (numbers.next()?, numbers.next()?);
+        // `rtt min/avg/max/mdev = 0.728/1.119/1.510/0.391 ms`
+        let mean = text.lines().find_map(|line| {
+            let (_, values) = line.strip_prefix("rtt ")?.split_once(" = ")?;
+            values.split('/').nth(1)?.parse::<f64>().ok()
+        });
+        Some(Self { sent, received, mean_us: mean.unwrap_or(0.0) * 1000.0 })
+    }
+}
+
+/// Sends `count` echo requests, one each `interval`, and waits at most a second for the last answer.
+///
+/// # Errors
+/// When ping cannot run. Loss is no error.
+pub fn ping(from: &Namespace, to: &str, count: u32, interval: Duration) -> Result<Ping> {
+    PingJob::start(from, to, Some(count), interval)?
+        .finish_by_itself(interval * count + Duration::from_secs(15))
+}
+
+/// Like [`ping`] with five requests; whether all were answered.
+///
+/// # Errors
+/// When ping cannot run.
+pub fn reaches(from: &Namespace, to: &str) -> Result<bool> {
+    Ok(ping(from, to, 5, Duration::from_millis(50))?.lost() == 0)
+}
+
+/// A ping that runs beside the test.
+#[derive(Debug)]
+pub struct PingJob(Process);
+
+impl PingJob {
+    /// Starts it; without `count` it runs until [`PingJob::stop`].
+    ///
+    /// # Errors
+    /// When ping cannot be started.
+    pub fn start(from: &Namespace, to: &str, count: Option<u32>, interval: Duration) -> Result<Self> {
+        let mut command = from.command("ping");
+        command.args(["-n", "-q", "-W", "1", "-i", &format!("{:.3}", interval.as_secs_f64())]);
+        if let Some(count) = count {
+            command.args(["-c", &count.to_string()]);
+        }
+        command.arg(to).env("LC_ALL", "C");
+        Process::spawn(format!("ping {to}"), &mut command).map(Self)
+    }
+
+    /// Ends it and returns what it saw.
+    ///
+    /// # Errors
+    /// When it said nothing that can be read.
+    pub fn stop(mut self) -> Result<Ping> {
+        // The answer to the last request may be on its way.
+        std::thread::sleep(Duration::from_millis(100));
+        self.0.signal(Signal::SIGINT);
+        self.finish_by_itself(Duration::from_secs(5))
+    }
+
+    fn finish_by_itself(mut self, timeout: Duration) -> Result<Ping> {
+        self.0.wait(timeout)?;
+        Ping::parse(&self.0.log()).with_context(|| format!("cannot read ping's answer:\n{}", self.0.log()))
+    }
+}
+
+/// What to send by iperf3.
+#[derive(Debug, Clone)]
+pub struct Iperf {
+    /// Seconds.
+    pub seconds: u32,
+    /// Streams in parallel.
+    pub streams: u32,
+    /// The server sends.
+    pub reverse: bool,
+    /// UDP at this rate, as iperf3 writes it (`20M`), in place of TCP.
+    pub udp: Option<String>,
+    /// Seconds at the start that do not count.
+    pub omit: u32,
+}
+
+impl Default for Iperf {
+    fn default() -> Self {
+        Self { seconds: 1, streams: 1, reverse: false, udp: None, omit: 0 }
+    }
+}
+
+/// What iperf3 measured.
+#[derive(Debug, Clone, Default)]
+pub struct IperfResult {
+    /// What arrived, in Gbit/s.
+    pub gbps: f64,
+    /// Bytes that arrived.
+    pub bytes: u64,
+    /// Second since the start (of the interval's end) and Gbit/s.
+    pub samples: Vec<(f64, f64)>,
+    /// UDP datagrams lost and sent.
+    pub lost: u64,
+    /// UDP datagrams sent.
+    pub datagrams: u64,
+    /// TCP segments sent again.
+    pub retransmits: u64,
+}
+
+/// An iperf3 server.
+#[derive(Debug)]
+pub struct IperfServer {
+    process: Process,
+    port: u16,
+}
+
+impl IperfServer {
+    /// Starts it and waits until it listens.
+    ///
+    /// # Errors
+    /// When iperf3 cannot be started or does not listen.
+    pub fn start(namespace: &Namespace) -> Result<Self> {
+        let port = 5201;
+        let mut process = namespace.spawn(&format!("iperf3 -s -p {port} --forceflush"))?;
+        process.wait_log("Server listening", Duration::from_secs(5))?;
+        Ok(Self { process, port })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Runs a client against it.
+    ///
+    /// # Errors
+    /// When the client fails, or does not end ten seconds after it should.
+    pub fn measure(&self, from: &Namespace, to: &str, what: &Iperf) -> Result<IperfResult> {
+        self.begin(from, to, what)?.finish()
+    }
+
+    /// Starts a client that runs beside the test.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn begin(&self, from: &Namespace, to: &str, what: &Iperf) -> Result<IperfJob> {
+        let mut command = from.command("iperf3");
+        command.args([
+            "-c",
+            to,
+            "-p",
+            &self.port.to_string(),
+            "-J",
+            "-i",
+            "0.5",
+            "--connect-timeout",
+            "3000",
+        ]);
+        command.args([
+            "-t",
+            &what.seconds.to_string(),
+            "-P",
+            &what.streams.to_string(),
+            "-O",
+            &what.omit.to_string(),
+        ]);
+        if what.reverse {
+            command.arg("-R");
+        }
+        if let Some(rate) = &what.udp {
+            // 1200 bytes fit through every tunnel and every MTU of the tests without fragments.
+            command.args(["-u", "-b", rate, "-l", "1200"]);
+        }
+        let process = Process::spawn(format!("iperf3 to {to}"), &mut command)?;
+        Ok(IperfJob { process, timeout: Duration::from_secs(u64::from(what.seconds + what.omit) + 10) })
+    }
+}
+
+/// A running iperf3 client.
+#[derive(Debug)]
+pub struct IperfJob {
+    process: Process,
+    timeout: Duration,
+}
+
+impl IperfJob {
+    /// Waits for the end and returns what was measured.
+    ///
+    /// # Errors
+    /// When iperf3 tells an error or does not end.
+    pub fn finish(mut self) -> Result<IperfResult> {
+        self.process.wait(self.timeout)?;
+        let text = self.process.log();
+        let answer: Value =
+            serde_json::from_str(&text).with_context(|| format!("iperf3 said no JSON:\n{text}"))?;
+        if let Some(error) = answer["error"].as_str() {
+            bail!("iperf3: {error}");
+        }
+        Ok(read_iperf(&answer))
+    }
+}
+
+fn read_iperf(answer: &Value) -> IperfResult {
+    let end = &answer["end"];
+    let udp = answer["start"]["test_start"]["protocol"] == "UDP";
+    let sum = if udp { &end["sum"] } else { &end["sum_received"] };
+    let lost = sum["lost_packets"].as_u64().unwrap_or(0);
+    let datagrams = sum["packets"].as_u64().unwrap_or(0);
+    let mut bits = sum["bits_per_second"].as_f64().unwrap_or(0.0);
+    if udp && datagrams > 0 {
+        // iperf3's sum for UDP is what was sent.
+        bits *= 1.0 - lost as f64 / datagrams as f64;
+    }
+    let intervals = answer["intervals"].as_array().into_iter().flatten();
+    let sample = |interval: &Value| {
+        let sum = &interval["sum"];
+        let counts = !sum["omitted"].as_bool().unwrap_or(false);
+        counts.then_some((sum["end"].as_f64()?, sum["bits_per_second"].as_f64()? / 1e9))
+    };
+    IperfResult {
+        gbps: bits / 1e9,
+        bytes: sum["bytes"].as_u64().unwrap_or(0),
+        samples: intervals.filter_map(sample).collect(),
+        lost,
+        datagrams,
+        retransmits: end["sum_sent"]["retransmits"].as_u64().unwrap_or(0),
+    }
+}
+
+/// CPU seconds that the whole machine has been busy since it started; differences of it tell the cost of a run.
+///
+/// # Errors
+/// When /proc/stat cannot be read.
+pub fn busy_cpu_seconds() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+    busy_ticks(&text).map(|ticks| ticks as f64 / 100.0).context("cannot understand /proc/stat")
+}
+
+/// user, nice, system, irq, softirq and steal: all but idle and iowait. USER_HZ is 100 on every Linux of today.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let fields: Vec<u64> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
+    let busy = [0, 1, 2, 5, 6, 7];
+    (fields.len() >= 8).then(|| busy.iter().filter_map(|at| fields.get(*at)).sum())
+}
+
+/// The middle one (the mean of the middle two) of some figures; 0 of none.
+pub fn median(figures: &[f64]) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => sorted[middle],
+        _ => (sorted[middle - 1] + sorted[middle]) / 2.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ping_is_read() {
+        let text = "5 packets transmitted, 4 received, +1 errors, 20% packet loss, time 201ms\n\
+                    rtt min/avg/max/mdev = 0.728/1.119/1.510/0.391 ms\n";
+        assert_eq!(Ping::parse(text), Some(Ping { sent: 5, received: 4, mean_us: 1119.0 }));
+        let none = "2 packets transmitted, 0 received, 100% packet loss, time 1ms\n";
+        assert_eq!(Ping::parse(none), Some(Ping { sent: 2, received: 0, mean_us: 0.0 }));
+        assert_eq!(Ping::parse("ping: unknown host"), None);
+    }
+
+    #[test]
+    fn busy_time_leaves_idle_out() {
+        assert_eq!(busy_ticks("cpu  1 2 3 1000 1000 4 5 6 0 0\ncpu0 …"), Some(21));
+        assert_eq!(busy_ticks("intr 1"), None);
+    }
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0]), 2.5);
+        assert_eq!(median(&[]), 0.0);
+    }
+
+    #[test]
+    fn iperf_answer_is_read() {
+        let answer = serde_json::json!({
+            "start": {"test_start": {"protocol": "TCP"}},
+            "intervals": [
+                {"sum": {"end": 0.5, "bits_per_second": 1e9, "omitted": true}},
+                {"sum": {"end": 0.5, "bits_per_second": 2e9, "omitted": false}},
+            ],
+            "end": {"sum_received": {"bits_per_second": 1.5e9, "bytes": 7}, "sum_sent": {"retransmits": 3}},
+        });
+        let result = read_iperf(&answer);
+        assert_eq!((result.gbps, result.bytes, result.retransmits), (1.5, 7, 3));
+        assert_eq!(result.samples, vec![(0.5, 2.0)]);
+    }
+}
