@@ -1,0 +1,135 @@
+//! Culvert with Culvert: suites, NAT, IPv6, and rekeying that loses no packet.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use culvert_lab::measure::{Iperf, IperfServer, PingJob};
+use culvert_lab::topology::HOST_B;
+use culvert_tests::{Case, Initiator, Twins, traffic};
+
+fn case(ike: &str, esp: &str) -> Case {
+    Case::new(ike, esp, Initiator::Culvert)
+}
+
+fn connects(case: &Case) -> Result<Twins> {
+    let twins = Twins::bring_up(case)?;
+    traffic(&twins.site, &case.hosts())?;
+    twins.agree()?;
+    Ok(twins)
+}
+
+macro_rules! suites {
+    ($($name:ident: $ike:literal, $esp:literal;)+) => { $(
+        #[test]
+        fn $name() -> Result<()> {
+            let twins = connects(&case($ike, $esp))?;
+            let suite = culvert_tests::suite_of($esp);
+            ensure!(twins.a.site()?.child()["suite"] == suite.as_str());
+            Ok(())
+        }
+    )+ };
+}
+
+suites! {
+    aes128gcm16_ecp256: "aes128gcm16-prfsha256-ecp256", "aes128gcm16-ecp256";
+    aes256gcm16_ecp384: "aes256gcm16-prfsha384-ecp384", "aes256gcm16-ecp384";
+    chacha20poly1305_curve25519: "chacha20poly1305-prfsha256-curve25519", "chacha20poly1305-curve25519";
+    aes128_sha1_modp2048: "aes128-sha1-modp2048", "aes128-sha1-modp2048";
+    aes256_sha512_ecp256: "aes256-sha512-ecp256", "aes256-sha512-ecp256";
+}
+
+#[test]
+fn behind_nat() -> Result<()> {
+    let case = case("aes128gcm16-prfsha256-ecp256", "aes128gcm16").behind_nat();
+    let twins = connects(&case)?;
+    ensure!(twins.a.site()?.0["ike"]["nat"] == "local");
+    ensure!(twins.b.site()?.0["ike"]["nat"] == "remote");
+    Ok(())
+}
+
+/// Nobody is behind a NAT and nobody pretends: ESP is IP protocol 50 (WAN port `raw`).
+#[test]
+fn plain_esp() -> Result<()> {
+    let case = Case { culvert_encap: "auto".into(), ..case("aes128gcm16-prfsha256-ecp256", "aes128gcm16") };
+    let twins = Twins::bring_up(&case)?;
+    let watch = culvert_lab::Capture::start(&twins.site.wan)?;
+    traffic(&twins.site, &case.hosts())?;
+    let flows = watch.finish();
+    ensure!(twins.a.site()?.child()["encap"] == "none", "{:#}", twins.a.site()?.0);
+    ensure!(flows.keys().any(|flow| flow.protocol == 50), "no ESP on the WAN: {flows:?}");
+    twins.agree()
+}
+
+#[test]
+fn encapsulation_on_request() -> Result<()> {
+    let case = Case { culvert_encap: "udp".into(), ..case("aes128gcm16-prfsha256-ecp256", "aes128gcm16") };
+    let twins = connects(&case)?;
+    ensure!(twins.a.site()?.child()["encap"] == "udp");
+    Ok(())
+}
+
+#[test]
+fn ipv6_inside_and_outside() -> Result<()> {
+    let case = case("aes128gcm16-prfsha256-ecp256", "aes128gcm16");
+    connects(&Case { ipv6_inside: true, ipv6_outside: true, culvert_encap: "udp".into(), ..case }).map(drop)
+}
+
+#[test]
+fn ipv6_outside_plain_esp() -> Result<()> {
+    connects(&Case { ipv6_outside: true, ..case("aes256-sha256-ecp256", "aes256-sha256") }).map(drop)
+}
+
+/// The gateways' own WAN links take 1400 bytes only.
+#[test]
+fn small_mtu_on_the_link() -> Result<()> {
+    let case = Case {
+        wan_mtu: Some(1400),
+        culvert_encap: "udp".into(),
+        ..case("aes128gcm16-prfsha256-ecp256", "aes128gcm16")
+    };
+    connects(&case).map(drop)
+}
+
+/// The link behind the WAN's router takes 1400 bytes only, which gateway A has to learn from the router.
+#[test]
+fn small_mtu_on_the_path() -> Result<()> {
+    let case = Case { culvert_encap: "udp".into(), ..case("aes128gcm16-prfsha256-ecp256", "aes128gcm16") };
+    let twins = Twins::bring_up(&case)?;
+    twins.site.wan.ip("link set dev to-b mtu 1400")?;
+    twins.site.gateway_b.ip("link set dev wan mtu 1400")?;
+    traffic(&twins.site, &case.hosts())
+}
+
+macro_rules! rekeyed {
+    ($($name:ident: $esp:literal, $rekey:expr;)+) => { $(
+        /// Pings 100 times a second and UDP at 20 Mbit/s both go on without a loss.
+        #[test]
+        fn $name() -> Result<()> {
+            let case = Case { culvert_encap: "udp".into(), ..case("aes128gcm16-prfsha256-ecp256", $esp) };
+            let twins = Twins::bring_up(&case)?;
+            let server = IperfServer::start(&twins.site.host_b)?;
+            let pings = PingJob::start(&twins.site.host_a, HOST_B, None, Duration::from_millis(10))?;
+            let what = Iperf { seconds: 8, udp: Some("20M".into()), ..Iperf::default() };
+            let stream = server.begin(&twins.site.host_a, HOST_B, &what)?;
+            std::thread::sleep(Duration::from_millis(500));
+            let rekey: fn(&Twins) -> Result<()> = $rekey;
+            rekey(&twins)?;
+            let stream = stream.finish()?;
+            let pings = pings.stop()?;
+            ensure!(pings.lost() == 0 && pings.sent > 300, "{pings:?}");
+            ensure!(stream.lost == 0 && stream.datagrams > 5000, "{stream:?}");
+            twins.agree()?;
+            let (a, b) = (twins.a.site()?, twins.b.site()?);
+            ensure!(a.drops() == 0 && b.drops() == 0, "a: {:#}\nb: {:#}", a.0, b.0);
+            Ok(())
+        }
+    )+ };
+}
+
+rekeyed! {
+    child_rekeyed_by_the_initiator: "aes128gcm16-ecp256", |t| t.a.rekey_child();
+    child_rekeyed_by_the_responder: "aes128gcm16-ecp256", |t| t.b.rekey_child();
+    child_rekeyed_cbc: "aes256-sha256-ecp256", |t| t.a.rekey_child();
+    ike_rekeyed_by_the_initiator: "aes128gcm16", |t| t.a.rekey_ike();
+    ike_rekeyed_by_the_responder: "aes128gcm16", |t| t.b.rekey_ike();
+}
