@@ -3,7 +3,10 @@
 
 mod address;
 pub mod batch;
+pub mod encap;
 pub mod event;
 pub mod netlink;
+pub mod probe;
 pub mod tun;
 pub mod wan;
+pub mod xfrm;
