@@ -1,8 +1,6 @@
 //! What must hold between the keys, and the defaults of those that are not there.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -19,7 +17,7 @@ use crate::model::{
 };
 use crate::secret::SecretError;
 use crate::section::{At, missing, nearest};
-use crate::{DEFAULT_CONTROL_SOCKET, interface};
+use crate::{DEFAULT_CONTROL_SOCKET, apart, interface};
 
 const IKE_PROPOSALS: [&str; 2] = [
     "aes256gcm16-aes128gcm16-chacha20poly1305-prfsha384-prfsha256-curve25519-ecp256-ecp384-modp2048",
@@ -49,11 +47,11 @@ pub(crate) fn check(
         resolve_copies(connection, faults);
     }
     ports(&raw, faults);
-    remotes_apart(&raw.connections, faults);
-    peers_outside(&raw.connections, faults);
-    inside_apart(&raw.connections, faults);
-    tunnels_apart(&raw.connections, faults);
-    interfaces_apart(&raw.connections, faults);
+    apart::remotes_apart(&raw.connections, faults);
+    apart::peers_outside(&raw.connections, faults);
+    apart::inside_apart(&raw.connections, faults);
+    apart::tunnels_apart(&raw.connections, faults);
+    apart::interfaces_apart(&raw.connections, faults);
 
     // Every connection is built even after a fault, so that its own faults show as well.
     let connections: Vec<_> =
@@ -166,175 +164,6 @@ fn ports(raw: &RawFile, faults: &mut Vec<Fault>) {
     }
 }
 
-fn overlap(a: &IpNet, b: &IpNet) -> bool {
-    a.contains(b) || b.contains(a)
-}
-
-/// Remote networks of different connections must not overlap: a packet has one way.
-fn remotes_apart(connections: &[RawConnection], faults: &mut Vec<Fault>) {
-    // By first address, so that thousands of connections do not meet pair by pair: a network that overlaps
-    // another either follows it before its end, or contains it.
-    let mut nets: Vec<(&IpNet, Range<usize>, &RawConnection)> = connections
-        .iter()
-        .flat_map(|c| {
-            c.remote.iter().flat_map(|r| r.get_ref()).map(move |net| (net.get_ref(), net.span(), c))
-        })
-        .collect();
-    nets.sort_by_key(|(net, _, _)| (net.network(), net.prefix_len()));
-    let mut open: Vec<&(&IpNet, Range<usize>, &RawConnection)> = Vec::new();
-    for entry in &nets {
-        let (net, span, connection) = entry;
-        while open.last().is_some_and(|(outer, _, _)| !outer.contains(*net)) {
-            open.pop();
-        }
-        let other = open.iter().rev().find(|(_, _, other)| other.name.get_ref() != connection.name.get_ref());
-        if let Some((outer, outer_span, other)) = other {
-            // The later line is the one to look at.
-            let (first, second) = if outer_span.start < span.start {
-                ((outer, outer_span, other), (net, span, connection))
-            } else {
-                ((net, span, connection), (outer, outer_span, other))
-            };
-            faults.push(
-                Fault::new(format!(
-                    "remote {} of connection `{}` overlaps {} of connection `{}`",
-                    second.0,
-                    second.2.name.get_ref(),
-                    first.0,
-                    first.2.name.get_ref()
-                ))
-                .at(second.1.clone(), "this network")
-                .at(first.1.clone(), "overlaps this one")
-                .help("a packet has one way: take one of the networks out or split the larger one"),
-            );
-        }
-        open.push(entry);
-    }
-}
-
-/// A remote network that holds a peer's own address would send the tunnel into itself.
-fn peers_outside(connections: &[RawConnection], faults: &mut Vec<Fault>) {
-    for net in connections.iter().flat_map(|c| c.remote.iter().flat_map(|r| r.get_ref())) {
-        let peers = connections.iter().flat_map(|c| &c.tunnels).filter_map(|t| {
-            t.remote_address.as_ref().and_then(|a| a.get_ref().map(|address| (address, a.span())))
-        });
-        let Some((address, span)) = peers.into_iter().find(|(address, _)| net.get_ref().contains(address))
-        else {
-            continue;
-        };
-        faults.push(
-            Fault::new(format!("remote {} holds the peer's own address {address}", net.get_ref()))
-                .at(net.span(), "routed into the tunnel")
-                .at(span, "the tunnel's own packets go here")
-                .help(
-                    "the tunnel's packets would go into the tunnel: list networks without the peer's address",
-                ),
-        );
-    }
-}
-
-/// Inside addresses: each once, in networks of their own.
-fn inside_apart(connections: &[RawConnection], faults: &mut Vec<Fault>) {
-    let mut nets: Vec<(&IpNet, Range<usize>, String)> = Vec::new();
-    for connection in connections {
-        for tunnel in &connection.tunnels {
-            for net in tunnel.inside.iter().flat_map(|i| i.get_ref()) {
-                let title = format!("{}/{}", connection.name.get_ref(), tunnel.name.get_ref());
-                nets.push((net.get_ref(), net.span(), title));
-            }
-        }
-    }
-    let mut by_start: Vec<_> = nets.iter().collect();
-    by_start.sort_by_key(|(net, span, _)| (net.network(), net.prefix_len(), span.start));
-    let mut open: Vec<&(&IpNet, Range<usize>, String)> = Vec::new();
-    for entry in by_start {
-        let (net, span, title) = entry;
-        while open.last().is_some_and(|(outer, _, _)| !outer.contains(*net)) {
-            open.pop();
-        }
-        if let Some((outer, outer_span, outer_title)) = open.last() {
-            let ((a, a_span, a_title), (b, b_span, b_title)) = if outer_span.start < span.start {
-                ((outer, outer_span, outer_title), (net, span, title))
-            } else {
-                ((net, span, title), (outer, outer_span, outer_title))
-            };
-            let fault = if a.addr() == b.addr() {
-                Fault::new(format!(
-                    "inside address {} of tunnel `{b_title}` is taken by tunnel `{a_title}`",
-                    b.addr()
-                ))
-            } else {
-                Fault::new(format!("inside {b} of tunnel `{b_title}` overlaps {a} of tunnel `{a_title}`"))
-            };
-            faults.push(
-                fault
-                    .at(b_span.clone(), "used again")
-                    .at(a_span.clone(), "used here")
-                    .help("give each tunnel a network of its own, such as another /30 of 169.254.0.0/16"),
-            );
-        }
-        open.push(entry);
-    }
-}
-
-/// What a tunnel is recognised by when a peer calls.
-type PeerKey = (Option<IpAddr>, Option<IpAddr>, Identity);
-
-/// Two tunnels to the same peer from the same address cannot be told apart.
-fn tunnels_apart(connections: &[RawConnection], faults: &mut Vec<Fault>) {
-    let mut seen: HashMap<PeerKey, (String, Range<usize>)> = HashMap::new();
-    for connection in connections {
-        for tunnel in &connection.tunnels {
-            let Some(remote) = &tunnel.remote_address else { continue };
-            let local = tunnel.local_address.as_ref().map(|l| *l.get_ref());
-            let id = match (&tunnel.remote_id, remote.get_ref()) {
-                (Some(id), _) => id.get_ref().clone(),
-                (None, Some(address)) => Identity::from(*address),
-                (None, None) => continue,
-            };
-            let title = format!("{}/{}", connection.name.get_ref(), tunnel.name.get_ref());
-            match seen.entry((local, *remote.get_ref(), id)) {
-                std::collections::hash_map::Entry::Vacant(slot) => {
-                    slot.insert((title, tunnel.name.span()));
-                }
-                std::collections::hash_map::Entry::Occupied(slot) => {
-                    let (other, span) = slot.get();
-                    faults.push(
-                        Fault::new(format!(
-                            "tunnels `{other}` and `{title}` have the same addresses and the same peer"
-                        ))
-                        .at(tunnel.name.span(), "cannot be told apart")
-                        .at(span.clone(), "from this one")
-                        .help("let remote_address, local_address or remote_id differ"),
-                    );
-                }
-            }
-        }
-    }
-}
-
-fn interfaces_apart(connections: &[RawConnection], faults: &mut Vec<Fault>) {
-    let mut seen: HashMap<String, (String, Range<usize>)> = HashMap::new();
-    for connection in connections {
-        for tunnel in &connection.tunnels {
-            let name = interface::name(connection.name.get_ref(), tunnel.name.get_ref());
-            let title = format!("{}/{}", connection.name.get_ref(), tunnel.name.get_ref());
-            if let Some((other, span)) = seen.get(&name) {
-                faults.push(
-                    Fault::new(format!(
-                        "tunnels `{other}` and `{title}` would both have the interface {name}"
-                    ))
-                    .at(tunnel.name.span(), "the same interface")
-                    .at(span.clone(), "as this one")
-                    .help("rename one of the tunnels or connections"),
-                );
-            } else {
-                seen.insert(name, (title, tunnel.name.span()));
-            }
-        }
-    }
-}
-
 fn connection(
     raw: RawConnection,
     folder: &Path,
@@ -411,16 +240,20 @@ fn own_networks(raw: &RawConnection, faults: &mut Vec<Fault>) {
             });
             if let Some((_, outer)) = outer {
                 faults.push(
-                    Fault::new(format!("{} is already in {}", net.get_ref(), outer.get_ref()))
-                        .at(net.span(), "not needed")
-                        .at(outer.span(), "holds it")
-                        .help(format!("take {} out", net.get_ref())),
+                    Fault::new(if net.get_ref() == outer.get_ref() {
+                        format!("{} is listed twice", net.get_ref())
+                    } else {
+                        format!("{} is already in {}", net.get_ref(), outer.get_ref())
+                    })
+                    .at(net.span(), "not needed")
+                    .at(outer.span(), "holds it")
+                    .help(format!("take {} out", net.get_ref())),
                 );
             }
         }
     }
     for r in &remote {
-        if let Some(l) = local.iter().find(|l| overlap(l.get_ref(), r.get_ref())) {
+        if let Some(l) = local.iter().find(|l| apart::overlap(l.get_ref(), r.get_ref())) {
             faults.push(
                 Fault::new(format!("remote {} overlaps local {}", r.get_ref(), l.get_ref()))
                     .at(r.span(), "the far side")
@@ -450,6 +283,8 @@ fn own_networks(raw: &RawConnection, faults: &mut Vec<Fault>) {
                         lacks.0, with.0
                     )),
             );
+            // The other family would only say the same again.
+            break;
         }
     }
 }

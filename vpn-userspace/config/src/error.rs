@@ -53,7 +53,8 @@ impl ConfigError {
     /// Every problem drawn with its place and mend, for a terminal or a text file.
     pub fn render(&self, colours: bool) -> String {
         let theme = if colours { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
-        let handler = GraphicalReportHandler::new_themed(theme).with_width(110).with_links(false);
+        // Not wrapped: mends hold commands to paste.
+        let handler = GraphicalReportHandler::new_themed(theme).with_wrap_lines(false).with_links(false);
         let mut text = String::new();
         for problem in &self.problems {
             // Writing to a string fails only if the source cannot be read; then the line must do.

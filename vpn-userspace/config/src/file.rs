@@ -245,13 +245,16 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
             ("policy", "policy-based tunnels come in a later version"),
         ],
     );
+    let sound = faults.len() == before;
     for (key, value) in [("local", &raw.local), ("remote", &raw.remote)] {
-        if value.is_none() && faults.len() == before {
+        if value.is_none() && sound {
             let side = if key == "local" { "this" } else { "the far" };
             let mend = format!("list the networks of {side} side: {key} = [\"192.168.0.0/24\"]");
             faults.push(s.missing(key, &mend));
         }
     }
+    at_most(faults, "local", &raw.local, 255);
+    at_most(faults, "remote", &raw.remote, 255);
     if let Some(ike) = s.section(faults, "ike", format!("`ike` of {title}")) {
         read_ike(ike, &mut raw, faults);
     }
@@ -292,12 +295,14 @@ fn read_ike(mut s: Section<'_>, raw: &mut RawConnection, faults: &mut Vec<Fault>
         );
     }
     raw.ike_proposals = s.list(faults, "proposals", PROPOSALS, false, proposal);
+    at_most(faults, "proposals", &raw.ike_proposals, 32);
     raw.ike_lifetime = s.parsed(faults, "lifetime", LIFETIME, a_duration);
     s.finish(faults, &[]);
 }
 
 fn read_esp(mut s: Section<'_>, raw: &mut RawConnection, faults: &mut Vec<Fault>) {
     raw.esp_proposals = s.list(faults, "proposals", PROPOSALS, false, proposal);
+    at_most(faults, "proposals", &raw.esp_proposals, 32);
     raw.esp_lifetime = s.parsed(faults, "lifetime", LIFETIME, a_duration);
     raw.replay_window = s.integer(faults, "replay_window", "a number of packets", 64..=8192);
     if let Some(window) = &raw.replay_window
@@ -366,6 +371,17 @@ fn tunnel(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> RawT
     raw.faulty = faults.len() > before;
     s.finish(faults, NOT_YET_TUNNEL);
     raw
+}
+
+/// What fits into one IKE message (RFC 7296 3.13: the number of selectors is one byte).
+fn at_most<T>(faults: &mut Vec<Fault>, key: &str, list: &Option<At<Vec<At<T>>>>, most: usize) {
+    if let Some(list) = list.as_ref().filter(|list| list.get_ref().len() > most) {
+        faults.push(
+            Fault::new(format!("`{key}` has {} entries", list.get_ref().len()))
+                .at(list.span(), format!("more than {most}"))
+                .help(format!("a peer is told at most {most}: join some of them")),
+        );
+    }
 }
 
 fn interface(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<String> {

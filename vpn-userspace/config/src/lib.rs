@@ -4,6 +4,7 @@
 //! at once. [`Config::diff`] says what a reload would change. Knows nothing of the kernel; what only the
 //! running host can tell (do the interfaces exist?) is asked through [`Config::check_interfaces`].
 
+mod apart;
 mod check;
 mod diff;
 mod duration;
@@ -15,6 +16,10 @@ mod mask;
 mod model;
 mod secret;
 mod section;
+#[cfg(test)]
+mod survive;
+#[cfg(test)]
+mod tests;
 
 pub use diff::{Change, Effect, Kind, Subject};
 pub use error::ConfigError;

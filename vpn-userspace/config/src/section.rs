@@ -317,9 +317,19 @@ impl<'t> Section<'t> {
             DeValue::Array(_) => "a list",
             DeValue::Table(_) => "a table",
         };
-        Fault::new(format!("`{key}` must be {what}"))
-            .at(span, format!("this is {is}"))
-            .help(format!("write {what}"))
+        let mend = match value {
+            DeValue::Integer(number) if what.contains("duration") => {
+                format!("write {key} = \"{}s\"", number.as_str())
+            }
+            DeValue::String(text) if what.starts_with("a number") && text.parse::<u32>().is_ok() => {
+                format!("write {key} = {text}, without quotes")
+            }
+            _ if what == "a table" => {
+                format!("write {key} = {{ KEY = VALUE, … }}, or a section of that name")
+            }
+            _ => format!("write {what}"),
+        };
+        Fault::new(format!("`{key}` must be {what}")).at(span, format!("this is {is}")).help(mend)
     }
 }
 
