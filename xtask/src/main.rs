@@ -1,6 +1,8 @@
 //! `cargo xtask`: sets up, builds, tests, demonstrates and packages Culvert.
 mod build;
 mod debian;
+mod demo;
+mod lab;
 mod process;
 mod setup;
 
@@ -19,12 +21,16 @@ struct Cli {
 enum Command {
     Setup(setup::Args),
     Build(build::Args),
+    Demo(demo::Args),
+    Lab(lab::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup(args) => setup::run(&args),
         Command::Build(args) => build::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Lab(args) => lab::run(&args),
     };
     match result {
         Ok(code) => code,

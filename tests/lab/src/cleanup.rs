@@ -46,7 +46,7 @@ pub(crate) fn remove(namespace: &str) {
 }
 
 /// Ends the processes in the namespace and deletes it. Silent when it is not there.
-pub(crate) fn delete_namespace(name: &str) {
+pub fn delete_namespace(name: &str) {
     for pid in processes_in(name) {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }

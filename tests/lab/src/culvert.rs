@@ -23,13 +23,21 @@ pub struct GatewayConfig {
     pub gateway: Vec<(String, String)>,
     /// The connections.
     pub connections: Vec<Connection>,
+    /// Where culvertd and culvert are; looked for otherwise, see [`binary`].
+    pub binaries: Option<PathBuf>,
 }
 
 impl GatewayConfig {
     /// A gateway whose interfaces are called `wan` and `lan`, as the lab's are.
     pub fn new(connections: Vec<Connection>) -> Self {
         let gateway = vec![("wan".into(), "\"wan\"".into()), ("lan".into(), "[\"lan\"]".into())];
-        Self { gateway, connections }
+        Self { gateway, connections, binaries: None }
+    }
+
+    /// Takes culvertd and culvert from this directory.
+    pub fn binaries(mut self, directory: Option<PathBuf>) -> Self {
+        self.binaries = directory;
+        self
     }
 
     /// Adds a line to `[gateway]`; the value as TOML.
@@ -200,10 +208,28 @@ pub fn binary(name: &str) -> Result<PathBuf> {
         .with_context(|| format!("{name} is not built; run `cargo xtask build`"))
 }
 
+/// Writes culvert.toml and the secrets that it names into a directory.
+///
+/// # Errors
+/// When they cannot be written.
+pub fn write_to(directory: &Path, config: &GatewayConfig) -> Result<()> {
+    fs::create_dir_all(directory)?;
+    let mut text = String::from("[gateway]\n");
+    for (key, value) in &config.gateway {
+        writeln!(text, "{key} = {value}")?;
+    }
+    for connection in &config.connections {
+        connection.write(&mut text, directory)?;
+    }
+    let file = directory.join("culvert.toml");
+    fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
+}
+
 /// A directory with a configuration, and what can be done with it.
 #[derive(Debug)]
 pub struct Setup {
     scratch: Scratch,
+    binaries: Option<PathBuf>,
 }
 
 impl Setup {
@@ -212,7 +238,7 @@ impl Setup {
     /// # Errors
     /// When they cannot be written.
     pub fn new(config: &GatewayConfig) -> Result<Self> {
-        let setup = Self { scratch: Scratch::new("culvert")? };
+        let setup = Self { scratch: Scratch::new("culvert")?, binaries: config.binaries.clone() };
         setup.write(config)?;
         Ok(setup)
     }
@@ -222,15 +248,14 @@ impl Setup {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, config: &GatewayConfig) -> Result<()> {
-        let mut text = String::from("[gateway]\n");
-        for (key, value) in &config.gateway {
-            writeln!(text, "{key} = {value}")?;
+        write_to(self.scratch.path(), config)
+    }
+
+    fn binary(&self, name: &str) -> Result<PathBuf> {
+        match &self.binaries {
+            Some(directory) => Ok(directory.join(name)),
+            None => binary(name),
         }
-        for connection in &config.connections {
-            connection.write(&mut text, self.scratch.path())?;
-        }
-        fs::write(self.config(), text)?;
-        Ok(())
     }
 
     /// The configuration file.
@@ -248,7 +273,7 @@ impl Setup {
     /// # Errors
     /// When it is not built.
     pub fn command(&self, namespace: &Namespace) -> Result<Command> {
-        let mut command = namespace.command(binary("culvertd")?);
+        let mut command = namespace.command(self.binary("culvertd")?);
         command.arg("--config").arg(self.config()).arg("--control-socket").arg(self.socket());
         command.args(["--log-format", "text"]).env("NO_COLOR", "1");
         Ok(command)
@@ -323,7 +348,10 @@ impl Culvert {
     /// # Errors
     /// When it fails, with its words.
     pub fn cli(&self, arguments: &[&str]) -> Result<String> {
-        run(Command::new(binary("culvert")?).arg("--socket").arg(self.setup.socket()).args(arguments))
+        run(Command::new(self.setup.binary("culvert")?)
+            .arg("--socket")
+            .arg(self.setup.socket())
+            .args(arguments))
     }
 
     /// `culvert status --json`.
