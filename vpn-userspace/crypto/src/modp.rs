@@ -114,6 +114,29 @@ mod tests {
         assert_eq!(x.public(), to_bytes(&want));
     }
 
+    /// Against another implementation (Python's `pow`), with p made from RFC 3526 3's formula and pi there:
+    /// the SHA-256 of each 256-byte value.
+    #[test]
+    fn agrees_with_another_implementation() {
+        let exponent = |digits| Exponent(U384::from_be_hex(digits));
+        let x = exponent(
+            "d752c2c51fba0e29aa190570a9d4253e44077a058d3297fa3a5630d5bd012622f97c28acaed313b5c83bb990caa7da85",
+        );
+        let y = exponent(
+            "883c52bd6105dadf36411ccbc5b3b19f9926f3ffacbf0275b3b7ed6e1228aff6c5585a2e77f1e8fdef6a23e31b838cf6",
+        );
+        let digest = |bytes: &[u8]| {
+            use sha2::Digest as _;
+            hex::encode(sha2::Sha256::digest(bytes))
+        };
+        assert_eq!(digest(&x.public()), "497f60a17817906a548c411f72cfa7f4a0c8ed37480cf819d79281fe85fb6213");
+        assert_eq!(digest(&y.public()), "824f3b28ef12b706c901d56e360ea94e5ca6886341ae491523da16c9cdc71dcd");
+        assert_eq!(
+            digest(&x.agree(&y.public()).unwrap()),
+            "8dee648b782169d6b07b20fde235a15f157fdc51c65ad849f2a5217fd45948bc"
+        );
+    }
+
     #[test]
     fn only_2_to_p_minus_2_is_accepted() {
         let x = Exponent::generate(&mut Fixed(3));
