@@ -109,7 +109,9 @@ impl<'a> Packet<'a> {
                 44 => {
                     let [_, _, a, b, ..] = rest else { return Err(PacketError::Truncated) };
                     let word = u16::from_be_bytes([*a, *b]);
-                    self.fragment = Some(Fragment { offset: word & 0xfff8, more: word & 1 != 0 });
+                    // RFC 6946: a fragment of the whole packet is a whole packet.
+                    self.fragment = (word & 0xfff9 != 0)
+                        .then_some(Fragment { offset: word & 0xfff8, more: word & 1 != 0 });
                     8
                 }
                 _ => return Ok(()),
@@ -334,6 +336,18 @@ pub(crate) mod tests {
             (p.protocol(), p.ports(), p.fragment()),
             (60, None, Some(Fragment { offset: 8, more: false }))
         );
+    }
+
+    #[test]
+    fn an_atomic_fragment_is_a_whole_packet() {
+        let bytes =
+            ipv6("2001:db8::1", "2001:db8::2", 44, &[17, 0, 0, 0, 0, 0, 0, 9, 0, 53, 0, 54, 0, 8, 0, 0]);
+        let p = Packet::parse(&bytes).unwrap();
+        assert_eq!((p.fragment(), p.protocol(), p.ports()), (None, 17, Some((53, 54))));
+        let bytes =
+            ipv6("2001:db8::1", "2001:db8::2", 44, &[17, 0, 0, 1, 0, 0, 0, 9, 0, 53, 0, 54, 0, 8, 0, 0]);
+        let p = Packet::parse(&bytes).unwrap();
+        assert_eq!((p.fragment(), p.ports()), (Some(Fragment { offset: 0, more: true }), Some((53, 54))));
     }
 
     #[test]

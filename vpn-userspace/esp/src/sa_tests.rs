@@ -332,6 +332,39 @@ fn the_inner_header_tells_the_length() {
     assert_eq!(open(&six, 4), Err(OpenError::BadInner));
 }
 
+/// RFC 7634 appendix A: a packet that another implementation sealed.
+#[test]
+fn rfc_7634_packet_opens() {
+    let hex = |digits: &str| -> Vec<u8> {
+        let digits: Vec<u8> = digits.chars().filter_map(|c| c.to_digit(16)).map(|d| d as u8).collect();
+        digits.chunks_exact(2).map(|d| d[0] << 4 | d[1]).collect()
+    };
+    let key: Vec<u8> = (0x80..=0xa3).collect();
+    let mut packet =
+        hex("01 02 03 04 00 00 00 05 10 11 12 13 14 15 16 17 24 03 94 28 b9 7f 41 7e 3c 13 75 3a 4f 05 08 7b
+         67 c3 52 e6 a7 fa b1 b9 82 d4 66 ef 40 7a e5 c6 14 ee 80 99 d5 28 44 eb 61 aa 95 df ab 4c 02 f7
+         2a a7 1e 7c 4c 4f 64 c9 be fe 2f ac c6 38 e8 f3 cb ec 16 3f ac 46 9b 50 27 73 f6 fb 94 e6 64 da
+         91 65 b8 28 29 f6 41 e0 76 aa a8 26 6b 7f b0 f7 b1 1b 36 99 07 e1 ad 43");
+    let suite = Suite::all().find(|s| s.to_string() == "chacha20poly1305").unwrap();
+    let keys = SuiteKeys::new(&key, &[]);
+    let mut inn = InboundSa::new(Spi::new(0x0102_0304).unwrap(), suite, &keys, false, 64).unwrap();
+    let opened = inn.open(&mut packet).unwrap();
+    assert_eq!((opened.sequence, opened.next_header), (5, NextHeader::Ipv4));
+    let ping = crate::packet::Packet::parse(&packet[opened.inner]).unwrap();
+    assert_eq!((ping.total_len(), ping.icmp()), (84, Some((8, 0))));
+    assert_eq!((ping.source(), ping.destination()), ([198, 51, 100, 5].into(), [192, 0, 2, 5].into()));
+    assert!(crate::checksum::transport_is_right(&ping));
+}
+
+/// Workers own SAs and may be other threads than the one that installs them.
+#[test]
+fn sas_may_move_between_threads() {
+    fn movable<T: Send + Sync + 'static>(_: &T) {}
+    let (out, inn) = pair(Suite::all().next().unwrap(), true, 64);
+    movable(&out);
+    movable(&inn);
+}
+
 #[test]
 fn keys_do_not_show() {
     let (out, inn) = pair(Suite::all().next().unwrap(), true, 64);
