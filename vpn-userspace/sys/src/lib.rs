@@ -5,6 +5,7 @@ mod address;
 pub mod batch;
 pub mod encap;
 pub mod event;
+pub mod guard;
 pub mod netlink;
 pub mod probe;
 pub mod tun;

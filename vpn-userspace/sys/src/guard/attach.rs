@@ -1,0 +1,264 @@
+//! Attaching the classifier: which hook serves which link, and how to let go of it.
+use super::GuardError;
+use super::error::{chain, os_error};
+use super::link::{self, Link};
+use aya::programs::links::{FdLink, LinkOrder};
+use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
+use aya::util::KernelVersion;
+use std::io;
+
+/// Names of the programs; all begin with `culvert_`, so that they are told in listings (`bpftool`, `tc`, `ip link`).
+const XDP: &str = "culvert_xdp";
+const TC_ETHERNET: &str = "culvert_tc";
+const TC_IP: &str = "culvert_tc_ip";
+
+/// How to attach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachMode {
+    /// What suits the link.
+    Auto,
+    /// XDP in the driver.
+    XdpNative,
+    /// XDP in the stack, for drivers without.
+    XdpGeneric,
+    /// TC: TCX, or a clsact filter on kernels before 6.6.
+    Tcx,
+}
+
+/// How it was attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachedMode {
+    /// XDP in the driver.
+    XdpNative,
+    /// XDP in the stack.
+    XdpGeneric,
+    /// TCX (kernel 6.6).
+    Tcx,
+    /// A clsact filter.
+    Clsact,
+}
+
+impl AttachedMode {
+    /// As in the configuration and in the API: `xdp-native`, `xdp-generic`, `tcx`, `clsact`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            AttachedMode::XdpNative => "xdp-native",
+            AttachedMode::XdpGeneric => "xdp-generic",
+            AttachedMode::Tcx => "tcx",
+            AttachedMode::Clsact => "clsact",
+        }
+    }
+}
+
+/// What came of [`super::Guard::attach`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// The interface.
+    pub interface: String,
+    /// How.
+    pub mode: AttachedMode,
+    /// Why so, if it was not simply asked for.
+    pub reason: Option<String>,
+}
+
+/// An attachment; it ends with this value.
+#[derive(Debug)]
+pub(super) struct Hook {
+    interface: String,
+    // Held for what dropping it does.
+    link: HookLink,
+}
+
+#[derive(Debug)]
+enum HookLink {
+    /// Closing the descriptor detaches.
+    Fd(FdLink),
+    /// A filter of clsact; dropping it removes the filter.
+    Filter(SchedClassifierLink),
+}
+
+impl Hook {
+    pub(super) fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    pub(super) fn detach(self) -> Result<(), GuardError> {
+        use aya::programs::Link as _;
+        let Hook { interface, link } = self;
+        let outcome = match link {
+            HookLink::Fd(link) => link.detach(),
+            HookLink::Filter(link) => link.detach(),
+        };
+        outcome.map_err(|error| GuardError::Detach { interface, cause: chain(&error) })
+    }
+}
+
+/// Has the verifier check all programs.
+pub(super) fn load_programs(ebpf: &mut aya::Ebpf) -> Result<(), GuardError> {
+    xdp(ebpf)?.load().map_err(GuardError::load)?;
+    for name in [TC_ETHERNET, TC_IP] {
+        classifier(ebpf, name)?.load().map_err(GuardError::load)?;
+    }
+    Ok(())
+}
+
+pub(super) fn attach(
+    ebpf: &mut aya::Ebpf,
+    ifname: &str,
+    mode: AttachMode,
+) -> Result<(Hook, Attached), GuardError> {
+    let link = Link::find(ifname)?;
+    match mode {
+        AttachMode::Auto if !link.ethernet => {
+            attach_tc(ebpf, &link, Some("the link has no Ethernet headers, which XDP needs".to_owned()))
+        }
+        AttachMode::Auto if link.is_virtual() => {
+            let driver = link.driver.as_deref().unwrap_or("virtual");
+            let reason = format!("XDP on a {driver} link would take segmentation offload from its senders");
+            attach_tc(ebpf, &link, Some(reason))
+        }
+        AttachMode::Auto => match attach_xdp(ebpf, &link, XdpMode::Driver, None) {
+            Err(GuardError::Attach { cause: native, .. }) => {
+                let driver = link.driver.as_deref().unwrap_or("unknown");
+                let reason = format!("driver {driver} does not take native XDP ({native})");
+                match attach_xdp(ebpf, &link, XdpMode::Skb, Some(reason.clone())) {
+                    Err(GuardError::Attach { cause: generic, .. }) => {
+                        attach_tc(ebpf, &link, Some(format!("{reason}, nor generic XDP ({generic})")))
+                    }
+                    outcome => outcome,
+                }
+            }
+            Err(GuardError::Occupied { .. }) => {
+                attach_tc(ebpf, &link, Some("another XDP program is attached to the interface".to_owned()))
+            }
+            outcome => outcome,
+        },
+        AttachMode::XdpNative => attach_xdp(ebpf, &link, XdpMode::Driver, None),
+        AttachMode::XdpGeneric => attach_xdp(ebpf, &link, XdpMode::Skb, None),
+        AttachMode::Tcx => attach_tc(ebpf, &link, None),
+    }
+}
+
+fn attach_xdp(
+    ebpf: &mut aya::Ebpf,
+    link: &Link,
+    mode: XdpMode,
+    reason: Option<String>,
+) -> Result<(Hook, Attached), GuardError> {
+    let interface = link.name.clone();
+    if !link.ethernet {
+        return Err(GuardError::NotEthernet { interface });
+    }
+    let (attached_mode, how) = match mode {
+        XdpMode::Skb => (AttachedMode::XdpGeneric, "generic XDP"),
+        _ => (AttachedMode::XdpNative, "native XDP"),
+    };
+    let failed = |error: &ProgramError| match os_error(error) {
+        Some(libc::EBUSY | libc::EEXIST) => GuardError::Occupied { interface: interface.clone() },
+        _ => GuardError::Attach { interface: interface.clone(), how, cause: chain(error) },
+    };
+    let program = xdp(ebpf)?;
+    let id = program.attach_to_if_index(link.index, mode).map_err(|error| failed(&error))?;
+    let owned = program.take_link(id).map_err(|error| failed(&error))?;
+    // Where links are refused aya falls back to an attachment that would outlive us: dropping `owned` undoes it.
+    let fd = FdLink::try_from(owned).map_err(|error| GuardError::Attach {
+        interface: interface.clone(),
+        how,
+        cause: format!("the kernel gave no link: {}", chain(&error)),
+    })?;
+    let hook = Hook { interface: interface.clone(), link: HookLink::Fd(fd) };
+    Ok((hook, Attached { interface, mode: attached_mode, reason }))
+}
+
+fn attach_tc(
+    ebpf: &mut aya::Ebpf,
+    link: &Link,
+    reason: Option<String>,
+) -> Result<(Hook, Attached), GuardError> {
+    let name = if link.ethernet { TC_ETHERNET } else { TC_IP };
+    let program = classifier(ebpf, name)?;
+    let interface = link.name.clone();
+    if KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0)) {
+        let failed = |error: &ProgramError| GuardError::Attach {
+            interface: interface.clone(),
+            how: "TCX",
+            cause: chain(error),
+        };
+        // First: what is dropped here should cost nobody else anything.
+        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let id = program
+            .attach_with_options(&interface, TcAttachType::Ingress, options)
+            .map_err(|error| failed(&error))?;
+        let owned = program.take_link(id).map_err(|error| failed(&error))?;
+        let fd = FdLink::try_from(owned).map_err(|error| GuardError::Attach {
+            interface: interface.clone(),
+            how: "TCX",
+            cause: format!("the kernel gave no link: {}", chain(&error)),
+        })?;
+        let hook = Hook { interface: interface.clone(), link: HookLink::Fd(fd) };
+        return Ok((hook, Attached { interface, mode: AttachedMode::Tcx, reason }));
+    }
+    let failed = |error: &ProgramError| GuardError::Attach {
+        interface: interface.clone(),
+        how: "a clsact filter",
+        cause: chain(error),
+    };
+    add_clsact(&interface)?;
+    let options = TcAttachOptions::Netlink(NlOptions { priority: 1, ..NlOptions::default() });
+    let id = program
+        .attach_with_options(&interface, TcAttachType::Ingress, options)
+        .map_err(|error| failed(&error))?;
+    let owned = program.take_link(id).map_err(|error| failed(&error))?;
+    let hook = Hook { interface: interface.clone(), link: HookLink::Filter(owned) };
+    let old = "TCX needs kernel 6.6";
+    let reason = reason.map_or(old.to_owned(), |reason| format!("{reason}; {old}"));
+    Ok((hook, Attached { interface, mode: AttachedMode::Clsact, reason: Some(reason) }))
+}
+
+/// The qdisc that filters hang on; somebody else may have made it.
+fn add_clsact(interface: &str) -> Result<(), GuardError> {
+    match tc::qdisc_add_clsact(interface) {
+        Ok(()) | Err(TcError::AlreadyAttached) => Ok(()),
+        Err(error) if os_error(&error) == Some(libc::EEXIST) => Ok(()),
+        Err(error) => Err(GuardError::Attach {
+            interface: interface.to_owned(),
+            how: "a clsact filter",
+            cause: chain(&error),
+        }),
+    }
+}
+
+pub(super) fn cleanup_stale() -> Result<Vec<String>, GuardError> {
+    let mut cleaned = Vec::new();
+    for interface in link::names()? {
+        for program in [TC_ETHERNET, TC_IP] {
+            match tc::qdisc_detach_program(&interface, TcAttachType::Ingress, program) {
+                Ok(()) => {
+                    if !cleaned.contains(&interface) {
+                        cleaned.push(interface.clone());
+                    }
+                }
+                // No such filter, no clsact, or the interface has just gone.
+                Err(error)
+                    if matches!(
+                        os_error(&error),
+                        Some(libc::ENOENT | libc::EINVAL | libc::ENODEV | libc::EOPNOTSUPP)
+                    ) || matches!(&error, TcError::IoError(io) if io.kind() == io::ErrorKind::NotFound) => {}
+                Err(error) => return Err(GuardError::Detach { interface, cause: chain(&error) }),
+            }
+        }
+    }
+    Ok(cleaned)
+}
+
+fn xdp(ebpf: &mut aya::Ebpf) -> Result<&mut Xdp, GuardError> {
+    ebpf.program_mut(XDP).and_then(|program| program.try_into().ok()).ok_or(GuardError::Missing(XDP))
+}
+
+fn classifier<'a>(
+    ebpf: &'a mut aya::Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, GuardError> {
+    ebpf.program_mut(name).and_then(|program| program.try_into().ok()).ok_or(GuardError::Missing(name))
+}

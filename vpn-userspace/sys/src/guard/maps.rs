@@ -1,0 +1,113 @@
+//! The guard's maps, typed: names and layouts are those of vpn-ebpf.
+use super::GuardError;
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
+use culvert_ebpf_shared::layout::{Config, Counter, Plain, Present, Sa, SaKey, counter_index};
+use culvert_ebpf_shared::{Address, Reason};
+use culvert_types::Spi;
+
+/// A value as aya takes it.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Wire<T>(T);
+
+// SAFETY: repr(transparent) around a type that `Plain` vouches for: repr(C), no padding, every bit pattern valid.
+unsafe impl<T: Plain> aya::Pod for Wire<T> {}
+
+const PRESENT: Wire<Present> = Wire(Present { present: 1 });
+/// Flag of map updates: the entry must exist (BPF_EXIST).
+const MUST_EXIST: u64 = 2;
+/// Flag of map updates: the entry must not exist (BPF_NOEXIST).
+const MUST_BE_NEW: u64 = 1;
+
+pub(super) struct Maps {
+    config: Array<MapData, Wire<Config>>,
+    locals: HashMap<MapData, Wire<Address>, Wire<Present>>,
+    proven: HashMap<MapData, Wire<Address>, Wire<Present>>,
+    sas: HashMap<MapData, Wire<SaKey>, Wire<Sa>>,
+    sa_counters: PerCpuArray<MapData, Wire<Counter>>,
+    counters: PerCpuArray<MapData, Wire<Counter>>,
+}
+
+impl Maps {
+    /// Takes the maps out of the loaded object.
+    pub(super) fn take(ebpf: &mut aya::Ebpf) -> Result<Maps, GuardError> {
+        let mut map = |name: &'static str| ebpf.take_map(name).ok_or(GuardError::Missing(name));
+        Ok(Maps {
+            config: map("CONFIG")?.try_into().map_err(GuardError::map("CONFIG"))?,
+            locals: map("LOCALS")?.try_into().map_err(GuardError::map("LOCALS"))?,
+            proven: map("PROVEN")?.try_into().map_err(GuardError::map("PROVEN"))?,
+            sas: map("SAS")?.try_into().map_err(GuardError::map("SAS"))?,
+            sa_counters: map("SA_COUNTERS")?.try_into().map_err(GuardError::map("SA_COUNTERS"))?,
+            counters: map("COUNTERS")?.try_into().map_err(GuardError::map("COUNTERS"))?,
+        })
+    }
+
+    pub(super) fn set_config(&mut self, config: Config) -> Result<(), GuardError> {
+        self.config.set(0, Wire(config), 0).map_err(GuardError::map("CONFIG"))
+    }
+
+    pub(super) fn add_local(&mut self, address: Address) -> Result<(), GuardError> {
+        self.locals.insert(Wire(address), PRESENT, 0).map_err(GuardError::map("LOCALS"))
+    }
+
+    pub(super) fn remove_local(&mut self, address: Address) -> Result<(), GuardError> {
+        gone(self.locals.remove(&Wire(address))).map_err(GuardError::map("LOCALS"))
+    }
+
+    pub(super) fn add_proven(&mut self, address: Address) -> Result<(), GuardError> {
+        self.proven.insert(Wire(address), PRESENT, 0).map_err(GuardError::map("PROVEN"))
+    }
+
+    pub(super) fn remove_proven(&mut self, address: Address) -> Result<(), GuardError> {
+        gone(self.proven.remove(&Wire(address))).map_err(GuardError::map("PROVEN"))
+    }
+
+    pub(super) fn insert_sa(&mut self, spi: Spi, sa: Sa) -> Result<(), GuardError> {
+        self.sas.insert(key(spi), Wire(sa), MUST_BE_NEW).map_err(GuardError::map("SAS"))
+    }
+
+    pub(super) fn update_sa(&mut self, spi: Spi, sa: Sa) -> Result<(), GuardError> {
+        self.sas.insert(key(spi), Wire(sa), MUST_EXIST).map_err(GuardError::map("SAS"))
+    }
+
+    pub(super) fn remove_sa(&mut self, spi: Spi) -> Result<(), GuardError> {
+        gone(self.sas.remove(&key(spi))).map_err(GuardError::map("SAS"))
+    }
+
+    pub(super) fn clear_sa_counter(&mut self, slot: u32) -> Result<(), GuardError> {
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(_, cause)| GuardError::Kernel { what: "ask for the number of CPUs", cause })?;
+        PerCpuValues::try_from(vec![Wire(Counter::default()); cpus])
+            .map_err(|cause| GuardError::Kernel { what: "ask for the number of CPUs", cause })
+            .and_then(|zeroes| self.sa_counters.set(slot, zeroes, 0).map_err(GuardError::map("SA_COUNTERS")))
+    }
+
+    pub(super) fn sa_counter(&self, slot: u32) -> Result<Counter, GuardError> {
+        self.sa_counters.get(&slot, 0).map(|values| sum(&values)).map_err(GuardError::map("SA_COUNTERS"))
+    }
+
+    pub(super) fn counter(&self, reason: Reason, learning: bool) -> Result<Counter, GuardError> {
+        let index = counter_index(reason, learning);
+        self.counters.get(&index, 0).map(|values| sum(&values)).map_err(GuardError::map("COUNTERS"))
+    }
+}
+
+fn key(spi: Spi) -> Wire<SaKey> {
+    Wire(SaKey(spi.value().to_be()))
+}
+
+fn sum(values: &PerCpuValues<Wire<Counter>>) -> Counter {
+    values.iter().fold(Counter::default(), |sum, Wire(counter)| Counter {
+        packets: sum.packets.wrapping_add(counter.packets),
+        bytes: sum.bytes.wrapping_add(counter.bytes),
+    })
+}
+
+/// Removing what is not there is as good as removing it.
+fn gone(outcome: Result<(), MapError>) -> Result<(), MapError> {
+    match outcome {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        outcome => outcome,
+    }
+}
