@@ -4,10 +4,12 @@
 #[path = "guard/bench.rs"]
 mod bench;
 
-use bench::{Bench, GATEWAY4, GATEWAY6, Namespace, PEER4, PEER6, STRANGER4, UNGUARDED4};
+use bench::{Bench, GATEWAY4, GATEWAY6, Namespace, PEER4, PEER6, STRANGER4, UNGUARDED4, ip};
 use culvert_ebpf_shared::testing::{esp, extension, ike, ip as ip_packet, ipv4, ipv6, marked, udp};
 use culvert_sys::guard::{AttachMode, AttachedMode, Guard, GuardError, GuardMode, GuardOptions, GuardSa};
+use culvert_sys::tun::{Tun, VnetHeader};
 use culvert_types::Spi;
+use std::io::IoSlice;
 use std::net::{IpAddr, UdpSocket};
 
 const SPI: u32 = 0xc0ff_ee02;
@@ -322,8 +324,13 @@ fn send_segmented(socket: &UdpSocket, bytes: &[u8], segment: u16) {
 fn a_tun_device_has_no_ethernet_headers() {
     let namespace = Namespace::new();
     namespace.run(|| {
-        let device =
-            tun_rs::DeviceBuilder::new().name("culverttun").ipv4(GATEWAY4, 24, None).build_sync().unwrap();
+        let device = Tun::create("culverttun").unwrap();
+        device.set_up().unwrap();
+        ip(&format!("addr add {GATEWAY4}/24 dev culverttun"));
+        let send = |packet: &[u8]| {
+            let header = VnetHeader::decode(&[0; 10]).unwrap().encode();
+            device.write(&[IoSlice::new(&header), IoSlice::new(packet)]).unwrap();
+        };
         let socket = UdpSocket::bind(("0.0.0.0", 4500)).unwrap();
         socket.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
         let mut guard = Guard::load(options()).unwrap();
@@ -342,8 +349,8 @@ fn a_tun_device_has_no_ethernet_headers() {
         guard.insert_sa(sa).unwrap();
         assert!(matches!(guard.insert_sa(sa), Err(GuardError::DuplicateSpi { .. })));
         let good = esp(SPI, 1, 60);
-        device.send(&natt(PEER4, GATEWAY4, &esp(0xdead_beef, 1, 60))).unwrap();
-        device.send(&natt(PEER4, GATEWAY4, &good)).unwrap();
+        send(&natt(PEER4, GATEWAY4, &esp(0xdead_beef, 1, 60)));
+        send(&natt(PEER4, GATEWAY4, &good));
         let mut buffer = [0; 2000];
         let len = socket.recv(&mut buffer).unwrap();
         assert_eq!(buffer[..len], good);
