@@ -4,6 +4,7 @@
 mod address;
 pub mod batch;
 pub mod encap;
+pub mod errno;
 pub mod event;
 pub mod guard;
 pub mod netlink;

@@ -1,0 +1,13 @@
+//! For tests and measurements: SAs with keys of their own, without an IKE exchange. Never in a daemon.
+
+pub use crate::user::setup::{Limits, SaSetup};
+use crate::{Dataplane, DataplaneError};
+
+/// Installs an SA that no peer negotiated; otherwise as [`Dataplane::install`].
+pub async fn install(
+    dataplane: &mut Dataplane,
+    setup: &SaSetup,
+    use_outbound: bool,
+) -> Result<(), DataplaneError> {
+    dataplane.install_setup(setup, use_outbound).await
+}

@@ -1,0 +1,253 @@
+//! What the facade takes and gives: configuration, reports, statistics, events, errors.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use culvert_crypto::Suite;
+use culvert_ike::Parity;
+use culvert_sys::tun::TunError;
+use culvert_sys::wan::WanError;
+use culvert_types::{Spi, TunnelId};
+use ipnet::IpNet;
+
+/// How to start a [`Dataplane`](crate::Dataplane).
+#[derive(Debug, Clone)]
+pub struct DataplaneConfig {
+    /// The WAN addresses. Each gets a UDP socket on `natt_port`, and a raw ESP socket when an SA needs one.
+    pub wan: Vec<IpAddr>,
+    /// UDP port of ESP and IKE together (RFC 3948), 4500.
+    pub natt_port: u16,
+    /// Most threads for either direction.
+    pub workers: usize,
+    /// Set DF on outer packets, and learn the path's MTU. Without it routers may fragment.
+    pub dont_fragment: bool,
+    /// Copy the inner DSCP outward. ECN is always carried through (RFC 6040).
+    pub copy_dscp: bool,
+    /// Socket buffers of the WAN sockets, in bytes, each direction.
+    pub socket_buffer: usize,
+    /// Open the UDP sockets so that a kernel ESP socket can share their port (SO_REUSEPORT).
+    pub share_natt_port: bool,
+}
+
+impl Default for DataplaneConfig {
+    fn default() -> Self {
+        Self {
+            wan: Vec::new(),
+            natt_port: 4500,
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            dont_fragment: true,
+            copy_dscp: true,
+            socket_buffer: 8 << 20,
+            share_natt_port: false,
+        }
+    }
+}
+
+/// Which engine a tunnel should have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EngineChoice {
+    /// The one that the host serves best, found by probing.
+    #[default]
+    Auto,
+    /// The kernel's, or none.
+    Xfrm,
+    /// User space, or none.
+    User,
+}
+
+/// Who does ESP for a tunnel's SAs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Engine {
+    /// User-space crypto in workers.
+    User,
+    /// The kernel.
+    Xfrm,
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::User => "user",
+            Self::Xfrm => "xfrm",
+        })
+    }
+}
+
+/// A tunnel to create.
+#[derive(Debug, Clone)]
+pub struct TunnelSpec {
+    /// Its id.
+    pub id: TunnelId,
+    /// Name of its network interface, `cv-…`, at most 15 bytes.
+    pub interface: String,
+    /// The engine asked for.
+    pub engine: EngineChoice,
+    /// Every suite that may be negotiated.
+    pub suites: Vec<Suite>,
+    /// Its inner addresses. The facade does not assign them.
+    pub inside: Vec<IpNet>,
+    /// MTU of the interface, in bytes; `None`: what fits the path to the peer.
+    pub mtu: Option<u32>,
+    /// ESP is expected to go in UDP.
+    pub encap: bool,
+    /// What lies behind the peer.
+    pub remote_nets: Vec<IpNet>,
+}
+
+/// How a tunnel was created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelReport {
+    /// The engine that serves it.
+    pub engine: Engine,
+    /// How packets come from and go to the LAN: `tun`, or `xfrm`.
+    pub lan_port: &'static str,
+    /// How they reach the WAN: `udp`, `raw`, or `xfrm`.
+    pub wan_port: &'static str,
+    /// Why the other engines were not chosen, a line each.
+    pub why: Vec<String>,
+    /// What parity the inbound SPIs of this tunnel's SAs must have, if any.
+    pub spi_parity: Option<Parity>,
+}
+
+/// One SA pair's state and counters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SaStats {
+    /// Its tunnel.
+    pub tunnel: TunnelId,
+    /// SPI of packets to us.
+    pub inbound: Spi,
+    /// SPI of packets to the peer.
+    pub outbound: Spi,
+    /// Who does its ESP.
+    pub engine: Engine,
+    /// Packets opened and delivered.
+    pub packets_in: u64,
+    /// Inner bytes of them.
+    pub bytes_in: u64,
+    /// Packets sealed.
+    pub packets_out: u64,
+    /// Inner bytes of them.
+    pub bytes_out: u64,
+    /// Packets of this SA that were dropped, by reason; only reasons that occurred.
+    pub drops: Vec<(&'static str, u64)>,
+    /// Inbound sequence numbers below this one are refused, for the classifier.
+    pub replay_floor: u64,
+    /// Highest inbound sequence number.
+    pub sequence_in: u64,
+    /// Last outbound sequence number.
+    pub sequence_out: u64,
+}
+
+/// Packets that were dropped before an SA was found for them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelDrops {
+    /// The tunnel.
+    pub tunnel: TunnelId,
+    /// Packets by reason; only reasons that occurred.
+    pub drops: Vec<(&'static str, u64)>,
+}
+
+/// What the owner must know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataplaneEvent {
+    /// An IKE message on the UDP port shared with ESP, without its non-ESP marker.
+    Ike {
+        /// Our address and port.
+        local: SocketAddr,
+        /// Who sent it.
+        remote: SocketAddr,
+        /// The message.
+        bytes: Vec<u8>,
+    },
+    /// The SA nears a limit of its cipher or of its sequence numbers: rekey it.
+    SoftLimit {
+        /// The SA.
+        inbound: Spi,
+    },
+    /// The SA reached the limit and sends nothing any more.
+    HardLimit {
+        /// The SA.
+        inbound: Spi,
+    },
+    /// An authentic packet of the SA came from another address or port than the peer's.
+    PeerMoved {
+        /// The SA.
+        inbound: Spi,
+        /// The peer's address until now; port 0 without UDP encapsulation.
+        from: SocketAddr,
+        /// Where the packet came from.
+        to: SocketAddr,
+    },
+    /// A packet wants to go through a tunnel that has no outbound SA. At most once per second and tunnel.
+    Trigger {
+        /// The tunnel.
+        tunnel: TunnelId,
+    },
+    /// The path to the peer carries less, or more again, than it did: the interface's MTU was changed.
+    Mtu {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// The interface's MTU now, in bytes.
+        mtu: u32,
+    },
+    /// Something broke that the data plane cannot mend itself.
+    Fault {
+        /// The tunnel, if one is concerned.
+        tunnel: Option<TunnelId>,
+        /// What broke, and what to do.
+        cause: String,
+    },
+}
+
+/// Why the data plane refused.
+#[derive(Debug, thiserror::Error)]
+pub enum DataplaneError {
+    /// A WAN socket cannot be opened.
+    #[error(transparent)]
+    Wan(#[from] WanError),
+    /// A TUN device cannot be had.
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    /// Workers cannot be started.
+    #[error("cannot start a worker: {0}")]
+    Worker(std::io::Error),
+    /// A worker ended; an event of kind `Fault` said why.
+    #[error("a worker has died: restart the daemon, and report the fault that the log shows before this")]
+    WorkerGone,
+    /// The engine asked for does not serve here.
+    #[error("engine {engine} cannot serve {interface}: {reason}; set engine = \"auto\" or \"user\"")]
+    EngineUnavailable {
+        /// The engine.
+        engine: Engine,
+        /// The tunnel's interface.
+        interface: String,
+        /// Why not.
+        reason: String,
+    },
+    /// There is no such tunnel.
+    #[error("{0:?} has not been created")]
+    UnknownTunnel(TunnelId),
+    /// There is one already.
+    #[error("{0:?} has been created already")]
+    TunnelExists(TunnelId),
+    /// There is no such SA.
+    #[error("no SA with inbound SPI {0} is installed")]
+    UnknownSpi(Spi),
+    /// There is one already: an SPI of ours must be of one SA only.
+    #[error("an SA with inbound SPI {0} is installed already")]
+    SpiTaken(Spi),
+    /// The address is none of the configured WAN addresses.
+    #[error("{0} is none of the WAN addresses that the gateway listens on")]
+    NotWan(IpAddr),
+    /// The negotiated keys do not fit the suite.
+    #[error("the SA's keys do not fit its suite: {0}")]
+    Key(#[from] culvert_crypto::KeyError),
+    /// The kernel refused to send.
+    #[error("cannot send to {to}: {source}")]
+    Send {
+        /// Where to.
+        to: SocketAddr,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}

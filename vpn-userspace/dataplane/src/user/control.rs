@@ -1,0 +1,155 @@
+//! How the facade speaks to a worker thread: commands over a channel, an eventfd to wake it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use culvert_sys::event::{Poller, Waker};
+use culvert_sys::wan::WanSocket;
+use culvert_types::{Spi, TunnelId};
+use tokio::sync::{mpsc, oneshot};
+
+use super::inbound::InboundEntry;
+use super::outbound::OutboundEntry;
+use super::tunnel::TunnelShared;
+use crate::{DataplaneError, DataplaneEvent};
+
+/// Where events go.
+pub(crate) type Events = mpsc::UnboundedSender<DataplaneEvent>;
+
+/// For a worker of the outbound direction.
+pub(crate) enum Outbound {
+    AddTunnel(Arc<TunnelShared>),
+    RemoveTunnel(TunnelId, oneshot::Sender<()>),
+    /// Own the SA; send with it at once if told so.
+    Add(Box<OutboundEntry>, bool),
+    Activate(TunnelId, Spi),
+    Remove(TunnelId, Spi),
+    /// Send the tunnel's packets from this socket to that address.
+    Move(TunnelId, Arc<WanSocket>, SocketAddr),
+    Stop,
+}
+
+/// For a worker of the inbound direction.
+pub(crate) enum Inbound {
+    AddSocket(Arc<WanSocket>),
+    /// Own the SA, and say so.
+    Add(Box<InboundEntry>, oneshot::Sender<()>),
+    /// Own an SA that another worker owned.
+    Adopt(Box<InboundEntry>),
+    /// Forget it after this long.
+    Remove(Spi, Duration),
+    RemoveTunnel(TunnelId),
+    /// The tunnel's peer is there now.
+    Move(TunnelId, SocketAddr),
+    /// The tunnel's peer is there now, and another worker owns the socket that its packets come to: give
+    /// the SAs to it.
+    HandOver(TunnelId, SocketAddr, ControlSender<Inbound>),
+    Stop,
+}
+
+/// The sending half; wakes the worker.
+pub(crate) struct ControlSender<C> {
+    sender: Sender<C>,
+    waker: Arc<Waker>,
+}
+
+impl<C> Clone for ControlSender<C> {
+    fn clone(&self) -> Self {
+        Self { sender: self.sender.clone(), waker: self.waker.clone() }
+    }
+}
+
+impl<C> ControlSender<C> {
+    pub(crate) fn send(&self, command: C) -> Result<(), DataplaneError> {
+        self.sender.send(command).map_err(|_| DataplaneError::WorkerGone)?;
+        self.waker.wake();
+        Ok(())
+    }
+}
+
+/// The token of a worker's waker; every other token is an index.
+pub(crate) const WAKE: u64 = u64::MAX;
+
+/// The receiving half, with the poller that it wakes.
+pub(crate) struct Control<C> {
+    receiver: Receiver<C>,
+    waker: Arc<Waker>,
+    pub(crate) poller: Poller,
+}
+
+impl<C> Control<C> {
+    /// Call when [`WAKE`] is ready, before taking the commands.
+    pub(crate) fn woken(&self) {
+        self.waker.drain();
+    }
+
+    pub(crate) fn next(&self) -> Option<C> {
+        self.receiver.try_recv().ok()
+    }
+}
+
+/// A running worker. Stopped and awaited when dropped.
+pub(crate) struct Worker<C> {
+    pub(crate) control: ControlSender<C>,
+    stop: fn() -> C,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<C: Send + 'static> Worker<C> {
+    /// Starts a thread that `run`s until it is told to stop.
+    pub(crate) fn spawn(
+        name: String,
+        events: &Events,
+        stop: fn() -> C,
+        run: impl FnOnce(Control<C>) -> std::io::Result<()> + Send + 'static,
+    ) -> Result<Self, DataplaneError> {
+        let waker = Arc::new(Waker::new().map_err(DataplaneError::Worker)?);
+        let poller = Poller::new().map_err(DataplaneError::Worker)?;
+        poller.add(&*waker, WAKE).map_err(DataplaneError::Worker)?;
+        let (sender, receiver) = channel();
+        let control = Control { receiver, waker: waker.clone(), poller };
+        let last_words = LastWords { name: name.clone(), events: events.clone() };
+        let thread = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || {
+                let last_words = last_words;
+                if let Err(error) = run(control) {
+                    last_words.say(format!("worker {} cannot go on: {error}", last_words.name));
+                }
+            })
+            .map_err(DataplaneError::Worker)?;
+        Ok(Self { control: ControlSender { sender, waker }, stop, thread: Some(thread) })
+    }
+}
+
+impl<C> Drop for Worker<C> {
+    fn drop(&mut self) {
+        let _ = self.control.send((self.stop)());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Reports a worker that panics.
+struct LastWords {
+    name: String,
+    events: Events,
+}
+
+impl LastWords {
+    fn say(&self, cause: String) {
+        let _ = self.events.send(DataplaneEvent::Fault { tunnel: None, cause });
+    }
+}
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.say(format!("worker {} panicked; this is a defect, please report it", self.name));
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! The inbound worker: receives trains from its WAN sockets, opens, checks, coalesces and writes them to
+//! the tunnels' devices.
+
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use culvert_esp::InboundSa;
+use culvert_esp::mss::{self, Checksum};
+use culvert_esp::packet::Packet;
+use culvert_esp::selectors::Selectors;
+use culvert_esp::tunnel::{self, Overhead};
+use culvert_sys::batch::{Datagram, ReceiveBatch};
+use culvert_sys::errno;
+use culvert_sys::wan::{WanKind, WanSocket};
+use culvert_types::Spi;
+
+use super::coalesce::{Coalescer, Joined, MAX_TCP_SEGMENTS};
+use super::control::{Control, Events, Inbound, WAKE};
+use super::counters::{Counters, Flow, Reason};
+use super::rate::RateLimit;
+use super::tunnel::{PATH_MTU_LIFETIME, TunnelShared};
+use crate::DataplaneEvent;
+
+/// Slots of a receive batch.
+const SLOTS: usize = 16;
+/// Batches from one socket before the others have their turn.
+const BUDGET: usize = 16;
+/// Sequence numbers of 32 bits leave the peer this much before it must have rekeyed.
+const SOFT_SEQUENCE: u64 = u32::MAX as u64 - (u32::MAX / 8) as u64;
+
+/// The inbound half of an SA, owned by one worker.
+pub(crate) struct InboundEntry {
+    pub(crate) spi: Spi,
+    pub(crate) sa: InboundSa,
+    pub(crate) esn: bool,
+    pub(crate) selectors: Selectors,
+    pub(crate) tunnel: Arc<TunnelShared>,
+    /// Where the peer is; port 0 without UDP encapsulation.
+    pub(crate) peer: SocketAddr,
+    /// Where it was seen last, elsewhere.
+    pub(crate) seen: Option<SocketAddr>,
+    pub(crate) overhead: Overhead,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) warned: bool,
+    /// When it is to be forgotten.
+    pub(crate) until: Option<Instant>,
+}
+
+pub(crate) struct InboundWorker {
+    sockets: Vec<Arc<WanSocket>>,
+    entries: Vec<InboundEntry>,
+    by_spi: HashMap<u32, usize>,
+    batch: ReceiveBatch,
+    coalescer: Coalescer,
+    /// Packets that met no SA.
+    unknown: Arc<Flow>,
+    events: Events,
+    ike: RateLimit,
+    /// Tunnels with a learned path MTU, and when to forget it.
+    learned: Vec<(Arc<TunnelShared>, Instant)>,
+}
+
+impl InboundWorker {
+    pub(crate) fn new(unknown: Arc<Flow>, events: Events) -> Self {
+        Self {
+            sockets: Vec::new(),
+            entries: Vec::new(),
+            by_spi: HashMap::new(),
+            batch: ReceiveBatch::new(SLOTS),
+            coalescer: Coalescer::new(),
+            unknown,
+            events,
+            ike: RateLimit::new(20_000, 4_000),
+            learned: Vec::new(),
+        }
+    }
+
+    /// Serves until told to stop.
+    pub(crate) fn run(mut self, mut control: Control<Inbound>) -> io::Result<()> {
+        let mut ready = Vec::new();
+        loop {
+            let deadline = self.deadline();
+            let timeout = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+            ready.clear();
+            ready.extend(control.poller.wait(timeout)?);
+            if deadline.is_some() {
+                self.expire(Instant::now());
+            }
+            for event in &ready {
+                if event.token == WAKE {
+                    control.woken();
+                    while let Some(command) = control.next() {
+                        if !self.handle(command, &control)? {
+                            return Ok(());
+                        }
+                    }
+                    continue;
+                }
+                let Some(socket) = self.sockets.get(event.token as usize).cloned() else { continue };
+                if event.error {
+                    self.path_errors(&socket);
+                }
+                if event.readable {
+                    self.serve(&socket);
+                }
+            }
+        }
+    }
+
+    /// False to stop.
+    fn handle(&mut self, command: Inbound, control: &Control<Inbound>) -> io::Result<bool> {
+        match command {
+            Inbound::AddSocket(socket) => {
+                control.poller.add(&*socket, self.sockets.len() as u64)?;
+                self.sockets.push(socket);
+            }
+            Inbound::Add(entry, done) => {
+                self.adopt(*entry);
+                let _ = done.send(());
+            }
+            Inbound::Adopt(entry) => self.adopt(*entry),
+            Inbound::Remove(spi, drain) => {
+                if let Some(&index) = self.by_spi.get(&spi.value()) {
+                    self.entries[index].until = Some(Instant::now() + drain);
+                    self.expire(Instant::now());
+                }
+            }
+            Inbound::RemoveTunnel(id) => {
+                self.learned.retain(|(t, _)| t.id != id);
+                self.take_out(|e| e.tunnel.id == id);
+            }
+            Inbound::Move(id, to) => {
+                for entry in self.entries.iter_mut().filter(|e| e.tunnel.id == id) {
+                    entry.peer = to;
+                    entry.seen = None;
+                }
+            }
+            Inbound::HandOver(id, to, other) => {
+                for mut entry in self.take_out(|e| e.tunnel.id == id) {
+                    (entry.peer, entry.seen) = (to, None);
+                    // A worker that is gone has said so.
+                    let _ = other.send(Inbound::Adopt(Box::new(entry)));
+                }
+            }
+            Inbound::Stop => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn adopt(&mut self, entry: InboundEntry) {
+        self.by_spi.insert(entry.spi.value(), self.entries.len());
+        self.entries.push(entry);
+    }
+
+    /// Removes the entries that are meant. The index is made anew: this is rare, and packets use it often.
+    fn take_out(&mut self, meant: impl Fn(&InboundEntry) -> bool) -> Vec<InboundEntry> {
+        let (gone, stay) = std::mem::take(&mut self.entries).into_iter().partition(meant);
+        self.entries = stay;
+        self.by_spi = self.entries.iter().enumerate().map(|(i, e)| (e.spi.value(), i)).collect();
+        gone
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let drained = self.entries.iter().filter_map(|e| e.until);
+        drained.chain(self.learned.iter().map(|(_, until)| *until)).min()
+    }
+
+    fn expire(&mut self, now: Instant) {
+        if self.entries.iter().any(|e| e.until.is_some_and(|u| u <= now)) {
+            self.take_out(|e| e.until.is_some_and(|u| u <= now));
+        }
+        let events = &self.events;
+        self.learned.retain(|(tunnel, until)| {
+            if *until > now {
+                return true;
+            }
+            report_mtu(tunnel, tunnel.expire(now), events);
+            false
+        });
+    }
+
+    /// What the path said about packets that we sent.
+    fn path_errors(&mut self, socket: &WanSocket) {
+        let now = Instant::now();
+        for error in socket.path_errors() {
+            let Some(outer) = error.mtu else { continue };
+            for entry in self.entries.iter().filter(|e| e.peer.ip() == error.to.ip()) {
+                let inner = entry.overhead.inner_mtu(outer as usize) as u32;
+                if let Some(mtu) = entry.tunnel.learn(inner, now) {
+                    report_mtu(&entry.tunnel, Some(mtu), &self.events);
+                    self.learned.retain(|(t, _)| t.id != entry.tunnel.id);
+                    self.learned.push((entry.tunnel.clone(), now + PATH_MTU_LIFETIME));
+                }
+            }
+        }
+    }
+
+    fn serve(&mut self, socket: &WanSocket) {
+        for _ in 0..BUDGET {
+            // Anything but packets: nothing there, or an error that the error queue explains.
+            let Ok(received) = self.batch.receive(socket) else { return };
+            let mut path = Path {
+                entries: &mut self.entries,
+                by_spi: &self.by_spi,
+                coalescer: &mut self.coalescer,
+                unknown: &self.unknown,
+                events: &self.events,
+                ike: &mut self.ike,
+                socket,
+                latest: None,
+                packets: 0,
+                bytes: 0,
+            };
+            let (buf, datagrams) = self.batch.parts();
+            for datagram in datagrams {
+                path.datagram(buf, datagram);
+            }
+            path.flush(buf);
+            path.account();
+            if received < SLOTS {
+                return;
+            }
+        }
+    }
+}
+
+fn report_mtu(tunnel: &TunnelShared, changed: Option<u32>, events: &Events) {
+    if let Some(mtu) = changed {
+        let _ = events.send(DataplaneEvent::Mtu { tunnel: tunnel.id, mtu });
+    }
+}
+
+/// One batch on its way in.
+struct Path<'a> {
+    entries: &'a mut [InboundEntry],
+    by_spi: &'a HashMap<u32, usize>,
+    coalescer: &'a mut Coalescer,
+    unknown: &'a Flow,
+    events: &'a Events,
+    ike: &'a mut RateLimit,
+    socket: &'a WanSocket,
+    /// The SA of the last packet: most often the next one's too.
+    latest: Option<usize>,
+    /// Delivered of that SA, not yet counted.
+    packets: u64,
+    bytes: u64,
+}
+
+impl Path<'_> {
+    fn datagram(&mut self, buf: &mut [u8], datagram: &Datagram) {
+        if datagram.truncated {
+            self.unknown.drops.add(Reason::Truncated, 1);
+            return;
+        }
+        let end = datagram.start + datagram.len;
+        let mut start = datagram.start;
+        while start < end {
+            let range = start..end.min(start + datagram.segment);
+            start = range.end;
+            if self.coalescer.is_full() {
+                self.flush(buf);
+            }
+            match self.socket.kind() {
+                WanKind::Udp => self.udp(buf, range, datagram),
+                WanKind::Esp => self.esp(buf, range, datagram),
+            }
+        }
+    }
+
+    /// RFC 3948 2: a keepalive, IKE behind four zero bytes, or ESP.
+    fn udp(&mut self, buf: &mut [u8], range: Range<usize>, datagram: &Datagram) {
+        match &buf[range.clone()] {
+            [0xff] => self.unknown.drops.add(Reason::Keepalive, 1),
+            [0, 0, 0, 0, message @ ..] => {
+                if self.ike.allow(Instant::now()) {
+                    let _ = self.events.send(DataplaneEvent::Ike {
+                        local: self.socket.local(),
+                        remote: datagram.from,
+                        bytes: message.to_vec(),
+                    });
+                } else {
+                    self.unknown.drops.add(Reason::IkeFlood, 1);
+                }
+            }
+            _ => self.esp(buf, range, datagram),
+        }
+    }
+
+    #[inline]
+    fn esp(&mut self, buf: &mut [u8], range: Range<usize>, datagram: &Datagram) {
+        let Some(spi) = buf[range.clone()].first_chunk().map(|b| u32::from_be_bytes(*b)) else {
+            self.unknown.drops.add(Reason::Runt, 1);
+            return;
+        };
+        let index = match self.latest {
+            Some(index) if self.entries[index].spi.value() == spi => index,
+            _ => {
+                self.account();
+                let Some(&index) = self.by_spi.get(&spi) else {
+                    self.unknown.drops.add(Reason::UnknownSpi, 1);
+                    return;
+                };
+                self.latest = Some(index);
+                index
+            }
+        };
+        let entry = &mut self.entries[index];
+        let drops = &entry.counters.inn.drops;
+        let opened = match entry.sa.open(&mut buf[range.clone()]) {
+            Ok(opened) => opened,
+            Err(error) => {
+                drops.add(error.into(), 1);
+                return;
+            }
+        };
+        if datagram.from != entry.peer
+            && entry.seen != Some(datagram.from)
+            && opened.sequence == entry.sa.highest_sequence()
+        {
+            // RFC 7296 2.23: only an authentic packet moves the peer, and only the newest one.
+            entry.seen = Some(datagram.from);
+            let _ = self.events.send(DataplaneEvent::PeerMoved {
+                inbound: entry.spi,
+                from: entry.peer,
+                to: datagram.from,
+            });
+        }
+        let inner = range.start + opened.inner.start..range.start + opened.inner.end;
+        let bytes = &mut buf[inner.clone()];
+        match Packet::parse(bytes) {
+            Ok(packet) if entry.selectors.matches_inbound(&packet) => {}
+            Ok(_) => return drops.add(Reason::Selector, 1),
+            Err(_) => return drops.add(Reason::Malformed, 1),
+        }
+        if tunnel::decapsulate_ecn(bytes, datagram.tos).is_err() {
+            return drops.add(Reason::Ecn, 1);
+        }
+        mss::clamp(bytes, entry.tunnel.mtu(), Checksum::Complete);
+        self.packets += 1;
+        self.bytes += inner.len() as u64;
+        let join_udp = entry.tunnel.tun.offloads().uso;
+        self.coalescer.push(index, buf, inner, join_udp);
+    }
+
+    /// Writes what the coalescer holds to the devices.
+    fn flush(&mut self, buf: &[u8]) {
+        let entries = &*self.entries;
+        self.coalescer.drain(|joined| {
+            let entry = &entries[joined.tunnel];
+            let written = if joined.pieces.len() > SMALL {
+                write::<{ MAX_TCP_SEGMENTS + 2 }>(&entry.tunnel, buf, &joined)
+            } else {
+                write::<{ SMALL + 2 }>(&entry.tunnel, buf, &joined)
+            };
+            if let Err(error) = written {
+                let reason = match error.raw_os_error().unwrap_or(0) {
+                    errno::EIO | errno::EBADFD | errno::EFAULT => Reason::TunDown,
+                    _ => Reason::TunRefused,
+                };
+                entry.counters.inn.drops.add(reason, joined.pieces.len() as u64);
+            }
+        });
+    }
+
+    /// Counts what was delivered of the latest SA.
+    fn account(&mut self) {
+        let Some(entry) = self.latest.and_then(|index| self.entries.get_mut(index)) else { return };
+        let inn = &entry.counters.inn;
+        inn.add(std::mem::take(&mut self.packets), std::mem::take(&mut self.bytes));
+        inn.set_sequence(entry.sa.highest_sequence(), entry.sa.replay_floor());
+        if !entry.esn && !entry.warned && entry.sa.highest_sequence() >= SOFT_SEQUENCE {
+            entry.warned = true;
+            let _ = self.events.send(DataplaneEvent::SoftLimit { inbound: entry.spi });
+        }
+    }
+}
+
+/// Pieces for which a small array of parts does.
+const SMALL: usize = 6;
+
+fn write<const N: usize>(tunnel: &TunnelShared, buf: &[u8], joined: &Joined<'_>) -> io::Result<usize> {
+    let vnet = joined.vnet.encode();
+    let mut parts = [IoSlice::new(&[]); N];
+    let mut used = 0;
+    let pieces = joined.pieces.iter().map(|r| buf.get(r.clone()).unwrap_or_default());
+    let header = (!joined.header.is_empty()).then_some(joined.header);
+    for (part, bytes) in parts.iter_mut().zip([&vnet[..]].into_iter().chain(header).chain(pieces)) {
+        *part = IoSlice::new(bytes);
+        used += 1;
+    }
+    tunnel.tun.write(&parts[..used])
+}

@@ -1,0 +1,387 @@
+//! The user engine: ESP in workers, between TUN devices and WAN sockets.
+//!
+//! Outbound workers own TUN devices and outbound SAs, inbound workers own WAN sockets and inbound
+//! SAs. What belongs to one worker no other touches: there is no lock on the packet path. The engine
+//! here is what the facade calls; it speaks to workers by [`control`] and reads their counters.
+//!
+//! Knows nothing of IKE but the shape of its result ([`setup`]), and nothing of routes.
+
+pub(crate) mod coalesce;
+mod control;
+mod counters;
+mod inbound;
+mod outbound;
+mod rate;
+pub(crate) mod setup;
+pub(crate) mod split;
+mod transmit;
+mod tunnel;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use culvert_esp::selectors::Selectors;
+use culvert_esp::tunnel::{Overhead, Rules};
+use culvert_esp::{InboundSa, OutboundSa};
+use culvert_ike::Parity;
+use culvert_sys::tun::Tun;
+use culvert_sys::wan::{WanOptions, WanSocket, route_mtu};
+use culvert_types::{Spi, TunnelId};
+use tokio::sync::oneshot;
+
+use self::control::{Events, Inbound, Outbound, Worker};
+use self::counters::{Counters, Flow};
+use self::inbound::{InboundEntry, InboundWorker};
+use self::outbound::{OutboundEntry, OutboundWorker, Warned};
+use self::setup::SaSetup;
+use self::tunnel::TunnelShared;
+use crate::{
+    DataplaneConfig, DataplaneError, DataplaneEvent, Engine, SaStats, TunnelDrops, TunnelReport, TunnelSpec,
+};
+
+/// Super-packets that wait for an outbound worker.
+const TUN_QUEUE: u32 = 2000;
+/// The MTU of the WAN before a peer's route is known.
+const ETHERNET_MTU: usize = 1500;
+
+/// User-space ESP for any number of tunnels.
+pub(crate) struct UserEngine {
+    natt_port: u16,
+    options: WanOptions,
+    rules: Rules,
+    events: Events,
+    wans: Vec<Wan>,
+    tunnels: HashMap<TunnelId, Tunnel>,
+    sas: HashMap<Spi, Sa>,
+    /// Packets that met no SA, by inbound worker.
+    unknown: Vec<Arc<Flow>>,
+    inbound: Vec<Worker<Inbound>>,
+    outbound: Vec<Worker<Outbound>>,
+    most_workers: usize,
+}
+
+struct Wan {
+    address: IpAddr,
+    udp: Arc<WanSocket>,
+    /// Opened for the first SA without UDP encapsulation.
+    esp: Option<Arc<WanSocket>>,
+    worker: usize,
+}
+
+struct Tunnel {
+    shared: Arc<TunnelShared>,
+    outbound: usize,
+    /// The MTU of the configuration.
+    mtu: Option<u32>,
+}
+
+struct Sa {
+    tunnel: TunnelId,
+    outbound: Spi,
+    encap: bool,
+    worker: usize,
+    counters: Arc<Counters>,
+}
+
+impl UserEngine {
+    /// Opens the UDP sockets and starts the inbound workers.
+    pub(crate) fn start(config: &DataplaneConfig, events: Events) -> Result<Self, DataplaneError> {
+        let options = WanOptions {
+            buffer: config.socket_buffer,
+            dont_fragment: config.dont_fragment,
+            share_port: config.share_natt_port,
+        };
+        let most_workers = config.workers.max(1);
+        let mut engine = Self {
+            natt_port: config.natt_port,
+            options,
+            rules: Rules { copy_dscp: config.copy_dscp, ..Rules::default() },
+            events,
+            wans: Vec::new(),
+            tunnels: HashMap::new(),
+            sas: HashMap::new(),
+            unknown: Vec::new(),
+            inbound: Vec::new(),
+            outbound: Vec::new(),
+            most_workers,
+        };
+        for &address in &config.wan {
+            engine.add_wan(address)?;
+        }
+        Ok(engine)
+    }
+
+    fn add_wan(&mut self, address: IpAddr) -> Result<(), DataplaneError> {
+        let udp = Arc::new(WanSocket::udp(SocketAddr::new(address, self.natt_port), &self.options)?);
+        if self.inbound.len() < self.most_workers {
+            let unknown = Arc::new(Flow::default());
+            self.unknown.push(unknown.clone());
+            let events = self.events.clone();
+            let name = format!("cv-in-{}", self.inbound.len());
+            self.inbound.push(Worker::spawn(
+                name,
+                &self.events,
+                || Inbound::Stop,
+                move |control| InboundWorker::new(unknown, events).run(control),
+            )?);
+        }
+        let worker = self.wans.len() % self.inbound.len();
+        self.inbound[worker].control.send(Inbound::AddSocket(udp.clone()))?;
+        self.wans.push(Wan { address, udp, esp: None, worker });
+        Ok(())
+    }
+
+    /// Creates the tunnel's device, up, and gives it to an outbound worker.
+    pub(crate) fn create_tunnel(&mut self, spec: &TunnelSpec) -> Result<TunnelReport, DataplaneError> {
+        if self.tunnels.contains_key(&spec.id) {
+            return Err(DataplaneError::TunnelExists(spec.id));
+        }
+        let tun = Tun::create(&spec.interface)?;
+        let outer_ipv6 = !self.wans.is_empty() && self.wans.iter().all(|w| w.address.is_ipv6());
+        let fits = |&suite| Overhead { outer_ipv6, udp: true, suite }.inner_mtu(ETHERNET_MTU) as u32;
+        let guess = spec.suites.iter().map(fits).min().unwrap_or(1400);
+        let ipv6 = spec.inside.iter().chain(&spec.remote_nets).any(|n| n.addr().is_ipv6());
+        let shared = TunnelShared::new(spec.id, tun, spec.mtu.unwrap_or(guess), ipv6);
+        shared.tun.set_mtu(shared.mtu() as u32)?;
+        shared.tun.set_queue_len(TUN_QUEUE)?;
+        shared.tun.set_up()?;
+        let shared = Arc::new(shared);
+        let outbound = self.outbound_worker()?;
+        self.outbound[outbound].control.send(Outbound::AddTunnel(shared.clone()))?;
+        self.tunnels.insert(spec.id, Tunnel { shared, outbound, mtu: spec.mtu });
+        Ok(TunnelReport {
+            engine: Engine::User,
+            lan_port: "tun",
+            wan_port: if spec.encap { "udp" } else { "raw" },
+            why: Vec::new(),
+            spi_parity: Some(Parity::Even),
+        })
+    }
+
+    /// The worker with the fewest tunnels; a new one while there may be more and all have some.
+    fn outbound_worker(&mut self) -> Result<usize, DataplaneError> {
+        let load = |i: usize| self.tunnels.values().filter(|t| t.outbound == i).count();
+        let least = (0..self.outbound.len()).min_by_key(|&i| load(i));
+        match least {
+            Some(i) if load(i) == 0 || self.outbound.len() >= self.most_workers => Ok(i),
+            _ => {
+                let (rules, events) = (self.rules, self.events.clone());
+                let name = format!("cv-out-{}", self.outbound.len());
+                self.outbound.push(Worker::spawn(
+                    name,
+                    &self.events,
+                    || Outbound::Stop,
+                    move |control| OutboundWorker::new(rules, events).run(control),
+                )?);
+                Ok(self.outbound.len() - 1)
+            }
+        }
+    }
+
+    /// Removes the tunnel's SAs and its device. Returns when the device is gone.
+    pub(crate) async fn remove_tunnel(&mut self, id: TunnelId) -> Result<(), DataplaneError> {
+        let tunnel = self.tunnels.remove(&id).ok_or(DataplaneError::UnknownTunnel(id))?;
+        self.sas.retain(|_, sa| sa.tunnel != id);
+        for worker in &self.inbound {
+            worker.control.send(Inbound::RemoveTunnel(id))?;
+        }
+        let (done, gone) = oneshot::channel();
+        self.outbound[tunnel.outbound].control.send(Outbound::RemoveTunnel(id, done))?;
+        gone.await.map_err(|_| DataplaneError::WorkerGone)?;
+        // An inbound worker may hold the device for the rest of a batch.
+        for _ in 0..1000 {
+            if Arc::strong_count(&tunnel.shared) == 1 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    /// Installs an SA pair: the inbound half first, and when that is done the outbound half.
+    pub(crate) async fn install(
+        &mut self,
+        setup: &SaSetup,
+        use_outbound: bool,
+    ) -> Result<(), DataplaneError> {
+        let tunnel = self.tunnels.get(&setup.tunnel).ok_or(DataplaneError::UnknownTunnel(setup.tunnel))?;
+        if self.sas.contains_key(&setup.inbound) {
+            return Err(DataplaneError::SpiTaken(setup.inbound));
+        }
+        let (shared, mtu, outbound) = (tunnel.shared.clone(), tunnel.mtu, tunnel.outbound);
+        let (socket, worker) = self.socket(setup.local, setup.encap)?;
+        let counters = Arc::new(Counters::default());
+        let selectors = Selectors::new(&setup.local_ts, &setup.remote_ts);
+        let inbound_entry = InboundEntry {
+            spi: setup.inbound,
+            sa: InboundSa::new(
+                setup.inbound,
+                setup.suite,
+                &setup.inbound_keys,
+                setup.esn,
+                setup.replay_window,
+            )?,
+            esn: setup.esn,
+            selectors: selectors.clone(),
+            tunnel: shared.clone(),
+            peer: setup.remote,
+            seen: None,
+            overhead: setup.overhead(),
+            counters: counters.clone(),
+            warned: false,
+            until: None,
+        };
+        let outbound_entry = OutboundEntry {
+            tunnel: setup.tunnel,
+            inbound: setup.inbound,
+            sa: OutboundSa::new(setup.outbound, setup.suite, &setup.outbound_keys, setup.esn)?,
+            selectors,
+            socket,
+            to: setup.remote,
+            counters: counters.clone(),
+            limits: setup.limits,
+            bytes: 0,
+            warned: Warned::Nothing,
+        };
+        if mtu.is_none() {
+            // No route to the peer yet: the guess stands.
+            let outer = route_mtu(setup.local, setup.remote.ip()).map_or(ETHERNET_MTU, |m| m as usize);
+            let changed = shared.set_base(setup.overhead().inner_mtu(outer) as u32);
+            if let Some(mtu) = changed {
+                let _ = self.events.send(DataplaneEvent::Mtu { tunnel: setup.tunnel, mtu });
+            }
+        }
+        let (done, installed) = oneshot::channel();
+        self.inbound[worker].control.send(Inbound::Add(Box::new(inbound_entry), done))?;
+        installed.await.map_err(|_| DataplaneError::WorkerGone)?;
+        self.outbound[outbound].control.send(Outbound::Add(Box::new(outbound_entry), use_outbound))?;
+        let sa = Sa { tunnel: setup.tunnel, outbound: setup.outbound, encap: setup.encap, worker, counters };
+        self.sas.insert(setup.inbound, sa);
+        Ok(())
+    }
+
+    /// Sends with this SA from now on.
+    pub(crate) fn activate_outbound(&self, inbound: Spi) -> Result<(), DataplaneError> {
+        let (sa, tunnel) = self.sa(inbound)?;
+        self.outbound[tunnel.outbound].control.send(Outbound::Activate(sa.tunnel, inbound))
+    }
+
+    /// Sends with this SA no more, and receives with it for `drain` still.
+    pub(crate) fn remove(&mut self, inbound: Spi, drain: Duration) -> Result<(), DataplaneError> {
+        let (sa, tunnel) = self.sa(inbound)?;
+        self.outbound[tunnel.outbound].control.send(Outbound::Remove(sa.tunnel, inbound))?;
+        self.inbound[sa.worker].control.send(Inbound::Remove(inbound, drain))?;
+        self.sas.remove(&inbound);
+        Ok(())
+    }
+
+    /// The tunnel's packets go from and to these addresses from now on.
+    pub(crate) fn move_peer(
+        &mut self,
+        id: TunnelId,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Result<(), DataplaneError> {
+        let tunnel = self.tunnels.get(&id).ok_or(DataplaneError::UnknownTunnel(id))?;
+        let outbound = tunnel.outbound;
+        // Every SA of a tunnel is encapsulated, or none is: NAT detection is the IKE SA's.
+        let Some(encap) = self.sas.values().find(|s| s.tunnel == id).map(|s| s.encap) else { return Ok(()) };
+        let (socket, worker) = self.socket(local.ip(), encap)?;
+        let remote = if encap { remote } else { SocketAddr::new(remote.ip(), 0) };
+        for sa in self.sas.values_mut().filter(|s| s.tunnel == id) {
+            if sa.worker != worker {
+                let to = self.inbound[worker].control.clone();
+                self.inbound[sa.worker].control.send(Inbound::HandOver(id, remote, to))?;
+                sa.worker = worker;
+            }
+        }
+        self.inbound[worker].control.send(Inbound::Move(id, remote))?;
+        self.outbound[outbound].control.send(Outbound::Move(id, socket, remote))
+    }
+
+    /// Sends an IKE message from the UDP port that ESP uses too, behind the non-ESP marker.
+    pub(crate) fn send_ike(
+        &self,
+        local: IpAddr,
+        remote: SocketAddr,
+        bytes: &[u8],
+    ) -> Result<(), DataplaneError> {
+        self.wan(local)?
+            .udp
+            .send_parts(remote, [&[0; 4], bytes], true)
+            .map_err(|source| DataplaneError::Send { to: remote, source })
+    }
+
+    /// Sends a NAT keepalive (RFC 3948 2.3).
+    pub(crate) fn send_keepalive(&self, local: IpAddr, remote: SocketAddr) -> Result<(), DataplaneError> {
+        self.wan(local)?
+            .udp
+            .send_parts(remote, [&[0xff], &[]], true)
+            .map_err(|source| DataplaneError::Send { to: remote, source })
+    }
+
+    pub(crate) fn stats(&self) -> Vec<SaStats> {
+        let stats = |(&inbound, sa): (&Spi, &Sa)| {
+            let c = &sa.counters;
+            SaStats {
+                tunnel: sa.tunnel,
+                inbound,
+                outbound: sa.outbound,
+                engine: Engine::User,
+                packets_in: c.inn.packets(),
+                bytes_in: c.inn.bytes(),
+                packets_out: c.out.packets(),
+                bytes_out: c.out.bytes(),
+                drops: c.drops(),
+                replay_floor: c.inn.floor(),
+                sequence_in: c.inn.sequence(),
+                sequence_out: c.out.sequence(),
+            }
+        };
+        self.sas.iter().map(stats).collect()
+    }
+
+    pub(crate) fn tunnel_drops(&self) -> Vec<TunnelDrops> {
+        let drops =
+            |(&tunnel, t): (&TunnelId, &Tunnel)| TunnelDrops { tunnel, drops: t.shared.counters.drops() };
+        self.tunnels.iter().map(drops).collect()
+    }
+
+    pub(crate) fn wan_drops(&self) -> Vec<(&'static str, u64)> {
+        let mut all = Vec::new();
+        self.unknown.iter().for_each(|u| u.drops.collect(&mut all));
+        all
+    }
+
+    /// The UDP socket of a WAN address, for who must steer its port.
+    pub(crate) fn udp_socket(&self, local: IpAddr) -> Option<&Arc<WanSocket>> {
+        self.wans.iter().find(|w| w.address == local).map(|w| &w.udp)
+    }
+
+    fn sa(&self, inbound: Spi) -> Result<(&Sa, &Tunnel), DataplaneError> {
+        let sa = self.sas.get(&inbound).ok_or(DataplaneError::UnknownSpi(inbound))?;
+        let tunnel = self.tunnels.get(&sa.tunnel).ok_or(DataplaneError::UnknownTunnel(sa.tunnel))?;
+        Ok((sa, tunnel))
+    }
+
+    fn wan(&self, local: IpAddr) -> Result<&Wan, DataplaneError> {
+        self.wans.iter().find(|w| w.address == local).ok_or(DataplaneError::NotWan(local))
+    }
+
+    /// The socket for an SA's packets, and the inbound worker that owns it.
+    fn socket(&mut self, local: IpAddr, encap: bool) -> Result<(Arc<WanSocket>, usize), DataplaneError> {
+        let wan = self.wans.iter_mut().find(|w| w.address == local).ok_or(DataplaneError::NotWan(local))?;
+        if encap {
+            return Ok((wan.udp.clone(), wan.worker));
+        }
+        if let Some(esp) = &wan.esp {
+            return Ok((esp.clone(), wan.worker));
+        }
+        let esp = Arc::new(WanSocket::esp(local, &self.options)?);
+        self.inbound[wan.worker].control.send(Inbound::AddSocket(esp.clone()))?;
+        wan.esp = Some(esp.clone());
+        Ok((esp, wan.worker))
+    }
+}
