@@ -1,10 +1,12 @@
 //! `cargo xtask`: sets up, builds, tests, demonstrates and packages Culvert.
 mod build;
+mod ci;
 mod debian;
 mod demo;
 mod lab;
 mod process;
 mod setup;
+mod test;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -23,6 +25,8 @@ enum Command {
     Build(build::Args),
     Demo(demo::Args),
     Lab(lab::Args),
+    Test(test::Args),
+    Ci(ci::Args),
 }
 
 fn main() -> ExitCode {
@@ -31,6 +35,8 @@ fn main() -> ExitCode {
         Command::Build(args) => build::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Lab(args) => lab::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Ci(args) => ci::run(&args),
     };
     match result {
         Ok(code) => code,

@@ -1,0 +1,210 @@
+//! `cargo xtask test`: every test there is, and one line at the end that sums them up.
+use crate::process::{self, cargo, is_root, shown};
+use crate::setup;
+use anyhow::{Context, Result, bail};
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+/// Run every test: unit, end to end against strongSwan in network namespaces, and under other kernels in QEMU.
+///
+/// Needs root, for the namespaces. Ends with `N passed, N failed`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only the unit tests; needs no root.
+    #[arg(long, conflicts_with_all = ["end_to_end", "vm"])]
+    unit: bool,
+    /// Only the end-to-end tests in network namespaces.
+    #[arg(long, conflicts_with = "vm")]
+    end_to_end: bool,
+    /// Only the tests under other kernels.
+    #[arg(long)]
+    vm: bool,
+    /// Only tests whose name contains this.
+    filter: Option<String>,
+}
+
+impl Args {
+    /// Without any restriction.
+    pub(crate) fn everything() -> Self {
+        Self { unit: false, end_to_end: false, vm: false, filter: None }
+    }
+}
+
+/// The end-to-end tests, in the order in which they run: tests/tests/NAME.rs. Each of the last column runs so many
+/// at a time: more than the cores, because most of their time is waiting.
+const END_TO_END: [(&str, &str, usize); 5] = [
+    ("lab", "the lab itself (strongSwan with strongSwan)", 2),
+    ("twins", "Culvert with Culvert", 2),
+    ("interop", "Culvert with strongSwan", 3),
+    ("bad_input", "bad input", 4),
+    ("lifecycle", "life and death of culvertd", 3),
+];
+
+/// What has been counted.
+#[derive(Default)]
+struct Sum {
+    passed: usize,
+    failed: Vec<String>,
+    ignored: usize,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let all = !(args.unit || args.end_to_end || args.vm);
+    if !args.unit && !is_root() {
+        bail!("the end-to-end tests make network namespaces and need root; run it with sudo, or with --unit");
+    }
+    setup::ensure(if args.unit { setup::Part::Build } else { setup::Part::All })?;
+    let start = Instant::now();
+    let mut sum = Sum::default();
+
+    headline("building");
+    // One profile for everything: on two cores a second build would cost more than it brings.
+    process::run(cargo().args(["build", "--workspace", "--all-targets"]))?;
+
+    let filter = args.filter.as_deref();
+    if all || args.unit {
+        headline("unit and protocol tests");
+        let mut command = cargo();
+        command.args(["test", "--workspace", "--exclude", "culvert-tests", "--no-fail-fast", "--"]);
+        follow(command.args(filter), "", &mut sum)?;
+    }
+    if all || args.end_to_end {
+        for (name, title, threads) in END_TO_END {
+            headline(title);
+            let mut command = cargo();
+            command.args(["test", "--package", "culvert-tests", "--test", name, "--"]);
+            command.args(["--test-threads", &threads.to_string()]).args(filter);
+            command.env("CULVERT_BIN_DIR", process::target_dir().join("debug"));
+            follow(&mut command, name, &mut sum)?;
+        }
+    }
+    if all || args.vm {
+        in_vm(filter, &mut sum)?;
+    }
+
+    headline(&format!("done in {} s", start.elapsed().as_secs()));
+    if sum.ignored > 0 {
+        println!("{} ignored", sum.ignored);
+    }
+    for name in &sum.failed {
+        println!("failed: {name}");
+    }
+    println!("{} passed, {} failed", sum.passed, sum.failed.len());
+    Ok(if sum.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Kernels under which a part of the tests runs, with the tests and their title.
+const IN_VM: [(&str, &str, &str); 1] =
+    [("6.12", "vm_interop", "Culvert with strongSwan on the kernel's ESP, kernel 6.12")];
+
+fn in_vm(filter: Option<&str>, sum: &mut Sum) -> Result<()> {
+    for (kernel, name, title) in IN_VM {
+        headline(title);
+        let program = test_program(name)?;
+        let mut command = Command::new(std::env::current_exe().context("cannot tell where xtask is")?);
+        command.args(["vm", "--kernel", kernel, "--", "env"]);
+        command.arg(format!("CULVERT_BIN_DIR={}", process::target_dir().join("debug").display()));
+        // A guest without KVM is slow: one at a time.
+        command.arg(program).args(["--test-threads", "1"]).args(filter);
+        follow(&mut command, name, sum)?;
+    }
+    Ok(())
+}
+
+/// Where cargo has put a test program of culvert-tests.
+fn test_program(name: &str) -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args([
+        "test",
+        "--package",
+        "culvert-tests",
+        "--test",
+        name,
+        "--no-run",
+        "--message-format",
+        "json",
+    ]);
+    let messages = process::text(command.stderr(Stdio::inherit()))?;
+    let executable = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .find_map(|message| {
+            let fits = message["target"]["name"] == name;
+            message["executable"].as_str().filter(|_| fits).map(PathBuf::from)
+        });
+    executable.with_context(|| format!("cargo built no test program {name}"))
+}
+
+/// Runs a program made by Rust's test harness (or several), shows what it says and counts. A program that ends badly
+/// without a failed test counts as a failure itself.
+fn follow(command: &mut Command, group: &str, sum: &mut Sum) -> Result<()> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run `{}`", shown(command)))?;
+    let before = (sum.failed.len(), sum.passed);
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).split(b'\n') {
+            let line = String::from_utf8_lossy(&line?).trim_end().to_owned();
+            sum.line(group, &line);
+            // Crates without tests have nothing to tell.
+            if !line.is_empty() && line != "running 0 tests" && !line.starts_with("test result: ok. 0 passed")
+            {
+                println!("{line}");
+            }
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() && sum.failed.len() == before.0 {
+        let passed = sum.passed - before.1;
+        sum.failed.push(format!("`{}` ({status}, after {passed} tests that passed)", shown(command)));
+    }
+    Ok(())
+}
+
+impl Sum {
+    /// Counts a line of the harness: `test NAME ... ok`.
+    fn line(&mut self, group: &str, line: &str) {
+        let Some((name, outcome)) = line.strip_prefix("test ").and_then(|rest| rest.rsplit_once(" ... "))
+        else {
+            return;
+        };
+        if outcome == "ok" {
+            self.passed += 1;
+        } else if outcome.starts_with("FAILED") {
+            let group = if group.is_empty() { String::new() } else { format!("{group}: ") };
+            self.failed.push(format!("{group}{name}"));
+        } else if outcome.starts_with("ignored") {
+            self.ignored += 1;
+        }
+    }
+}
+
+fn headline(text: &str) {
+    println!("\n== {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Sum;
+
+    #[test]
+    fn outcomes_are_counted() {
+        let mut sum = Sum::default();
+        for line in [
+            "running 4 tests",
+            "test suites::culvert_initiates ... ok",
+            "test parse ... FAILED",
+            "test slow ... ignored, for a reason",
+            "test src/lib.rs - pair (line 3) ... ok",
+            "test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+        ] {
+            sum.line("interop", line);
+        }
+        assert_eq!((sum.passed, sum.ignored), (2, 1));
+        assert_eq!(sum.failed, ["interop: parse"]);
+    }
+}
