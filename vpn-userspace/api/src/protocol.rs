@@ -91,6 +91,9 @@ pub enum Level {
 }
 
 impl Level {
+    /// From the most severe to the least.
+    pub const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+
     /// The word in lower case.
     pub const fn as_str(self) -> &'static str {
         match self {

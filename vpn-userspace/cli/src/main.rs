@@ -1,2 +1,144 @@
 //! culvert: the operator's command line, a client of culvertd's control socket.
-fn main() {}
+//!
+//! Exit codes: 0 done, 1 failed (no culvertd, refused, a tunnel did not come up), 2 wrong usage.
+
+mod args;
+mod client;
+mod render;
+mod units;
+mod up;
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use culvert_api::{LogsRequest, Request, Response};
+
+use args::{Args, Command};
+use client::{Client, ClientError};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(code) => code,
+        Err(error) => {
+            // A reader that has seen enough (`culvert logs --follow | head`) is no failure.
+            if let Some(error) = error.downcast_ref::<io::Error>()
+                && error.kind() == io::ErrorKind::BrokenPipe
+            {
+                return ExitCode::SUCCESS;
+            }
+            eprintln!("culvert: {}", render::clean_lines(&error.to_string()));
+            if let Some(mend) = error.downcast_ref::<ClientError>().and_then(ClientError::mend) {
+                eprintln!("         {}", render::clean_lines(&mend));
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<ExitCode> {
+    let mut client = Client::connect(&args.socket)?;
+    let mut out = io::stdout().lock();
+    match &args.command {
+        Command::Status { json: true, .. } => print_json(&mut client, &mut out, &Request::Status)?,
+        Command::Counters { json: true } => print_json(&mut client, &mut out, &Request::Counters)?,
+        Command::Status { target, verbose, .. } => {
+            let mut status = client.status()?;
+            if let Some(target) = target {
+                render::narrow(&mut status, target).context(ClientError::no_such(target))?;
+            }
+            let view = render::View { now_s: now_s(), colour: colour(), verbose: *verbose };
+            out.write_all(render::status(&status, &view).as_bytes())?;
+        }
+        Command::Counters { .. } => match client.ask(&Request::Counters)? {
+            Response::Counters(counters) => out.write_all(render::counters(&counters).as_bytes())?,
+            other => return Err(ClientError::unexpected(&other).into()),
+        },
+        Command::Up { target, no_wait, timeout } => {
+            if !no_wait {
+                return up::up(&mut client, &mut out, target, timeout.0);
+            }
+            print_done(&mut client, &mut out, &Request::Up { target: target.clone() })?;
+        }
+        Command::Down { target } => {
+            print_done(&mut client, &mut out, &Request::Down { target: target.clone() })?;
+        }
+        Command::Rekey { target, ike } => {
+            print_done(&mut client, &mut out, &Request::Rekey { target: target.clone(), ike: *ike })?;
+        }
+        Command::Reload => match client.ask(&Request::Reload)? {
+            Response::Reload(reloaded) => out.write_all(render::reloaded(&reloaded).as_bytes())?,
+            other => return Err(ClientError::unexpected(&other).into()),
+        },
+        Command::Logs { follow, connection, level, since, json } => {
+            let request = LogsRequest {
+                connection: connection.clone(),
+                level: *level,
+                since_ms: since.map(|since| u64::try_from(since.0.as_millis()).unwrap_or(u64::MAX)),
+                follow: *follow,
+            };
+            return logs(&mut client, &mut out, request, *json);
+        }
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn logs(client: &mut Client, out: &mut impl Write, request: LogsRequest, json: bool) -> Result<ExitCode> {
+    let follow = request.follow;
+    client.send(&Request::Logs(request))?;
+    if follow {
+        client.wait_for_ever()?;
+    }
+    let colour = colour();
+    loop {
+        match client.receive() {
+            Ok(Response::Log(record)) if json => serde_json::to_writer(&mut *out, &record)?,
+            Ok(Response::Log(record)) => out.write_all(render::log_line(&record, colour).as_bytes())?,
+            Ok(Response::Done(_)) => break,
+            // Something newer than this culvert in the stream does not end it.
+            Ok(Response::Unknown) => continue,
+            Ok(other) => return Err(ClientError::unexpected(&other).into()),
+            Err(error) => return Err(error.into()),
+        }
+        if json {
+            out.write_all(b"\n")?;
+        }
+        if follow {
+            out.flush()?;
+        }
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what culvertd answered as it came, fields of newer versions included.
+fn print_json(client: &mut Client, out: &mut impl Write, request: &Request) -> Result<()> {
+    let mut answer = client.ask_raw(request)?;
+    if let Some(answer) = answer.as_object_mut() {
+        answer.remove("response");
+    }
+    serde_json::to_writer_pretty(&mut *out, &answer)?;
+    out.write_all(b"\n")?;
+    Ok(())
+}
+
+fn print_done(client: &mut Client, out: &mut impl Write, request: &Request) -> Result<()> {
+    match client.ask(request)? {
+        Response::Done(done) if done.message.is_empty() => Ok(()),
+        Response::Done(done) => Ok(writeln!(out, "{}", render::clean_lines(&done.message))?),
+        other => Err(ClientError::unexpected(&other).into()),
+    }
+}
+
+/// Unix time in seconds.
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs())
+}
+
+fn colour() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}

@@ -1,0 +1,151 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use culvert_api::{DEFAULT_SOCKET, Level, Target};
+
+use crate::units::Span;
+
+/// Watch and steer the Culvert IPsec gateway.
+///
+/// TARGET is CONNECTION, for all tunnels of a connection, or CONNECTION/TUNNEL, as `culvert status`
+/// shows them.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage.\n\n\
+        Examples:\n  \
+        culvert status\n  \
+        culvert up hangzhou\n  \
+        culvert logs --follow --connection hangzhou/a\n\n\
+        The configuration is checked with `culvertd --config FILE --check`."
+)]
+pub(crate) struct Args {
+    /// The control socket of culvertd
+    #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub(crate) socket: PathBuf,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show connections and tunnels: state, engine, peer, traffic, drops, time to rekey
+    #[command(after_help = "A * marks the tunnel that carries the routes of its connection.\n\n\
+        Examples:\n  \
+        culvert status                 one line per tunnel\n  \
+        culvert status -v hangzhou/a   everything about one tunnel, and why the other engines were not chosen\n  \
+        culvert status --json | jq '.connections[].tunnels[] | {name, state}'")]
+    Status {
+        /// Only this connection or tunnel
+        target: Option<Target>,
+        /// Everything: SPIs, algorithms, selectors, drops by reason, engines and why not
+        #[arg(short, long)]
+        verbose: bool,
+        /// The whole status as JSON
+        #[arg(long, conflicts_with_all = ["verbose", "target"])]
+        json: bool,
+    },
+    /// Bring a connection or tunnel up and wait until it is
+    #[command(
+        after_help = "Exits with 1 and the reason when a tunnel does not come up in time. culvertd goes on trying.\n\n\
+        Examples:\n  \
+        culvert up hangzhou\n  \
+        culvert up hangzhou/a --timeout 2m\n  \
+        culvert up hangzhou --no-wait"
+    )]
+    Up {
+        /// What to bring up
+        target: Target,
+        /// Return as soon as culvertd has begun
+        #[arg(long)]
+        no_wait: bool,
+        /// How long to wait
+        #[arg(long, value_name = "DURATION", default_value = "30s", conflicts_with = "no_wait")]
+        timeout: Span,
+    },
+    /// Take a connection or tunnel down and keep it down until `culvert up`
+    #[command(
+        after_help = "The traffic of a tunnel that is down is dropped, never sent in clear.\n\nExample:\n  culvert down hangzhou/b"
+    )]
+    Down {
+        /// What to take down
+        target: Target,
+    },
+    /// Give a connection or tunnel new keys now
+    #[command(
+        after_help = "A rekey right after set-up shows whether both sides agree on perfect forward secrecy.\n\n\
+        Examples:\n  \
+        culvert rekey hangzhou/a         its child SAs\n  \
+        culvert rekey hangzhou/a --ike   its IKE SA"
+    )]
+    Rekey {
+        /// What to rekey
+        target: Target,
+        /// The IKE SA instead of the child SAs
+        #[arg(long)]
+        ike: bool,
+    },
+    /// Read the configuration again and apply what changed
+    #[command(after_help = "A configuration with a mistake is refused as a whole; what runs goes on.")]
+    Reload,
+    /// Show the log that culvertd keeps in memory
+    #[command(after_help = "Examples:\n  \
+        culvert logs --since 10m --level warn\n  \
+        culvert logs --follow --connection hangzhou\n\n\
+        Older records are in the journal: journalctl -u culvertd")]
+    Logs {
+        /// Go on with new records as they come
+        #[arg(short, long)]
+        follow: bool,
+        /// Only records of this connection or tunnel
+        #[arg(short, long, value_name = "TARGET")]
+        connection: Option<Target>,
+        /// Only records at least this severe: error, warn, info, debug or trace
+        #[arg(short, long, value_name = "LEVEL", value_parser = parse_level)]
+        level: Option<Level>,
+        /// Only records of the last 30s, 10m, 2h, …
+        #[arg(long, value_name = "DURATION")]
+        since: Option<Span>,
+        /// One JSON object per line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what was passed and dropped, and why
+    #[command(
+        after_help = "Example:\n  culvert counters --json | jq '.guard[] | select(.verdict == \"drop\")'"
+    )]
+    Counters {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn parse_level(text: &str) -> Result<Level, String> {
+    Level::ALL
+        .into_iter()
+        .find(|level| level.as_str() == text)
+        .ok_or_else(|| "write error, warn, info, debug or trace".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn helps_are_as_reviewed() {
+        let mut all = Args::command().render_long_help().to_string();
+        for sub in Args::command().get_subcommands_mut() {
+            all.push_str(&format!("\n=== {}\n{}", sub.get_name().to_owned(), sub.render_long_help()));
+        }
+        insta::assert_snapshot!("help", all);
+    }
+}

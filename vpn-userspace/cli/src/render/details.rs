@@ -1,0 +1,139 @@
+//! `culvert status -v`: everything about each tunnel, and the engines.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use culvert_api::{Child, Connection, Encap, Nat, Status, Tunnel};
+
+use super::clean;
+use super::table::Table;
+use crate::units;
+
+/// A block per tunnel, then the engines with their algorithms.
+pub(super) fn details(status: &Status) -> String {
+    let mut out = String::new();
+    for connection in &status.connections {
+        for tunnel in &connection.tunnels {
+            out.push('\n');
+            block(&mut out, connection, tunnel);
+        }
+    }
+    if !status.engines.is_empty() {
+        out.push('\n');
+        out.push_str(&engines(status));
+    }
+    out
+}
+
+/// `key        value`, with the value's further lines below it.
+fn line(out: &mut String, key: &str, value: &str) {
+    // Writing to a string does not fail.
+    let _ = writeln!(out, "  {key:<10} {}", clean(value));
+}
+
+fn block(out: &mut String, connection: &Connection, tunnel: &Tunnel) {
+    let _ = writeln!(out, "{}/{}", clean(&connection.name), clean(&tunnel.name));
+    let mtu = tunnel.mtu.map_or(String::new(), |mtu| format!(", MTU {mtu}"));
+    let role = if tunnel.active { ", carries the routes" } else { "" };
+    line(out, "interface", &format!("{}{mtu}, weight {}{role}", tunnel.interface, tunnel.weight));
+    line(out, "networks", &format!("{} = {}", connection.local.join(" "), connection.remote.join(" ")));
+    if let Some(cause) = &tunnel.cause {
+        line(out, "cause", cause);
+    }
+    if tunnel.failures > 0 {
+        line(out, "failures", &format!("{} attempts since culvertd started", tunnel.failures));
+    }
+    if let Some(ike) = &tunnel.ike {
+        let role = if ike.initiator { "initiator" } else { "responder" };
+        let rekey = ike
+            .rekey_in_s
+            .map_or("the peer rekeys".to_owned(), |s| format!("rekey in {}", units::duration(s)));
+        line(
+            out,
+            "IKE",
+            &format!(
+                "version {}, {role}, {}, since {}, {rekey}",
+                ike.version,
+                ike.suite,
+                units::duration(ike.established_s)
+            ),
+        );
+        line(out, "", &format!("SPIs {} {}", ike.spi_initiator, ike.spi_responder));
+        line(out, "local", &format!("{} ({})", ike.local.address, ike.local.id));
+        line(out, "remote", &format!("{} ({})", ike.remote.address, ike.remote.id));
+        let nat = match ike.nat {
+            Nat::None => "nobody is behind a NAT",
+            Nat::Local => "this gateway is behind a NAT",
+            Nat::Remote => "the peer is behind a NAT",
+            Nat::Both => "both are behind a NAT",
+            Nat::Unknown => "unknown",
+        };
+        line(out, "NAT", nat);
+    }
+    for one in &tunnel.children {
+        child(out, one);
+    }
+    if let Some(drops) = drops(&tunnel.drops) {
+        line(out, "dropped", &drops);
+    }
+    let engine = super::engine(tunnel);
+    if !engine.is_empty() {
+        line(out, "engine", &engine);
+    }
+    for (index, reason) in tunnel.engine_reasons.iter().enumerate() {
+        line(out, if index == 0 { "why" } else { "" }, reason);
+    }
+}
+
+fn child(out: &mut String, child: &Child) {
+    let dh = child.dh.as_ref().map_or(String::new(), |dh| format!("-{dh}"));
+    let encap = match child.encap {
+        Encap::Udp => "in UDP",
+        Encap::None => "plain ESP",
+        Encap::Unknown => "unknown encapsulation",
+    };
+    let esn = if child.esn { ", ESN" } else { "" };
+    let rekey =
+        child.rekey_in_s.map_or("the peer rekeys".to_owned(), |s| format!("rekey in {}", units::duration(s)));
+    line(
+        out,
+        "child",
+        &format!("{}{dh}, {encap}{esn}, window {}, {rekey}", child.suite, child.replay_window),
+    );
+    line(out, "", &format!("selectors {} = {}", child.local_ts.join(" "), child.remote_ts.join(" ")));
+    line(
+        out,
+        "",
+        &format!("in  {}  {} packets, {}", child.spi_in, child.packets_in, units::bytes(child.bytes_in)),
+    );
+    line(
+        out,
+        "",
+        &format!("out {}  {} packets, {}", child.spi_out, child.packets_out, units::bytes(child.bytes_out)),
+    );
+    if let Some(drops) = drops(&child.drops) {
+        line(out, "", &format!("dropped {drops}"));
+    }
+}
+
+fn drops(drops: &BTreeMap<String, u64>) -> Option<String> {
+    let list: Vec<_> =
+        drops.iter().filter(|(_, n)| **n > 0).map(|(reason, n)| format!("{reason} {n}")).collect();
+    (!list.is_empty()).then(|| list.join(", "))
+}
+
+fn engines(status: &Status) -> String {
+    let mut table = Table::new(&["ENGINE", "SUITE", "AVAILABLE", "WHY NOT"], &[]);
+    let yes = |available: bool| if available { "yes" } else { "no" }.to_owned();
+    for engine in &status.engines {
+        let reason = engine.reason.as_deref().map_or(String::new(), clean);
+        table.row([engine.engine.to_string(), String::new(), yes(engine.available), reason.clone()]);
+        for algorithm in &engine.algorithms {
+            // The engine's reason is not said again for each of its suites.
+            let why = algorithm.reason.as_deref().map_or(String::new(), clean);
+            let why = if why == reason { String::new() } else { why };
+            table.row([String::new(), clean(&algorithm.suite), yes(algorithm.available), why]);
+        }
+    }
+    table.finish()
+}
