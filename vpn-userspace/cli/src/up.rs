@@ -31,9 +31,11 @@ pub(crate) fn up(
         })
         .collect();
     match client.ask(&Request::Up { target: target.clone() })? {
-        Response::Done(done) if waiting.is_empty() => {
-            // Only disabled tunnels: culvertd said what it thinks of that.
-            writeln!(out, "{}", render::clean_lines(&done.message))?;
+        Response::Done(_) if waiting.is_empty() => {
+            eprintln!(
+                "culvert: no tunnel of {target} is enabled\n         \
+                 write enabled = true in the configuration, then `culvert reload`"
+            );
             return Ok(ExitCode::FAILURE);
         }
         Response::Done(_) => {}

@@ -189,6 +189,14 @@ fn up_says_why_a_tunnel_failed() {
 }
 
 #[test]
+fn up_of_a_disabled_tunnel_says_so() {
+    let daemon = Daemon::answering(&[&status("disabled", 0, "null"), DONE]);
+    let output = daemon.culvert(&["up", "c"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).starts_with("culvert: no tunnel of c is enabled\n"), "{output:?}");
+}
+
+#[test]
 fn up_gives_up_in_time() {
     let daemon = Daemon::start(|mut client| {
         client.answer(&status("down", 0, "null"));
