@@ -324,6 +324,16 @@ impl Cause {
     }
 }
 
+impl Cause {
+    /// The data of the notification.
+    pub(crate) fn notify_data(&self) -> Vec<u8> {
+        match self {
+            Self::Malformed(WireError::UnsupportedCritical(kind)) => vec![*kind],
+            _ => Vec::new(),
+        }
+    }
+}
+
 impl Failure {
     /// A failure with the blame, the mend and the RFC section of its cause.
     pub(crate) fn new(tunnel: Option<TunnelId>, name: &str, phase: Phase, cause: Cause) -> Self {

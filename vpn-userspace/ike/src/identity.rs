@@ -10,7 +10,7 @@ use crate::wire::Id;
 ///
 /// Names compare without regard to case. An identity is at most 255 bytes of printable ASCII, but for
 /// key ids, which are any bytes.
-#[derive(Clone, Hash)]
+#[derive(Clone)]
 pub enum Identity {
     /// ID_IPV4_ADDR.
     Ipv4(Ipv4Addr),

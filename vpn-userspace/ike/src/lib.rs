@@ -17,13 +17,23 @@ mod endpoint;
 mod error;
 mod event;
 mod identity;
+mod keymat;
 pub mod proposal;
+mod protect;
+mod selector;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+mod timer;
+mod v2;
+mod window;
 mod wire;
 
 pub use auth::{Psk, PskError};
 pub use child::ChildSa;
 pub use config::{ConfigError, Dpd, EndpointConfig, Parity, PeerConfig, Retransmit};
-pub use endpoint::Endpoint;
+pub use endpoint::{Counts, Endpoint};
 pub use error::{Blame, Cause, Failure, Phase};
 pub use event::{Command, CommandError, DownReason, Event, IkeInfo, Output};
 pub use identity::{Identity, IdentityError};

@@ -1,53 +1,299 @@
 //! The endpoint: tunnels and their IKE SAs, and which of them a datagram, a command or a timeout is for.
 
-use std::collections::{BTreeMap, VecDeque};
+mod command;
+mod effect;
+mod guard;
+mod peers;
+mod spis;
+
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Instant;
 
 use culvert_crypto::Random;
 use culvert_types::TunnelId;
 
-use crate::{Command, CommandError, EndpointConfig, Output, PeerConfig};
+use crate::error::{Cause, Failure, Phase};
+use crate::timer::Timers;
+use crate::v2::ctx::{Ctx, Effect};
+use crate::v2::init::{self, Request, Respond};
+use crate::v2::{Arrival, Sa};
+use crate::wire::{Body, Exchange, HEADER_LEN, Header, WireError, notify};
+use crate::{Command, CommandError, EndpointConfig, Output};
+use guard::{Admission, Cookies, HalfOpens, Reports};
+pub(crate) use peers::Peers;
+pub(crate) use spis::Spis;
 
 /// Every IKE SA of one gateway. See the crate's documentation for how to drive it.
 pub struct Endpoint {
     config: EndpointConfig,
     random: Box<dyn Random>,
-    peers: BTreeMap<TunnelId, Arc<PeerConfig>>,
+    peers: Peers,
+    sas: HashMap<u64, Sa>,
+    tunnels: HashMap<TunnelId, Tunnel>,
+    spis: Spis,
+    half_opens: HalfOpens,
+    cookies: Cookies,
+    reports: Reports,
+    timers: Timers,
     outputs: VecDeque<Output>,
+    shut_down: bool,
+}
+
+/// The IKE SAs of a tunnel, by our SPI.
+#[derive(Default)]
+struct Tunnel {
+    all: Vec<u64>,
+    /// The one that serves it.
+    current: Option<u64>,
+}
+
+/// How much an endpoint holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// IKE SAs in any state, those included that only remember their last answer.
+    pub ike_sas: usize,
+    /// IKE SAs whose initiator has proven nothing yet, or failed to.
+    pub half_open: usize,
+    /// Inbound ESP SPIs, in use or reserved.
+    pub spis: usize,
 }
 
 impl Endpoint {
     /// An endpoint without tunnels.
     pub fn new(config: EndpointConfig, random: Box<dyn Random>) -> Self {
-        Self { config, random, peers: BTreeMap::new(), outputs: VecDeque::new() }
+        Self {
+            config,
+            random,
+            peers: Peers::default(),
+            sas: HashMap::new(),
+            tunnels: HashMap::new(),
+            spis: Spis::default(),
+            half_opens: HalfOpens::default(),
+            cookies: Cookies::default(),
+            reports: Reports::default(),
+            timers: Timers::default(),
+            outputs: VecDeque::new(),
+            shut_down: false,
+        }
     }
 
     /// Takes in one IKE datagram, without the non-ESP marker. `local` and `remote` are its destination
     /// and source; the local port tells 500 from 4500.
     pub fn handle_datagram(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) {
-        let _ = (now, local, remote, bytes, &self.config, &mut self.random);
+        if self.shut_down {
+            return;
+        }
+        let header = match Header::parse(bytes) {
+            Ok(header) => header,
+            Err(e) => return self.on_bad_header(local, remote, bytes, e),
+        };
+        let arrival = Arrival { local, remote, header, bytes };
+        if header.exchange == Exchange::SaInit && header.spi_r == 0 && !header.flags.response {
+            // RFC 7296 3.1: the first message has the initiator flag, id 0 and no SPI of the responder.
+            if header.flags.initiator && header.message_id == 0 {
+                self.on_init_request(now, &arrival);
+            }
+            return;
+        }
+        let (ours, theirs) =
+            if header.flags.initiator { (header.spi_r, header.spi_i) } else { (header.spi_i, header.spi_r) };
+        let fits = self.sas.get(&ours).is_some_and(|sa| {
+            // The flag says that the sender is the original initiator: then we are not.
+            sa.initiator() != header.flags.initiator && (sa.peer_spi() == theirs || sa.peer_spi() == 0)
+        });
+        if fits {
+            self.step(now, ours, |sa, ctx| sa.on_datagram(ctx, &arrival));
+        } else {
+            tracing::debug!(%remote, "dropped a message for an unknown IKE SA {ours:016x}");
+        }
     }
 
     /// Does what is due at `now`. To call at the time of [`Output::Deadline`]; calling it early is harmless.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
+        while let Some(key) = self.timers.due(now) {
+            self.step(now, key, Sa::on_timeout);
+        }
     }
 
     /// Carries out a command, or says why that is impossible; nothing has changed then.
     pub fn handle_command(&mut self, now: Instant, command: Command) -> Result<(), CommandError> {
-        let _ = now;
-        if let Command::AddPeer(tunnel, config) = command {
-            config.check()?;
-            self.peers.insert(tunnel, Arc::from(config));
+        if self.shut_down {
+            return Err(CommandError::ShutDown);
         }
-        Ok(())
+        self.command(now, command)
     }
 
     /// The next thing to do. To call until it returns [`Output::Deadline`] or [`Output::Idle`]. Events come
     /// before the datagrams that reveal them to the peer.
     pub fn poll(&mut self) -> Output {
-        self.outputs.pop_front().unwrap_or(Output::Idle)
+        let output = self.outputs.pop_front();
+        output.unwrap_or_else(|| match self.timers.next() {
+            Some((when, why)) => Output::Deadline(when, why),
+            None => Output::Idle,
+        })
+    }
+
+    /// How much is held now.
+    pub fn counts(&self) -> Counts {
+        Counts { ike_sas: self.sas.len(), half_open: self.half_opens.len(), spis: self.spis.len() }
+    }
+
+    fn on_bad_header(&mut self, local: SocketAddr, remote: SocketAddr, bytes: &[u8], error: WireError) {
+        tracing::debug!(%remote, "dropped a malformed message of {} bytes: {error}", bytes.len());
+        // RFC 7296 2.5: a higher major version is told ours; never with more bytes than came.
+        let (WireError::Version(3..), Some(head)) = (error, bytes.first_chunk::<HEADER_LEN>()) else {
+            return;
+        };
+        let mut ours = *head;
+        ours[17] = 0x20;
+        ours[24..].copy_from_slice(&[0, 0, 0, 28]);
+        let Ok(header) = Header::parse(&ours) else { return };
+        let answer = init::refusal(&header, notify::INVALID_MAJOR_VERSION, &[]);
+        if !header.flags.response && answer.len() <= bytes.len() {
+            self.outputs.push_back(Output::Transmit { local, remote, bytes: answer });
+        }
+    }
+
+    fn on_init_request(&mut self, now: Instant, arrival: &Arrival<'_>) {
+        let Arrival { local, remote, header, bytes } = *arrival;
+        let origin = (remote, header.spi_i);
+        if let Some(key) = self.half_opens.find(origin) {
+            return self.step(now, key, |sa, ctx| {
+                if let Sa::HalfOpen(half_open) = &sa {
+                    half_open.repeat(ctx, arrival);
+                }
+                Some(sa)
+            });
+        }
+        let answer = |kind, data: &[u8]| init::refusal(&header, kind, data);
+        let body = match Body::parse(header.next, bytes.get(HEADER_LEN..).unwrap_or_default()) {
+            Ok(body) => body,
+            Err(e) => {
+                tracing::debug!(%remote, "dropped a malformed IKE_SA_INIT request: {e}");
+                if let WireError::UnsupportedCritical(kind) = e {
+                    self.answer(arrival, answer(notify::UNSUPPORTED_CRITICAL_PAYLOAD, &[kind]));
+                }
+                return;
+            }
+        };
+        let Some(request) = Request::read(&body) else {
+            tracing::debug!(%remote, "dropped an IKE_SA_INIT request without SA, KE or nonce");
+            return;
+        };
+        let candidates = self.peers.candidates(local.ip(), remote.ip());
+        if candidates.is_empty() {
+            let cause = Cause::UnknownAddress { local: local.ip(), remote: remote.ip() };
+            let failure = Failure::new(None, &remote.ip().to_string(), Phase::IkeSaInit, cause);
+            self.with_ctx(now, |ctx| ctx.stranger_failed(failure));
+            return self.answer(arrival, answer(notify::NO_PROPOSAL_CHOSEN, &[]));
+        }
+        match self.half_opens.admission(&self.config, remote.ip()) {
+            Admission::Admit => {}
+            Admission::Drop => {
+                tracing::debug!(%remote, "too many half-open IKE SAs: dropped an IKE_SA_INIT request");
+                return;
+            }
+            Admission::AskForCookie => {
+                let cookie = body.notify(notify::COOKIE).map(|n| n.data).unwrap_or_default();
+                if !self.cookies.check(now, cookie, request.nonce, remote.ip(), header.spi_i) {
+                    let random = self.random.as_mut();
+                    let cookie = self.cookies.make(now, random, request.nonce, remote.ip(), header.spi_i);
+                    return self.answer(arrival, answer(notify::COOKIE, &cookie));
+                }
+            }
+        }
+        match self.with_ctx(now, |ctx| init::respond(ctx, arrival, &body, &request, &candidates)) {
+            Respond::Open(half_open) => {
+                let key = half_open.handshake.spi_r;
+                self.half_opens.insert(key, half_open.origin());
+                self.settle(key, None, Some(Sa::HalfOpen(half_open)));
+            }
+            Respond::Refuse { notify, data, failure } => {
+                if let Some(failure) = failure {
+                    self.with_ctx(now, |ctx| ctx.stranger_failed(*failure));
+                }
+                self.answer(arrival, answer(notify, &data));
+            }
+        }
+    }
+
+    /// Answers a stranger, never with more bytes than came.
+    fn answer(&mut self, arrival: &Arrival<'_>, bytes: Vec<u8>) {
+        if bytes.len() <= arrival.bytes.len() {
+            let (local, remote) = (arrival.local, arrival.remote);
+            self.outputs.push_back(Output::Transmit { local, remote, bytes });
+        }
+    }
+
+    /// One step of one IKE SA, and what follows from it for others.
+    fn step(&mut self, now: Instant, key: u64, act: impl FnOnce(Sa, &mut Ctx<'_>) -> Option<Sa>) {
+        let Some(sa) = self.sas.remove(&key) else { return };
+        let tunnel = sa.tunnel();
+        let (next, effects, transmits) = self.run(now, |ctx| act(sa, ctx));
+        self.settle(key, tunnel, next);
+        for effect in effects {
+            self.apply(now, effect);
+        }
+        self.outputs.extend(transmits);
+    }
+
+    /// Something that concerns no IKE SA that is there.
+    fn with_ctx<R>(&mut self, now: Instant, act: impl FnOnce(&mut Ctx<'_>) -> R) -> R {
+        let (result, effects, transmits) = self.run(now, act);
+        for effect in effects {
+            self.apply(now, effect);
+        }
+        self.outputs.extend(transmits);
+        result
+    }
+
+    fn run<R>(&mut self, now: Instant, act: impl FnOnce(&mut Ctx<'_>) -> R) -> (R, Vec<Effect>, Vec<Output>) {
+        let may_report = self.reports.allowed(now);
+        let mut ctx = Ctx {
+            now,
+            config: &self.config,
+            random: self.random.as_mut(),
+            peers: &self.peers,
+            spis: &mut self.spis,
+            others: &self.sas,
+            outputs: &mut self.outputs,
+            transmits: Vec::new(),
+            effects: Vec::new(),
+            may_report,
+        };
+        let result = act(&mut ctx);
+        let Ctx { effects, transmits, may_report: left, .. } = ctx;
+        if may_report && !left {
+            self.reports.used();
+        }
+        (result, effects, transmits)
+    }
+
+    /// Puts an IKE SA (back) into the tables, or takes its traces out of them.
+    fn settle(&mut self, key: u64, before: Option<TunnelId>, next: Option<Sa>) {
+        let after = next.as_ref().and_then(Sa::tunnel);
+        if let Some(tunnel) = before.filter(|b| after != Some(*b))
+            && let Some(entry) = self.tunnels.get_mut(&tunnel)
+        {
+            entry.all.retain(|k| *k != key);
+            if entry.all.is_empty() && entry.current.is_none() {
+                self.tunnels.remove(&tunnel);
+            }
+        }
+        if let Some(tunnel) = after {
+            let entry = self.tunnels.entry(tunnel).or_default();
+            if !entry.all.contains(&key) {
+                entry.all.push(key);
+            }
+        }
+        match &next {
+            None | Some(Sa::Up(_)) => self.half_opens.remove(key),
+            Some(_) => {}
+        }
+        self.timers.set(key, next.as_ref().and_then(|sa| sa.deadline(&self.config)));
+        if let Some(sa) = next {
+            self.sas.insert(key, sa);
+        }
     }
 }

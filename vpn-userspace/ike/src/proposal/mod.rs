@@ -2,7 +2,7 @@
 
 mod names;
 mod parse;
-mod select;
+pub(crate) mod select;
 
 use std::fmt;
 
@@ -60,6 +60,15 @@ impl IkeProposal {
     /// Every group that it names, first preferred. Never empty.
     pub fn groups(&self) -> &[DhGroup] {
         &self.groups
+    }
+
+    /// Whether a negotiation by this proposal may end with the suite.
+    pub fn allows(&self, suite: &IkeSuite) -> bool {
+        let integrity = suite.protection.integrity();
+        self.encryption.contains(&suite.protection.encryption())
+            && integrity.is_none_or(|i| self.integrity.contains(&i))
+            && self.prf.contains(&suite.prf)
+            && self.groups.contains(&suite.group)
     }
 }
 

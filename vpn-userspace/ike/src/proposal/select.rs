@@ -288,7 +288,8 @@ mod tests {
 
     #[test]
     fn esp_groups_and_sequence_numbers() {
-        let cases: [(&str, bool, &str, bool, bool, Option<&str>); 8] = [
+        type Case = (&'static str, bool, &'static str, bool, bool, Option<&'static str>);
+        let cases: [Case; 8] = [
             ("aes128gcm16", true, "aes128gcm16", true, false, Some("aes128gcm16-esn")),
             ("aes128gcm16", true, "aes128gcm16", false, false, Some("aes128gcm16")),
             ("aes128gcm16-noesn", true, "aes128gcm16", true, false, Some("aes128gcm16")),

@@ -1,0 +1,130 @@
+//! Commands of the endpoint's owner.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use culvert_types::TunnelId;
+
+use super::Endpoint;
+use crate::v2::Sa;
+use crate::v2::init::InitSent;
+use crate::v2::sa::{Attempt, Task};
+use crate::{Command, CommandError, DownReason};
+
+impl Endpoint {
+    pub(super) fn command(&mut self, now: Instant, command: Command) -> Result<(), CommandError> {
+        match command {
+            Command::AddPeer(tunnel, config) => {
+                config.check()?;
+                self.peers.add(tunnel, *config);
+            }
+            Command::RemovePeer(tunnel) => {
+                self.known(tunnel)?;
+                self.terminate(now, tunnel, true);
+                self.peers.remove(tunnel);
+            }
+            Command::Initiate(tunnel) => self.initiate(now, tunnel)?,
+            Command::Terminate(tunnel, tell) => {
+                self.known(tunnel)?;
+                self.terminate(now, tunnel, tell);
+            }
+            Command::RekeyChild(spi) => {
+                let unknown = CommandError::UnknownSpi(spi);
+                let owner = self.spis.owner(spi).ok_or(unknown)?;
+                let has = self.up(owner).is_some_and(|sa| sa.children.iter().any(|c| c.inbound == spi));
+                if !has {
+                    return Err(unknown);
+                }
+                self.queue(now, owner, Task::RekeyChild(spi, Attempt::default()));
+            }
+            Command::RekeyIke(tunnel) => {
+                let current = self.current(tunnel)?;
+                self.queue(now, current, Task::RekeyIke(Attempt::default()));
+            }
+            Command::CheckLiveness(tunnel) => {
+                let current = self.current(tunnel)?;
+                // Any request asks the same; one that already waits will tell.
+                if self.up(current).is_some_and(|sa| sa.window.free().is_some()) {
+                    self.queue(now, current, Task::Liveness);
+                }
+            }
+            Command::Shutdown => self.shut_down(now),
+        }
+        Ok(())
+    }
+
+    fn known(&self, tunnel: TunnelId) -> Result<(), CommandError> {
+        self.peers.get(tunnel).map(|_| ()).ok_or(CommandError::UnknownTunnel(tunnel))
+    }
+
+    fn current(&self, tunnel: TunnelId) -> Result<u64, CommandError> {
+        self.known(tunnel)?;
+        self.tunnels.get(&tunnel).and_then(|t| t.current).ok_or(CommandError::NotUp(tunnel))
+    }
+
+    fn queue(&mut self, now: Instant, key: u64, task: Task) {
+        self.step_up(now, key, |mut sa, ctx| {
+            sa.queue(task);
+            sa.send_next(ctx);
+            Some(Sa::Up(sa))
+        });
+    }
+
+    fn initiate(&mut self, now: Instant, tunnel: TunnelId) -> Result<(), CommandError> {
+        let config = Arc::clone(self.peers.get(tunnel).ok_or(CommandError::UnknownTunnel(tunnel))?);
+        let remote = config.remote.ok_or(CommandError::NoRemote(tunnel))?;
+        let entry = self.tunnels.entry(tunnel).or_default();
+        if let Some(current) = entry.current {
+            if self.up(current).is_some_and(|sa| !sa.has_child_or_asks()) {
+                self.queue(now, current, Task::CreateChild(Attempt::default()));
+            }
+            return Ok(());
+        }
+        let all = entry.all.clone();
+        let on_its_way = |key: &u64| matches!(self.sas.get(key), Some(Sa::InitSent(_) | Sa::AuthSent(_)));
+        if all.iter().any(on_its_way) {
+            return Ok(());
+        }
+        if let Some(state) = self.with_ctx(now, |ctx| InitSent::start(ctx, tunnel, config, remote)) {
+            self.settle(state.spi(), None, Some(Sa::InitSent(state)));
+        }
+        Ok(())
+    }
+
+    fn terminate(&mut self, now: Instant, tunnel: TunnelId, tell: bool) {
+        let all = self.tunnels.get(&tunnel).map(|t| t.all.clone()).unwrap_or_default();
+        for key in all {
+            self.step(now, key, |sa, ctx| match sa {
+                Sa::Up(mut sa) if tell => {
+                    sa.close(ctx, DownReason::LocalRequest);
+                    Some(Sa::Up(sa))
+                }
+                Sa::Up(sa) => {
+                    sa.leave(ctx, DownReason::LocalRequest);
+                    None
+                }
+                Sa::AuthSent(state) => {
+                    state.forget(ctx);
+                    None
+                }
+                Sa::InitSent(_) => None,
+                other => Some(other),
+            });
+        }
+    }
+
+    fn shut_down(&mut self, now: Instant) {
+        let all: Vec<u64> = self.sas.keys().copied().collect();
+        for key in all {
+            self.step(now, key, |sa, ctx| {
+                match sa {
+                    Sa::Up(sa) => sa.farewell(ctx),
+                    Sa::AuthSent(state) => state.forget(ctx),
+                    _ => {}
+                }
+                None
+            });
+        }
+        self.shut_down = true;
+    }
+}

@@ -1,0 +1,152 @@
+//! What one IKE SA's step means for the tunnel's others: replacement, adoption, two that met.
+
+use std::time::Instant;
+
+use culvert_types::TunnelId;
+
+use super::Endpoint;
+use crate::v2::Sa;
+use crate::v2::ctx::{Ctx, Effect};
+use crate::v2::sa::IkeSa;
+use crate::{DownReason, Event, Output};
+
+impl Endpoint {
+    pub(super) fn apply(&mut self, now: Instant, effect: Effect) {
+        match effect {
+            Effect::Established { tunnel, key, initial_contact } => {
+                self.established(now, tunnel, key, initial_contact);
+            }
+            Effect::Spawn(sa) => {
+                let key = sa.key();
+                self.settle(key, None, Some(Sa::Up(sa)));
+                self.step_up(now, key, |mut sa, ctx| {
+                    sa.send_next(ctx);
+                    Some(Sa::Up(sa))
+                });
+            }
+            Effect::Adopt { tunnel, from, to, children, tasks } => {
+                if self.up(to).is_none() {
+                    // The peer deleted it before it could serve: nothing carries the children any more.
+                    for child in children {
+                        self.spis.release(child.inbound);
+                        let (inbound, outbound) = (child.inbound, child.outbound);
+                        let (drain, reason) = (std::time::Duration::ZERO, DownReason::PeerDeleted);
+                        let event = Event::ChildDown { tunnel, inbound, outbound, drain, reason };
+                        self.outputs.push_back(Output::Event(event));
+                    }
+                    return self.left(now, tunnel, from, DownReason::PeerDeleted);
+                }
+                let entry = self.tunnels.entry(tunnel).or_default();
+                let was_current = entry.current == Some(from) || entry.current.is_none();
+                self.step_up(now, to, |mut sa, ctx| {
+                    sa.promote(ctx);
+                    sa.adopt(ctx, children, tasks);
+                    Some(Sa::Up(sa))
+                });
+                if was_current && self.up(to).is_some_and(IkeSa::serves) {
+                    self.make_current(now, tunnel, to);
+                }
+                self.step_up(now, to, |mut sa, ctx| {
+                    sa.send_next(ctx);
+                    Some(Sa::Up(sa))
+                });
+            }
+            Effect::Left { tunnel, key, reason } => self.left(now, tunnel, key, reason),
+        }
+    }
+
+    /// An IKE SA that is up.
+    pub(super) fn up(&self, key: u64) -> Option<&IkeSa> {
+        match self.sas.get(&key) {
+            Some(Sa::Up(sa)) => Some(sa),
+            _ => None,
+        }
+    }
+
+    /// A step of an IKE SA that is up; nothing for others.
+    pub(super) fn step_up(
+        &mut self,
+        now: Instant,
+        key: u64,
+        act: impl FnOnce(Box<IkeSa>, &mut Ctx<'_>) -> Option<Sa>,
+    ) {
+        self.step(now, key, |sa, ctx| match sa {
+            Sa::Up(sa) => act(sa, ctx),
+            other => Some(other),
+        });
+    }
+
+    fn make_current(&mut self, now: Instant, tunnel: TunnelId, key: u64) {
+        self.tunnels.entry(tunnel).or_default().current = Some(key);
+        if let Some(info) = self.up(key).map(|sa| sa.info(now)) {
+            self.outputs.push_back(Output::Event(Event::IkeRekeyed { tunnel, info }));
+        }
+    }
+
+    /// An IKE SA serves its tunnel no more: another one does, or the tunnel is down.
+    fn left(&mut self, now: Instant, tunnel: TunnelId, key: u64, reason: DownReason) {
+        let Some(entry) = self.tunnels.get_mut(&tunnel).filter(|e| e.current == Some(key)) else { return };
+        entry.current = None;
+        let others = entry.all.clone();
+        let next = others.into_iter().find(|k| *k != key && self.up(*k).is_some_and(IkeSa::serves));
+        match next {
+            Some(next) => self.make_current(now, tunnel, next),
+            None => {
+                if self.tunnels.get(&tunnel).is_some_and(|e| e.all.is_empty()) {
+                    self.tunnels.remove(&tunnel);
+                }
+                self.outputs.push_back(Output::Event(Event::IkeDown { tunnel, reason }));
+            }
+        }
+    }
+
+    /// A new IKE SA authenticated: a tunnel has one.
+    fn established(&mut self, now: Instant, tunnel: TunnelId, key: u64, initial_contact: bool) {
+        let entry = self.tunnels.entry(tunnel).or_default();
+        let others: Vec<u64> = entry.all.iter().copied().filter(|k| *k != key).collect();
+        entry.current = Some(key);
+        for other in others {
+            let Some(old) = self.up(other).filter(|sa| sa.serves()) else { continue };
+            match self.up(key).and_then(|new| opened_together(new, old)) {
+                Some(new_stays) => {
+                    let (stays, goes) = if new_stays { (key, other) } else { (other, key) };
+                    if !new_stays {
+                        self.make_current(now, tunnel, stays);
+                    }
+                    self.step_up(now, goes, |mut sa, ctx| {
+                        // As with rekeying: who opened the one that goes deletes it.
+                        if sa.initiator {
+                            sa.close(ctx, DownReason::Replaced);
+                        } else {
+                            sa.supersede(ctx.now);
+                        }
+                        Some(Sa::Up(sa))
+                    });
+                    if !new_stays {
+                        self.step_up(now, stays, |sa, ctx| {
+                            sa.use_children(ctx);
+                            Some(Sa::Up(sa))
+                        });
+                    }
+                }
+                // RFC 7296 2.4: the peer knows no other IKE SA with us: it has lost this one.
+                None if initial_contact => self.step_up(now, other, |sa, ctx| {
+                    sa.leave(ctx, DownReason::Replaced);
+                    None
+                }),
+                None => self.step_up(now, other, |mut sa, ctx| {
+                    sa.close(ctx, DownReason::Replaced);
+                    Some(Sa::Up(sa))
+                }),
+            }
+        }
+    }
+}
+
+/// Whether both sides opened one of these at the same time, and if so whether the new one stays: the one with the
+/// lowest nonce goes, which both sides see alike.
+fn opened_together(new: &IkeSa, old: &IkeSa) -> Option<bool> {
+    let (a, b) = (new.origin.as_ref()?, old.origin.as_ref()?);
+    let together = new.initiator != old.initiator && a.started <= b.established && b.started <= a.established;
+    together.then(|| a.lowest_nonce > b.lowest_nonce)
+}

@@ -1,0 +1,22 @@
+//! Two endpoints in one test: every exchange, with everything that can happen to it.
+
+mod handshake;
+
+use std::time::Duration;
+
+use crate::testing::{At, Pair, TUNNEL, config};
+use crate::{Command, PeerConfig};
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// A tunnel's two configurations, both changed in the same way.
+fn both(change: impl Fn(&mut PeerConfig)) -> (PeerConfig, PeerConfig) {
+    let with = |at| {
+        let mut c = config(at);
+        change(&mut c);
+        c
+    };
+    (with(At::A), with(At::B))
+}

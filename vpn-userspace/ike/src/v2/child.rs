@@ -1,0 +1,204 @@
+//! CHILD SAs (RFC 7296 1.2, 1.3.1, 2.9, 2.17): what is offered, chosen and agreed, whatever exchange carries it.
+
+use std::time::Instant;
+
+use culvert_crypto::DhGroup;
+use culvert_types::{Spi, TrafficSelector};
+
+use super::ctx::Ctx;
+use crate::error::Cause;
+use crate::proposal::{self, select};
+use crate::wire::{Body, Chain, Notify, Payload, Proposal, notify};
+use crate::{EspSuite, PeerConfig, selector};
+
+/// A CHILD SA of an established IKE SA.
+pub(crate) struct Child {
+    pub(crate) inbound: Spi,
+    pub(crate) outbound: Spi,
+    pub(crate) state: State,
+    /// When we rekey it.
+    pub(crate) soft: Option<Instant>,
+    /// When it must be gone.
+    pub(crate) hard: Instant,
+    /// When its outbound side is used even though the peer has not deleted the one before.
+    pub(crate) outbound_due: Option<Instant>,
+}
+
+/// Where a CHILD SA is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// In use.
+    Live,
+    /// Another one took its place; who initiated that one will delete this one.
+    Replaced,
+    /// Lost a collision; who initiated it will delete it.
+    Redundant,
+    /// We are about to delete it, or have asked the peer to.
+    Deleting,
+}
+
+/// What both sides agreed on.
+#[derive(Debug, Clone)]
+pub(crate) struct Agreed {
+    pub(crate) inbound: Spi,
+    pub(crate) outbound: Spi,
+    pub(crate) suite: EspSuite,
+    pub(crate) local_ts: Vec<TrafficSelector>,
+    pub(crate) remote_ts: Vec<TrafficSelector>,
+}
+
+/// Why there is no CHILD SA, with what either side had.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) cause: Cause,
+    pub(crate) ours: String,
+    pub(crate) theirs: String,
+    /// The peer believes that the SA exists.
+    pub(crate) peer_has_it: bool,
+}
+
+impl Refusal {
+    fn new(cause: Cause, ours: String, theirs: String) -> Self {
+        Self { cause, ours, theirs, peer_has_it: false }
+    }
+
+    fn plain(cause: Cause) -> Self {
+        Self::new(cause, String::new(), String::new())
+    }
+}
+
+/// Our offer of a CHILD SA.
+pub(crate) struct Offer {
+    pub(crate) inbound: Spi,
+    offered: Vec<Proposal>,
+    local_ts: Vec<TrafficSelector>,
+    remote_ts: Vec<TrafficSelector>,
+    proposals: String,
+}
+
+impl Offer {
+    /// Reserves an SPI for the IKE SA `owner`. `with_groups`: in CREATE_CHILD_SA.
+    pub(crate) fn new(ctx: &mut Ctx<'_>, config: &PeerConfig, owner: u64, with_groups: bool) -> Self {
+        let inbound = ctx.esp_spi(owner, config.spi_parity);
+        Self {
+            inbound,
+            offered: select::offer_esp(&config.esp_proposals, config.esn, with_groups, &inbound.to_bytes()),
+            local_ts: config.local_ts.clone(),
+            remote_ts: config.remote_ts.clone(),
+            proposals: proposal::list(&config.esp_proposals),
+        }
+    }
+
+    /// SA, selectors and what we cannot do; nonce and key come before, from exchanges that have them.
+    pub(crate) fn write(&self, chain: &mut Chain) {
+        chain.push(&Payload::Sa(self.offered.clone()));
+        self.write_selectors(chain);
+    }
+
+    pub(crate) fn write_sa(&self, chain: &mut Chain) {
+        chain.push(&Payload::Sa(self.offered.clone()));
+    }
+
+    pub(crate) fn write_selectors(&self, chain: &mut Chain) {
+        chain.push(&Payload::TsI(self.local_ts.clone()));
+        chain.push(&Payload::TsR(self.remote_ts.clone()));
+        // RFC 7296 1.3.1: we do not unpad traffic flow confidentiality padding.
+        chain.push(&Payload::Notify(Notify::new(notify::ESP_TFC_PADDING_NOT_SUPPORTED, &[])));
+    }
+
+    fn selectors(&self) -> String {
+        format!("{} === {}", selector::describe(&self.local_ts), selector::describe(&self.remote_ts))
+    }
+
+    /// Reads the responder's answer.
+    pub(crate) fn accept(&self, body: &Body<'_>) -> Result<Agreed, Refusal> {
+        let Some(answer) = body.sa() else {
+            let ours = self.proposals.clone();
+            return Err(match body.error().map(|n| n.kind) {
+                Some(notify::NO_PROPOSAL_CHOSEN) => {
+                    Refusal::new(Cause::ProposalsRefused, ours, String::new())
+                }
+                Some(notify::TS_UNACCEPTABLE) => {
+                    Refusal::new(Cause::SelectorsRefused, self.selectors(), String::new())
+                }
+                Some(other) => Refusal::plain(Cause::Refused(other)),
+                None => Refusal::plain(Cause::MissingPayload("SA")),
+            });
+        };
+        self.check(body, answer).map_err(|refusal| Refusal { peer_has_it: true, ..refusal })
+    }
+
+    fn check(&self, body: &Body<'_>, answer: &[Proposal]) -> Result<Agreed, Refusal> {
+        let wrong = || Refusal::new(Cause::WrongChoice, self.proposals.clone(), proposal::describe(answer));
+        let suite = select::accept_esp(&self.offered, answer).ok_or_else(wrong)?;
+        let outbound = peer_spi(answer.first())?;
+        // RFC 7296 1.3.1: transport mode only where both ask for it, and we do not.
+        if body.notify(notify::USE_TRANSPORT_MODE).is_some() {
+            return Err(Refusal::plain(Cause::TransportMode));
+        }
+        let missing = |what| Refusal::plain(Cause::MissingPayload(what));
+        let ts_i = body.ts_i().ok_or_else(|| missing("TSi"))?;
+        let ts_r = body.ts_r().ok_or_else(|| missing("TSr"))?;
+        if !selector::is_part_of(ts_i, &self.local_ts) || !selector::is_part_of(ts_r, &self.remote_ts) {
+            let theirs = format!("{} === {}", selector::describe(ts_i), selector::describe(ts_r));
+            return Err(Refusal::new(Cause::SelectorsWidened, self.selectors(), theirs));
+        }
+        let (local_ts, remote_ts) = (ts_i.to_vec(), ts_r.to_vec());
+        Ok(Agreed { inbound: self.inbound, outbound, suite, local_ts, remote_ts })
+    }
+}
+
+fn peer_spi(proposal: Option<&Proposal>) -> Result<Spi, Refusal> {
+    let bytes = proposal.and_then(|p| <[u8; 4]>::try_from(p.spi.as_slice()).ok());
+    let value = bytes.map_or(0, u32::from_be_bytes);
+    Spi::new(value).map_err(|_| Refusal::plain(Cause::BadSpi(value.into())))
+}
+
+/// The responder's choice from an offer: what was agreed, and the proposal that says so. The SPI is reserved for
+/// the IKE SA `owner` only on success.
+pub(crate) fn choose(
+    ctx: &mut Ctx<'_>,
+    config: &PeerConfig,
+    owner: u64,
+    body: &Body<'_>,
+    with_groups: bool,
+) -> Result<(Agreed, Proposal), Refusal> {
+    let missing = |what| Refusal::plain(Cause::MissingPayload(what));
+    let offers = body.sa().ok_or_else(|| missing("SA"))?;
+    let (ts_i, ts_r) =
+        (body.ts_i().ok_or_else(|| missing("TSi"))?, body.ts_r().ok_or_else(|| missing("TSr"))?);
+    let Some(chosen) = select::choose_esp(&config.esp_proposals, config.esn, with_groups, offers) else {
+        let ours = proposal::list(&config.esp_proposals);
+        return Err(Refusal::new(Cause::NoProposal, ours, proposal::describe(offers)));
+    };
+    let outbound = peer_spi(Some(&chosen.answer))?;
+    let (remote_ts, local_ts) =
+        (selector::narrow(ts_i, &config.remote_ts), selector::narrow(ts_r, &config.local_ts));
+    if remote_ts.is_empty() || local_ts.is_empty() {
+        let ours =
+            format!("{} === {}", selector::describe(&config.local_ts), selector::describe(&config.remote_ts));
+        let theirs = format!("{} === {}", selector::describe(ts_i), selector::describe(ts_r));
+        return Err(Refusal::new(Cause::NoSelectors, ours, theirs));
+    }
+    let inbound = ctx.esp_spi(owner, config.spi_parity);
+    let answer = Proposal { spi: inbound.to_bytes().to_vec(), ..chosen.answer };
+    Ok((Agreed { inbound, outbound, suite: chosen.suite, local_ts, remote_ts }, answer))
+}
+
+/// SA and selectors of an answer in IKE_AUTH.
+pub(crate) fn write_answer(chain: &mut Chain, answer: Proposal, agreed: &Agreed) {
+    chain.push(&Payload::Sa(vec![answer]));
+    write_answer_selectors(chain, agreed);
+}
+
+/// The selectors of an answer: the initiator's side is the peer's.
+pub(crate) fn write_answer_selectors(chain: &mut Chain, agreed: &Agreed) {
+    chain.push(&Payload::TsI(agreed.remote_ts.clone()));
+    chain.push(&Payload::TsR(agreed.local_ts.clone()));
+    chain.push(&Payload::Notify(Notify::new(notify::ESP_TFC_PADDING_NOT_SUPPORTED, &[])));
+}
+
+/// The first group that a tunnel's ESP proposals name, for the KE payload of a CREATE_CHILD_SA request.
+pub(crate) fn first_group(config: &PeerConfig) -> Option<DhGroup> {
+    config.esp_proposals.iter().find_map(|p| p.groups().first().copied())
+}

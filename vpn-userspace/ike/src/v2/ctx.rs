@@ -1,0 +1,118 @@
+//! What a state is handed to work with: time, randomness, the tunnels, and where its output goes.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use culvert_crypto::Random;
+use culvert_types::{Spi, TunnelId};
+
+use super::{Path, Sa, child::Child, sa::IkeSa, sa::Task};
+use crate::endpoint::{Peers, Spis};
+use crate::{DownReason, EndpointConfig, Event, Failure, Output, Parity};
+
+/// The surroundings of one step of one IKE SA.
+pub(crate) struct Ctx<'a> {
+    pub(crate) now: Instant,
+    pub(crate) config: &'a EndpointConfig,
+    pub(crate) random: &'a mut dyn Random,
+    pub(crate) peers: &'a Peers,
+    pub(crate) spis: &'a mut Spis,
+    pub(crate) others: &'a HashMap<u64, Sa>,
+    pub(crate) outputs: &'a mut VecDeque<Output>,
+    /// Leave after the events of this step.
+    pub(crate) transmits: Vec<Output>,
+    /// What concerns other IKE SAs of the tunnel; the endpoint does it after this step.
+    pub(crate) effects: Vec<Effect>,
+    /// Unproven strangers may cause this many more reports now.
+    pub(crate) may_report: bool,
+}
+
+/// What one IKE SA's step means for others.
+pub(crate) enum Effect {
+    /// This IKE SA of the tunnel is up: others of the tunnel give way.
+    Established { tunnel: TunnelId, key: u64, initial_contact: bool },
+    /// A rekeyed IKE SA comes to life beside the old one.
+    Spawn(Box<IkeSa>),
+    /// The children of `from` live on in `to`, which becomes the tunnel's IKE SA.
+    Adopt { tunnel: TunnelId, from: u64, to: u64, children: Vec<Child>, tasks: Vec<Task> },
+    /// This IKE SA serves the tunnel no more.
+    Left { tunnel: TunnelId, key: u64, reason: DownReason },
+}
+
+impl Ctx<'_> {
+    pub(crate) fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    pub(crate) fn transmit(&mut self, local: SocketAddr, remote: SocketAddr, bytes: Vec<u8>) {
+        self.transmits.push(Output::Transmit { local, remote, bytes });
+    }
+
+    pub(crate) fn send(&mut self, path: &Path, bytes: Vec<u8>) {
+        self.transmit(path.local, path.remote, bytes);
+    }
+
+    /// Reports a failure, in the log and as an event.
+    pub(crate) fn failed(&mut self, failure: Failure) {
+        let (connection, tunnel) = split(&failure.name);
+        tracing::warn!(connection, tunnel, "{failure}");
+        self.event(Event::Failed(failure));
+    }
+
+    /// Reports what an unproven stranger caused: only so often.
+    pub(crate) fn stranger_failed(&mut self, failure: Failure) {
+        if self.may_report {
+            self.may_report = false;
+            self.failed(failure);
+        } else {
+            tracing::debug!("{failure}");
+        }
+    }
+
+    pub(crate) fn nonce(&mut self) -> Vec<u8> {
+        // RFC 7296 2.10: at least half the key size of the PRF; 32 bytes are half of 512 bits.
+        let mut nonce = vec![0; 32];
+        self.random.fill(&mut nonce);
+        nonce
+    }
+
+    /// An IKE SPI of ours that no IKE SA has.
+    pub(crate) fn ike_spi(&mut self) -> u64 {
+        loop {
+            let mut bytes = [0; 8];
+            self.random.fill(&mut bytes);
+            let spi = u64::from_be_bytes(bytes);
+            if spi != 0 && !self.others.contains_key(&spi) {
+                return spi;
+            }
+        }
+    }
+
+    /// An inbound ESP SPI that nobody has, reserved for the IKE SA `owner`.
+    pub(crate) fn esp_spi(&mut self, owner: u64, parity: Option<Parity>) -> Spi {
+        self.spis.reserve(self.random, owner, parity)
+    }
+
+    /// A time between `part` of the whole and the whole.
+    pub(crate) fn jittered(&mut self, whole: Duration, part: f64) -> Duration {
+        let mut bytes = [0; 4];
+        self.random.fill(&mut bytes);
+        let share = f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX);
+        whole.mul_f64(part + (1.0 - part) * share)
+    }
+}
+
+/// The parts of a tunnel's name for the fields of a log line.
+pub(crate) fn split(name: &str) -> (&str, &str) {
+    name.split_once('/').unwrap_or((name, ""))
+}
+
+/// A log line of a tunnel: level, name, text.
+macro_rules! log {
+    ($level:ident, $name:expr, $($text:tt)+) => {{
+        let (connection, tunnel) = $crate::v2::ctx::split(&$name);
+        tracing::$level!(connection, tunnel, $($text)+);
+    }};
+}
+pub(crate) use log;

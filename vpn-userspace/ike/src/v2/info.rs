@@ -1,0 +1,93 @@
+//! INFORMATIONAL (RFC 7296 1.4): deletes and liveness; both roles.
+
+use culvert_types::Spi;
+
+use super::child::State;
+use super::ctx::{Ctx, log};
+use super::sa::{IkeSa, Pending, Reply};
+use crate::error::{Cause, Phase};
+use crate::wire::{Body, Chain, Delete, Exchange, Payload, notify, protocol};
+use crate::{DownReason, Event};
+
+fn delete_esp(chain: &mut Chain, spis: &[u8]) {
+    chain.push(&Payload::Delete(Delete { protocol: protocol::ESP, spi_len: 4, spis }));
+}
+
+impl IkeSa {
+    pub(crate) fn start_delete_child(&mut self, ctx: &mut Ctx<'_>, inbound: Spi, reason: DownReason) {
+        // The peer may have deleted it while this waited.
+        if self.child(inbound).is_none() {
+            return;
+        }
+        let mut chain = Chain::new();
+        delete_esp(&mut chain, &inbound.to_bytes());
+        self.request(ctx, Exchange::Informational, &chain, Pending::DeleteChild(inbound, reason));
+    }
+
+    pub(crate) fn start_delete_stray(&mut self, ctx: &mut Ctx<'_>, inbound: Spi) {
+        let mut chain = Chain::new();
+        delete_esp(&mut chain, &inbound.to_bytes());
+        self.request(ctx, Exchange::Informational, &chain, Pending::DeleteStray);
+        ctx.spis.release(inbound);
+    }
+
+    /// RFC 7296 1.4.1: the delete of an IKE SA names no SPI and takes its children along.
+    pub(crate) fn start_delete_ike(&mut self, ctx: &mut Ctx<'_>) {
+        self.request(ctx, Exchange::Informational, &farewell(), Pending::DeleteIke);
+    }
+
+    /// A request: an empty one asks whether we live.
+    pub(crate) fn on_informational(&mut self, ctx: &mut Ctx<'_>, body: &Body<'_>) -> Reply {
+        if body.deletes().any(|d| d.protocol == protocol::IKE) {
+            // RFC 7296 1.4.1: acknowledged by an empty answer.
+            return Reply::Last(Chain::new(), DownReason::PeerDeleted);
+        }
+        if body.notify(notify::AUTHENTICATION_FAILED).is_some() {
+            // RFC 7296 2.21.2: the initiator does not believe who we are.
+            ctx.failed(self.failure(Phase::IkeAuth, Cause::AuthenticationRefused));
+            return Reply::Last(Chain::new(), DownReason::AuthenticationFailed);
+        }
+        if body.notify(notify::INVALID_SYNTAX).is_some() {
+            ctx.failed(self.failure(Phase::Informational, Cause::Refused(notify::INVALID_SYNTAX)));
+            return Reply::Last(Chain::new(), DownReason::PeerError);
+        }
+        let mut answer = Vec::new();
+        let named: Vec<u32> = body.deletes().flat_map(Delete::esp_spis).collect();
+        for spi in named {
+            self.peer_deleted(ctx, spi, &mut answer);
+        }
+        let mut chain = Chain::new();
+        if !answer.is_empty() {
+            delete_esp(&mut chain, &answer);
+        }
+        Reply::Answer(chain)
+    }
+
+    /// The peer deletes the SA with this SPI, which is our outbound one; ours goes into the answer.
+    fn peer_deleted(&mut self, ctx: &mut Ctx<'_>, outbound: u32, answer: &mut Vec<u8>) {
+        let Some(child) = self.children.iter().find(|c| c.outbound.value() == outbound) else {
+            log!(debug, self.config.name, "the peer deleted SPI {outbound:08x}, which is not here");
+            return;
+        };
+        let (inbound, state) = (child.inbound, child.state);
+        // RFC 7296 1.4.1: when both delete at the same time, neither names the SA in its answer.
+        if state != State::Deleting {
+            answer.extend_from_slice(&inbound.to_bytes());
+        }
+        self.drop_child(ctx, inbound, DownReason::PeerDeleted);
+    }
+
+    /// The children's outbound sides are the ones to use, after another IKE SA of the tunnel went.
+    pub(crate) fn use_children(&self, ctx: &mut Ctx<'_>) {
+        for child in self.children.iter().filter(|c| c.state == State::Live && c.outbound_due.is_none()) {
+            ctx.event(Event::OutboundReady { tunnel: self.tunnel, inbound: child.inbound });
+        }
+    }
+}
+
+/// The delete of an IKE SA.
+pub(crate) fn farewell() -> Chain {
+    let mut chain = Chain::new();
+    chain.push(&Payload::Delete(Delete { protocol: protocol::IKE, spi_len: 0, spis: &[] }));
+    chain
+}

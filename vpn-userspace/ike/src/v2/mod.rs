@@ -1,0 +1,125 @@
+//! IKEv2's exchanges and states. One file per exchange; a state is a struct that its next state consumes.
+
+pub(crate) mod auth;
+pub(crate) mod child;
+pub(crate) mod closed;
+pub(crate) mod ctx;
+pub(crate) mod info;
+pub(crate) mod init;
+pub(crate) mod nat;
+pub(crate) mod rekey;
+pub(crate) mod sa;
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use culvert_types::TunnelId;
+
+use crate::timer::Soonest;
+use crate::wire::Header;
+use ctx::Ctx;
+
+/// Where messages of an IKE SA go, and what lies between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Path {
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) nat_local: bool,
+    pub(crate) nat_remote: bool,
+    /// ESP goes in UDP on this path.
+    pub(crate) encap: bool,
+}
+
+/// Where a datagram came in, and its parsed header.
+#[derive(Clone, Copy)]
+pub(crate) struct Arrival<'a> {
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) header: Header,
+    pub(crate) bytes: &'a [u8],
+}
+
+/// An IKE SA in one of its states.
+pub(crate) enum Sa {
+    /// Initiator, waiting for the answer to IKE_SA_INIT.
+    InitSent(Box<init::InitSent>),
+    /// Initiator, waiting for the answer to IKE_AUTH.
+    AuthSent(Box<auth::AuthSent>),
+    /// Responder, waiting for IKE_AUTH.
+    HalfOpen(Box<auth::HalfOpen>),
+    /// Both sides authenticated.
+    Up(Box<sa::IkeSa>),
+    /// Gone, but for answering the request that ended it once more.
+    Closed(Box<closed::Closed>),
+}
+
+impl Sa {
+    /// The SPI of the peer, 0 while unknown.
+    pub(crate) fn peer_spi(&self) -> u64 {
+        match self {
+            Self::InitSent(_) => 0,
+            Self::AuthSent(s) => s.handshake.spi_r,
+            Self::HalfOpen(s) => s.handshake.spi_i,
+            Self::Up(s) => s.peer_spi(),
+            Self::Closed(s) => s.peer_spi,
+        }
+    }
+
+    /// Whether we are the original initiator of this IKE SA.
+    pub(crate) fn initiator(&self) -> bool {
+        match self {
+            Self::InitSent(_) | Self::AuthSent(_) => true,
+            Self::HalfOpen(_) => false,
+            Self::Up(s) => s.initiator,
+            Self::Closed(s) => s.initiator,
+        }
+    }
+
+    /// The tunnel, once it is known.
+    pub(crate) fn tunnel(&self) -> Option<TunnelId> {
+        match self {
+            Self::InitSent(s) => Some(s.tunnel),
+            Self::AuthSent(s) => Some(s.tunnel),
+            Self::HalfOpen(_) => None,
+            Self::Up(s) => Some(s.tunnel),
+            Self::Closed(_) => None,
+        }
+    }
+
+    /// Takes in a datagram that names this IKE SA.
+    pub(crate) fn on_datagram(self, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) -> Option<Self> {
+        match self {
+            Self::InitSent(s) => s.on_response(ctx, arrival),
+            Self::AuthSent(s) => s.on_response(ctx, arrival),
+            Self::HalfOpen(s) => s.on_request(ctx, arrival),
+            Self::Up(s) => s.on_datagram(ctx, arrival),
+            Self::Closed(s) => s.on_datagram(ctx, arrival),
+        }
+    }
+
+    /// Does what is due.
+    pub(crate) fn on_timeout(self, ctx: &mut Ctx<'_>) -> Option<Self> {
+        match self {
+            Self::InitSent(s) => s.on_timeout(ctx),
+            Self::AuthSent(s) => s.on_timeout(ctx),
+            Self::HalfOpen(s) => (ctx.now < s.expires).then_some(Self::HalfOpen(s)),
+            Self::Up(s) => s.on_timeout(ctx),
+            Self::Closed(s) => (ctx.now < s.expires).then_some(Self::Closed(s)),
+        }
+    }
+
+    /// When something is due.
+    pub(crate) fn deadline(&self, config: &crate::EndpointConfig) -> Option<(Instant, &'static str)> {
+        let mut soonest = Soonest::default();
+        match self {
+            Self::InitSent(s) => soonest.at(s.retransmission.deadline(), "retransmit IKE_SA_INIT"),
+            Self::AuthSent(s) => s.window.inflight().into_iter().for_each(|i| {
+                soonest.at(i.retransmission.deadline(), "retransmit IKE_AUTH");
+            }),
+            Self::HalfOpen(s) => soonest.at(s.expires, "half-open IKE SA expires"),
+            Self::Up(s) => s.deadlines(config, &mut soonest),
+            Self::Closed(s) => soonest.at(s.expires, "closed IKE SA is forgotten"),
+        }
+        soonest.get()
+    }
+}

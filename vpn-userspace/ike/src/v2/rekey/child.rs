@@ -1,0 +1,303 @@
+//! CREATE_CHILD_SA for CHILD SAs: new ones (RFC 7296 1.3.1) and rekeyed ones (1.3.3, 2.8).
+
+use culvert_crypto::{KeyPair, SharedSecret};
+use culvert_types::Spi;
+
+use super::{Attempt, ChildExchange, Met, agree, ours_loses};
+use crate::error::{Cause, Phase, group_name};
+use crate::keymat::{Nonces, child_keys};
+use crate::v2::child::{self, Offer, Refusal, State};
+use crate::v2::ctx::{Ctx, log};
+use crate::v2::sa::{IkeSa, Pending, Reply, Task};
+use crate::wire::{Body, Chain, Exchange, Notify, Payload, notify, protocol};
+use crate::{DownReason, Event, PeerConfig};
+
+/// More CHILD SAs than this on one IKE SA are refused.
+const MAX_CHILDREN: usize = 16;
+
+/// Every group that a tunnel's ESP proposals name.
+fn groups(config: &PeerConfig) -> Vec<culvert_crypto::DhGroup> {
+    config.esp_proposals.iter().flat_map(|p| p.groups().iter().copied()).collect()
+}
+
+impl IkeSa {
+    /// Asks for a CHILD SA; with `old`, in the place of that one.
+    pub(crate) fn start_child(&mut self, ctx: &mut Ctx<'_>, old: Option<Spi>, attempt: Attempt) {
+        // It may have been deleted or replaced while this waited.
+        if let Some(old) = old
+            && self.child(old).is_none_or(|c| c.state != State::Live)
+        {
+            return;
+        }
+        self.refresh_config(ctx);
+        let group = attempt.group.or_else(|| child::first_group(&self.config));
+        let pair = match group.map(|g| KeyPair::generate(g, ctx.random)).transpose() {
+            Ok(pair) => pair,
+            Err(e) => return self.child_failed(ctx, old, e.into(), String::new(), String::new()),
+        };
+        let (nonce, owner) = (ctx.nonce(), self.key());
+        let offer = Offer::new(ctx, &self.config, owner, true);
+        let mut chain = Chain::new();
+        let spi = old.map(Spi::to_bytes);
+        if let Some(spi) = &spi {
+            // RFC 7296 1.3.3: the SPI that we expect in packets to us.
+            let rekey = Notify { protocol: protocol::ESP, spi, kind: notify::REKEY_SA, data: &[] };
+            chain.push(&Payload::Notify(rekey));
+        }
+        offer.write_sa(&mut chain);
+        chain.push(&Payload::Nonce(&nonce));
+        if let Some(pair) = &pair {
+            chain.push(&Payload::Ke { group: pair.group().iana(), data: pair.public() });
+        }
+        offer.write_selectors(&mut chain);
+        let exchange = ChildExchange { offer, replaces: old, nonce, pair, attempt, met: None };
+        self.request(ctx, Exchange::CreateChild, &chain, Pending::Child(Box::new(exchange)));
+    }
+
+    fn child_failed(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        old: Option<Spi>,
+        cause: Cause,
+        ours: String,
+        theirs: String,
+    ) {
+        let phase = if old.is_some() { Phase::RekeyChild } else { Phase::ChildSa };
+        ctx.failed(self.failure(phase, cause).offered(ours, theirs));
+        self.retry_child(ctx, old);
+    }
+
+    fn retry_child(&mut self, ctx: &mut Ctx<'_>, old: Option<Spi>) {
+        if let Some(child) = old.and_then(|old| self.child(old)).filter(|c| c.state == State::Live) {
+            child.soft = Some(Self::retry_at(ctx, child.hard));
+        }
+    }
+
+    /// The answer to our request.
+    pub(crate) fn finish_child(&mut self, ctx: &mut Ctx<'_>, exchange: ChildExchange, body: &Body<'_>) {
+        let ChildExchange { offer, replaces, nonce, pair, attempt, met } = exchange;
+        if let Some(error) = body.error().filter(|_| body.sa().is_none()) {
+            ctx.spis.release(offer.inbound);
+            let current = pair.as_ref().map(KeyPair::group);
+            return match error.kind {
+                // The peer rekeyed the SA itself: that one lives on.
+                _ if met.is_some() => {}
+                notify::INVALID_KE_PAYLOAD => match attempt.regrouped(body, current, &groups(&self.config)) {
+                    Ok(attempt) => {
+                        let task =
+                            replaces.map_or(Task::CreateChild(attempt), |old| Task::RekeyChild(old, attempt));
+                        self.tasks.push_front(task);
+                    }
+                    Err(cause) => {
+                        let theirs = match &cause {
+                            Cause::GroupRefused(group) => group_name(*group),
+                            _ => String::new(),
+                        };
+                        let ours = crate::proposal::list(&self.config.esp_proposals);
+                        self.child_failed(ctx, replaces, cause, ours, theirs);
+                    }
+                },
+                // RFC 7296 2.25: it is busy with something that collides; later.
+                notify::TEMPORARY_FAILURE if replaces.is_some() => {
+                    log!(debug, self.config.name, "the peer is busy: rekeying is tried again");
+                    self.retry_child(ctx, replaces);
+                }
+                // RFC 7296 2.25.1: the peer does not have the old one any more: make a new one.
+                notify::CHILD_SA_NOT_FOUND if replaces.is_some() => {
+                    let gone = replaces.filter(|old| self.child(*old).is_some());
+                    if let Some(old) = gone {
+                        self.drop_child(ctx, old, DownReason::PeerDeleted);
+                        self.queue(Task::CreateChild(Attempt::default()));
+                    }
+                }
+                _ => {
+                    if let Err(Refusal { cause, ours, theirs, .. }) = offer.accept(body) {
+                        self.child_failed(ctx, replaces, cause, ours, theirs);
+                    }
+                }
+            };
+        }
+        let made = offer.accept(body).and_then(|agreed| {
+            let refuse =
+                |cause| Refusal { cause, ours: String::new(), theirs: String::new(), peer_has_it: true };
+            let nr = body.nonce().ok_or_else(|| refuse(Cause::MissingPayload("nonce")))?;
+            let shared: Option<SharedSecret> = match (agreed.suite.group, pair) {
+                (None, _) => None,
+                (Some(group), Some(pair)) if pair.group() == group => {
+                    Some(agree(pair, body).map_err(refuse)?)
+                }
+                (Some(_), _) => return Err(refuse(Cause::WrongChoice)),
+            };
+            let nonces = Nonces { initiator: &nonce, responder: nr };
+            let suite = agreed.suite.protection;
+            let keys = child_keys(self.suite.prf, &self.sk_d, shared.as_ref(), nonces, suite);
+            Ok((agreed, keys, nonce.as_slice().min(nr).to_vec()))
+        });
+        let (agreed, (out_keys, in_keys), lowest) = match made {
+            Ok(made) => made,
+            Err(refusal) => {
+                if refusal.peer_has_it {
+                    self.queue(Task::DeleteStray(offer.inbound));
+                } else {
+                    ctx.spis.release(offer.inbound);
+                }
+                return self.child_failed(ctx, replaces, refusal.cause, refusal.ours, refusal.theirs);
+            }
+        };
+        let old = replaces.filter(|old| self.child(*old).is_some());
+        let inbound = agreed.inbound;
+        match met {
+            Some(met) if ours_loses(&lowest, &met.lowest) => {
+                // RFC 7296 2.8.1: ours goes, by our own hand; the peer deletes the old one.
+                log!(debug, self.config.name, "rekeying collided, the peer's CHILD SA stays");
+                self.install(ctx, agreed, in_keys, out_keys, old, false);
+                self.delete(inbound, DownReason::Replaced);
+            }
+            met => {
+                self.install(ctx, agreed, in_keys, out_keys, old, true);
+                if let Some(met) = &met {
+                    log!(
+                        debug,
+                        self.config.name,
+                        "rekeying collided, our CHILD SA stays in the place of {}",
+                        met.key
+                    );
+                }
+                if let Some(child) = met.and_then(|met| self.child(met.key)) {
+                    child.state = State::Redundant;
+                    child.outbound_due = None;
+                }
+                if let Some(old) = old {
+                    self.delete(old, DownReason::Replaced);
+                }
+            }
+        }
+    }
+
+    /// Deletes a CHILD SA as soon as the window allows.
+    pub(crate) fn delete(&mut self, inbound: Spi, reason: DownReason) {
+        let Some(child) = self.child(inbound) else { return };
+        child.state = State::Deleting;
+        child.outbound_due = None;
+        self.queue(Task::DeleteChild(inbound, reason));
+    }
+
+    /// A request for a CHILD SA, new or in the place of an old one.
+    pub(super) fn on_child_request(&mut self, ctx: &mut Ctx<'_>, body: &Body<'_>) -> Reply {
+        if matches!(self.pending, Some(Pending::Ike(_))) {
+            return Reply::notify(notify::TEMPORARY_FAILURE, &[]);
+        }
+        let rekey = body.notify(notify::REKEY_SA);
+        let old = match rekey {
+            None => None,
+            Some(n) => {
+                // The peer names the SPI that it expects: our outbound one.
+                let spi = <[u8; 4]>::try_from(n.spi).ok().filter(|_| n.protocol == protocol::ESP);
+                let spi = spi.map(u32::from_be_bytes);
+                match self.children.iter().find(|c| Some(c.outbound.value()) == spi) {
+                    Some(child) if child.state == State::Live => Some(child.inbound),
+                    // RFC 7296 2.25.1: what we are closing or have replaced is not rekeyed.
+                    Some(_) => return Reply::notify(notify::TEMPORARY_FAILURE, &[]),
+                    None => {
+                        let kind = notify::CHILD_SA_NOT_FOUND;
+                        let mut chain = Chain::new();
+                        chain.push(&Payload::Notify(Notify {
+                            protocol: n.protocol,
+                            spi: n.spi,
+                            kind,
+                            data: &[],
+                        }));
+                        return Reply::Answer(chain);
+                    }
+                }
+            }
+        };
+        if old.is_none() && self.children.len() >= MAX_CHILDREN {
+            return Reply::notify(notify::NO_ADDITIONAL_SAS, &[]);
+        }
+        let phase = if old.is_some() { Phase::RekeyChild } else { Phase::ChildSa };
+        match self.make_child(ctx, body, old) {
+            Ok(chain) => Reply::Answer(chain),
+            Err(Stop::Regroup(group)) => Reply::notify(notify::INVALID_KE_PAYLOAD, &group.to_be_bytes()),
+            Err(Stop::Refuse(refusal)) => {
+                let told = refusal.cause.notify().unwrap_or(notify::NO_PROPOSAL_CHOSEN);
+                let failure = self.failure(phase, refusal.cause);
+                ctx.failed(failure.offered(refusal.ours, refusal.theirs));
+                Reply::notify(told, &[])
+            }
+        }
+    }
+
+    fn make_child(&mut self, ctx: &mut Ctx<'_>, body: &Body<'_>, old: Option<Spi>) -> Result<Chain, Stop> {
+        let refuse = |cause| {
+            Stop::Refuse(Refusal { cause, ours: String::new(), theirs: String::new(), peer_has_it: false })
+        };
+        let ni = body.nonce().ok_or_else(|| refuse(Cause::MissingPayload("nonce")))?;
+        let config = std::sync::Arc::clone(&self.config);
+        let (agreed, answer) = child::choose(ctx, &config, self.key(), body, true).map_err(Stop::Refuse)?;
+        let keyed = match agreed.suite.group {
+            None => Ok(None),
+            Some(group) => match body.ke() {
+                Some((number, value)) if number == group.iana() => KeyPair::generate(group, ctx.random)
+                    .and_then(|pair| {
+                        let public = pair.public().to_vec();
+                        pair.agree(value).map(|shared| Some((group, public, shared)))
+                    })
+                    .map_err(|e| refuse(e.into())),
+                // RFC 7296 1.3.1: another group than chosen, or none.
+                _ => Err(Stop::Regroup(group.iana())),
+            },
+        };
+        let keyed = keyed.inspect_err(|_| ctx.spis.release(agreed.inbound))?;
+        let nr = ctx.nonce();
+        let mut chain = Chain::new();
+        chain.push(&Payload::Sa(vec![answer]));
+        chain.push(&Payload::Nonce(&nr));
+        if let Some((group, public, _)) = &keyed {
+            chain.push(&Payload::Ke { group: group.iana(), data: public });
+        }
+        child::write_answer_selectors(&mut chain, &agreed);
+        let nonces = Nonces { initiator: ni, responder: &nr };
+        let shared = keyed.as_ref().map(|(_, _, shared)| shared);
+        let (in_keys, out_keys) =
+            child_keys(self.suite.prf, &self.sk_d, shared, nonces, agreed.suite.protection);
+        let inbound = agreed.inbound;
+        // RFC 7296 2.8: the responder goes on sending on the old SA until the peer deletes it.
+        self.install(ctx, agreed, in_keys, out_keys, old, old.is_none());
+        if let Some(child) = old.and_then(|old| self.child(old)) {
+            child.state = State::Replaced;
+            child.soft = None;
+        }
+        if let Some(Pending::Child(exchange)) = &mut self.pending
+            && old.is_some()
+            && exchange.replaces == old
+        {
+            exchange.met = Some(Met { key: inbound, lowest: ni.min(nr.as_slice()).to_vec() });
+        }
+        Ok(chain)
+    }
+
+    /// Children handed over by another IKE SA of the tunnel.
+    pub(crate) fn adopt(&mut self, ctx: &mut Ctx<'_>, children: Vec<child::Child>, tasks: Vec<Task>) {
+        for child in children {
+            if self.serves() {
+                ctx.spis.give(child.inbound, self.key());
+                self.children.push(child);
+            } else {
+                ctx.spis.release(child.inbound);
+                let (tunnel, reason) = (self.tunnel, DownReason::LocalRequest);
+                let (inbound, outbound) = (child.inbound, child.outbound);
+                let drain = std::time::Duration::ZERO;
+                ctx.event(Event::ChildDown { tunnel, inbound, outbound, drain, reason });
+            }
+        }
+        if self.serves() {
+            tasks.into_iter().for_each(|task| self.queue(task));
+        }
+    }
+}
+
+enum Stop {
+    Regroup(u16),
+    Refuse(Refusal),
+}

@@ -1,0 +1,222 @@
+//! CREATE_CHILD_SA for IKE SAs: rekeying (RFC 7296 1.3.2, 2.8.2, 2.18).
+
+use culvert_crypto::{DhGroup, KeyPair, SharedSecret};
+
+use super::{Attempt, IkeExchange, Met, agree, ours_loses};
+use crate::IkeSuite;
+use crate::error::{Cause, Phase, group_name};
+use crate::keymat::{IkeKeys, Nonces, rekey_seed};
+use crate::proposal::{self, select};
+use crate::protect::Protection;
+use crate::v2::ctx::{Ctx, Effect, log};
+use crate::v2::sa::{Fresh, IkeSa, Life, Pending, Reply, Task};
+use crate::wire::{Body, Chain, Exchange, Payload, Proposal, notify};
+
+impl IkeSa {
+    /// Asks for a new IKE SA in the place of this one.
+    pub(crate) fn start_ike(&mut self, ctx: &mut Ctx<'_>, attempt: Attempt) {
+        if self.life != Life::Serving {
+            return;
+        }
+        self.refresh_config(ctx);
+        // The group that the peer took last time saves a round trip, if it is still ours to offer.
+        let groups = self.ike_groups();
+        let group = attempt.group.or_else(|| groups.iter().copied().find(|g| *g == self.suite.group));
+        let Some(group) = group.or_else(|| groups.first().copied()) else { return };
+        let pair = match KeyPair::generate(group, ctx.random) {
+            Ok(pair) => pair,
+            Err(e) => return self.ike_failed(ctx, e.into(), String::new()),
+        };
+        let (spi, nonce) = (ctx.ike_spi(), ctx.nonce());
+        // RFC 7296 3.3.1: the new SPI stands in the proposals.
+        let offered = select::offer_ike(&self.config.ike_proposals, &spi.to_be_bytes());
+        let mut chain = Chain::new();
+        chain.push(&Payload::Sa(offered.clone()));
+        chain.push(&Payload::Nonce(&nonce));
+        chain.push(&Payload::Ke { group: group.iana(), data: pair.public() });
+        let exchange = IkeExchange { spi, nonce, pair, offered, attempt, met: None };
+        self.request(ctx, Exchange::CreateChild, &chain, Pending::Ike(Box::new(exchange)));
+    }
+
+    fn ike_groups(&self) -> Vec<DhGroup> {
+        self.config.ike_proposals.iter().flat_map(|p| p.groups().iter().copied()).collect()
+    }
+
+    fn ike_failed(&mut self, ctx: &mut Ctx<'_>, cause: Cause, theirs: String) {
+        let ours = proposal::list(&self.config.ike_proposals);
+        ctx.failed(self.failure(Phase::RekeyIke, cause).offered(ours, theirs));
+        self.soft = Some(Self::retry_at(ctx, self.hard));
+    }
+
+    /// The keys of the new IKE SA (RFC 7296 2.18).
+    fn fresh(
+        &self,
+        suite: IkeSuite,
+        (spi_i, spi_r): (u64, u64),
+        nonces: Nonces<'_>,
+        shared: &SharedSecret,
+        initiator: bool,
+    ) -> Fresh {
+        let seed = rekey_seed(self.suite.prf, &self.sk_d, nonces, shared);
+        let keys = IkeKeys::derive(&suite, &seed, nonces, spi_i, spi_r);
+        let protection = Protection::new(suite.protection, &keys, initiator);
+        Fresh { spi_i, spi_r, initiator, suite, sk_d: keys.sk_d, protection }
+    }
+
+    /// The answer to our request.
+    pub(crate) fn finish_ike(&mut self, ctx: &mut Ctx<'_>, exchange: IkeExchange, body: &Body<'_>) {
+        let IkeExchange { spi, nonce, pair, offered, attempt, met } = exchange;
+        if let Some(error) = body.error().filter(|_| body.sa().is_none()) {
+            return match (error.kind, met) {
+                // RFC 7296 2.25.2: ours failed, the peer's succeeded: that one lives on.
+                (_, Some(met)) => self.hand_over(ctx, met.key),
+                (notify::INVALID_KE_PAYLOAD, None) => {
+                    match attempt.regrouped(body, Some(pair.group()), &self.ike_groups()) {
+                        Ok(attempt) => self.tasks.push_front(Task::RekeyIke(attempt)),
+                        Err(cause) => {
+                            let theirs = match &cause {
+                                Cause::GroupRefused(group) => group_name(*group),
+                                _ => String::new(),
+                            };
+                            self.ike_failed(ctx, cause, theirs);
+                        }
+                    }
+                }
+                (notify::TEMPORARY_FAILURE, None) => {
+                    log!(debug, self.config.name, "the peer is busy: rekeying is tried again");
+                    self.soft = Some(Self::retry_at(ctx, self.hard));
+                }
+                (notify::NO_PROPOSAL_CHOSEN, None) => {
+                    self.ike_failed(ctx, Cause::ProposalsRefused, String::new())
+                }
+                (other, None) => self.ike_failed(ctx, Cause::Refused(other), String::new()),
+            };
+        }
+        let made = self.read_answer(body, spi, &nonce, pair, &offered);
+        let (fresh, lowest) = match (made, met.as_ref().map(|m| m.key)) {
+            (Ok(made), _) => made,
+            (Err((cause, _)), Some(key)) => {
+                log!(debug, self.config.name, "our rekeying failed: {cause}; the peer's IKE SA stays");
+                return self.hand_over(ctx, key);
+            }
+            (Err((cause, theirs)), None) => return self.ike_failed(ctx, cause, theirs),
+        };
+        let mut new = self.successor(ctx, fresh);
+        match met {
+            Some(met) if ours_loses(&lowest, &met.lowest) => {
+                // RFC 7296 2.8.2: ours goes, by our own hand; the peer deletes the old one.
+                log!(debug, self.config.name, "rekeying collided, the peer's IKE SA stays");
+                new.life = Life::Closing;
+                new.queue(Task::DeleteIke);
+                ctx.effects.push(Effect::Spawn(new));
+                self.hand_over(ctx, met.key);
+            }
+            _ => {
+                let key = new.key();
+                ctx.effects.push(Effect::Spawn(new));
+                self.hand_over(ctx, key);
+                self.life = Life::Closing;
+                self.queue(Task::DeleteIke);
+            }
+        }
+    }
+
+    fn read_answer(
+        &self,
+        body: &Body<'_>,
+        spi: u64,
+        nonce: &[u8],
+        pair: KeyPair,
+        offered: &[Proposal],
+    ) -> Result<(Fresh, Vec<u8>), (Cause, String)> {
+        let plain = |cause| (cause, String::new());
+        let answer = body.sa().ok_or_else(|| plain(Cause::MissingPayload("SA")))?;
+        let suite = select::accept_ike(offered, answer)
+            .filter(|s| s.group == pair.group())
+            .ok_or_else(|| (Cause::WrongChoice, proposal::describe(answer)))?;
+        let theirs = new_spi(answer.first()).ok_or_else(|| plain(Cause::BadSpi(0)))?;
+        let nr = body.nonce().ok_or_else(|| plain(Cause::MissingPayload("nonce")))?;
+        let shared = agree(pair, body).map_err(plain)?;
+        let nonces = Nonces { initiator: nonce, responder: nr };
+        let fresh = self.fresh(suite, (spi, theirs), nonces, &shared, true);
+        Ok((fresh, nonce.min(nr).to_vec()))
+    }
+
+    /// A request for a new IKE SA in the place of this one.
+    pub(super) fn on_rekey_ike(&mut self, ctx: &mut Ctx<'_>, body: &Body<'_>, offers: &[Proposal]) -> Reply {
+        // RFC 7296 2.25.2: not while CHILD SAs are made, rekeyed or closed.
+        let busy = match &self.pending {
+            Some(
+                Pending::Child(_) | Pending::DeleteChild(..) | Pending::DeleteStray | Pending::DeleteIke,
+            ) => true,
+            Some(Pending::Ike(exchange)) => exchange.met.is_some(),
+            Some(Pending::Liveness | Pending::Abandoned) | None => false,
+        };
+        if busy {
+            return Reply::notify(notify::TEMPORARY_FAILURE, &[]);
+        }
+        let Some(chosen) = select::choose_ike(&self.config.ike_proposals, offers, 8) else {
+            let ours = proposal::list(&self.config.ike_proposals);
+            let failure = self.failure(Phase::RekeyIke, Cause::NoProposal);
+            ctx.failed(failure.offered(ours, proposal::describe(offers)));
+            return Reply::notify(notify::NO_PROPOSAL_CHOSEN, &[]);
+        };
+        let suite: IkeSuite = chosen.suite;
+        let (Some(theirs), Some(ni), Some((group, value))) =
+            (new_spi(Some(&chosen.answer)), body.nonce(), body.ke())
+        else {
+            return Reply::notify(notify::INVALID_SYNTAX, &[]);
+        };
+        if group != suite.group.iana() {
+            return Reply::notify(notify::INVALID_KE_PAYLOAD, &suite.group.iana().to_be_bytes());
+        }
+        let agreed = KeyPair::generate(suite.group, ctx.random).and_then(|pair| {
+            let public = pair.public().to_vec();
+            pair.agree(value).map(|shared| (public, shared))
+        });
+        let (public, shared) = match agreed {
+            Ok(agreed) => agreed,
+            Err(e) => {
+                ctx.failed(self.failure(Phase::RekeyIke, e.into()));
+                return Reply::notify(notify::INVALID_SYNTAX, &[]);
+            }
+        };
+        let (ours, nr) = (ctx.ike_spi(), ctx.nonce());
+        let mut chain = Chain::new();
+        chain.push(&Payload::Sa(vec![Proposal { spi: ours.to_be_bytes().to_vec(), ..chosen.answer }]));
+        chain.push(&Payload::Nonce(&nr));
+        chain.push(&Payload::Ke { group, data: &public });
+        let nonces = Nonces { initiator: ni, responder: &nr };
+        let fresh = self.fresh(suite, (theirs, ours), nonces, &shared, false);
+        let mut new = self.successor(ctx, fresh);
+        match &mut self.pending {
+            Some(Pending::Ike(exchange)) => {
+                // Which of the two stays is known when our own answer comes.
+                exchange.met = Some(Met { key: ours, lowest: ni.min(nr.as_slice()).to_vec() });
+                new.supersede(ctx.now);
+                ctx.effects.push(Effect::Spawn(new));
+            }
+            _ => {
+                ctx.effects.push(Effect::Spawn(new));
+                self.hand_over(ctx, ours);
+            }
+        }
+        Reply::Answer(chain)
+    }
+
+    /// Serves the tunnel from now on: a rekeyed IKE SA that gets the children.
+    pub(crate) fn promote(&mut self, ctx: &mut Ctx<'_>) {
+        if self.life != Life::Superseded {
+            return;
+        }
+        self.life = Life::Serving;
+        self.soft = Some(ctx.now + ctx.jittered(self.config.ike_lifetime, 0.9));
+        self.hard = ctx.now + crate::PeerConfig::hard(self.config.ike_lifetime);
+    }
+}
+
+/// The SPI of the peer's new IKE SA.
+fn new_spi(proposal: Option<&Proposal>) -> Option<u64> {
+    let bytes = <[u8; 8]>::try_from(proposal?.spi.as_slice()).ok()?;
+    Some(u64::from_be_bytes(bytes)).filter(|spi| *spi != 0)
+}

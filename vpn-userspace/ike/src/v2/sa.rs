@@ -1,0 +1,712 @@
+//! An established IKE SA: its requests and answers, its children, its clocks.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use culvert_crypto::{DhGroup, Secret, SuiteKeys};
+use culvert_types::{Spi, TunnelId};
+
+use super::auth::{Handshake, repeated};
+use super::child::{Agreed, Child, State};
+use super::closed::Closed;
+use super::ctx::{Ctx, Effect, log};
+use super::rekey::{ChildExchange, IkeExchange};
+use super::{Arrival, Path, Sa};
+use crate::error::{Cause, Failure, Phase};
+use crate::event::IkeInfo;
+use crate::protect::Protection;
+use crate::timer::Soonest;
+use crate::window::{Due, Retransmission, Window};
+use crate::wire::{Body, Chain, Exchange, Flags, Header, Notify, Payload, WireError, notify};
+use crate::{ChildSa, DownReason, EndpointConfig, Event, Identity, IkeSuite, PeerConfig};
+
+/// How long a replaced inbound SA still receives.
+pub(crate) const DRAIN: Duration = Duration::from_secs(5);
+/// How long the responder of a rekey keeps sending on the old SA while the peer does not delete it.
+const OUTBOUND_GRACE: Duration = Duration::from_secs(5);
+/// How long a rekeyed IKE SA waits for the peer to delete it: the peer's repetitions end before.
+const SUPERSEDED_LIFETIME: Duration = Duration::from_secs(180);
+
+/// What we mean to do, once the window is free.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Task {
+    Liveness,
+    CreateChild(Attempt),
+    RekeyChild(Spi, Attempt),
+    RekeyIke(Attempt),
+    /// A CHILD SA that we have; its state says so already.
+    DeleteChild(Spi, DownReason),
+    /// A CHILD SA that only the peer has, by the SPI that we gave it.
+    DeleteStray(Spi),
+    DeleteIke,
+}
+
+/// A try at CREATE_CHILD_SA: with which group, and how often the peer has asked for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Attempt {
+    pub(crate) group: Option<DhGroup>,
+    pub(crate) regrouped: u32,
+}
+
+/// What the request in flight is for.
+pub(crate) enum Pending {
+    Liveness,
+    Child(Box<ChildExchange>),
+    Ike(Box<IkeExchange>),
+    DeleteChild(Spi, DownReason),
+    DeleteStray,
+    DeleteIke,
+    /// Its answer is only waited for.
+    Abandoned,
+}
+
+/// How far an IKE SA is through its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// Serves its tunnel.
+    Serving,
+    /// A rekeyed one serves in its place, or it lost a collision; the peer will delete it.
+    Superseded,
+    /// We delete it.
+    Closing,
+}
+
+/// An established IKE SA.
+pub(crate) struct IkeSa {
+    pub(crate) tunnel: TunnelId,
+    pub(crate) config: Arc<PeerConfig>,
+    pub(crate) spi_i: u64,
+    pub(crate) spi_r: u64,
+    /// We are its original initiator.
+    pub(crate) initiator: bool,
+    pub(crate) suite: IkeSuite,
+    pub(crate) sk_d: Secret,
+    pub(crate) protection: Protection,
+    pub(crate) window: Window,
+    pub(crate) path: Path,
+    pub(crate) remote_id: Identity,
+    pub(crate) children: Vec<Child>,
+    pub(crate) pending: Option<Pending>,
+    pub(crate) tasks: VecDeque<Task>,
+    pub(crate) life: Life,
+    /// Of the IKE_SA_INIT that made it; `None` for a rekeyed one.
+    pub(crate) origin: Option<Origin>,
+    pub(crate) soft: Option<Instant>,
+    pub(crate) hard: Instant,
+    last_heard: Instant,
+    last_sent: Instant,
+}
+
+/// What decides between two IKE SAs that both sides opened at the same time.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    pub(crate) started: Instant,
+    pub(crate) established: Instant,
+    pub(crate) lowest_nonce: Vec<u8>,
+}
+
+/// What a rekeyed IKE SA is made of.
+pub(crate) struct Fresh {
+    pub(crate) spi_i: u64,
+    pub(crate) spi_r: u64,
+    pub(crate) initiator: bool,
+    pub(crate) suite: IkeSuite,
+    pub(crate) sk_d: Secret,
+    pub(crate) protection: Protection,
+}
+
+/// The answer to a request.
+pub(crate) enum Reply {
+    Answer(Chain),
+    /// Answer, then the IKE SA is gone.
+    Last(Chain, DownReason),
+}
+
+impl Reply {
+    pub(crate) fn notify(kind: u16, data: &[u8]) -> Self {
+        let mut chain = Chain::new();
+        chain.push(&Payload::Notify(Notify::new(kind, data)));
+        Self::Answer(chain)
+    }
+}
+
+impl IkeSa {
+    /// The IKE SA of a finished IKE_AUTH.
+    pub(crate) fn establish(
+        ctx: &mut Ctx<'_>,
+        tunnel: TunnelId,
+        config: Arc<PeerConfig>,
+        handshake: Handshake,
+        initiator: bool,
+        remote_id: Identity,
+        window: Window,
+    ) -> Box<Self> {
+        let lowest_nonce = handshake.ni.clone().min(handshake.nr.clone());
+        let Handshake { spi_i, spi_r, suite, keys, protection, path, started, .. } = handshake;
+        let origin = Some(Origin { started, established: ctx.now, lowest_nonce });
+        let fresh = Fresh { spi_i, spi_r, initiator, suite, sk_d: keys.sk_d, protection };
+        let sa = Self::new(ctx, tunnel, config, fresh, path, remote_id, window, origin);
+        let info = sa.info(ctx.now);
+        log!(
+            info,
+            sa.config.name,
+            "IKE SA up: {} {}[{}] - {}[{}] {}{}",
+            if initiator { "initiator" } else { "responder" },
+            sa.config.local_id,
+            path.local,
+            sa.remote_id,
+            path.remote,
+            suite,
+            if path.encap { ", ESP in UDP" } else { "" }
+        );
+        ctx.event(Event::IkeUp { tunnel, info });
+        sa
+    }
+
+    /// The successor of this IKE SA, still without children.
+    pub(crate) fn successor(&self, ctx: &mut Ctx<'_>, fresh: Fresh) -> Box<Self> {
+        // What was configured meanwhile holds from now on.
+        let config = ctx.peers.get(self.tunnel).map_or_else(|| Arc::clone(&self.config), Arc::clone);
+        let (remote_id, window) = (self.remote_id.clone(), Window::new(0, 0));
+        Self::new(ctx, self.tunnel, config, fresh, self.path, remote_id, window, None)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        ctx: &mut Ctx<'_>,
+        tunnel: TunnelId,
+        config: Arc<PeerConfig>,
+        fresh: Fresh,
+        path: Path,
+        remote_id: Identity,
+        window: Window,
+        origin: Option<Origin>,
+    ) -> Box<Self> {
+        let soft = ctx.now + ctx.jittered(config.ike_lifetime, 0.9);
+        let Fresh { spi_i, spi_r, initiator, suite, sk_d, protection } = fresh;
+        Box::new(Self {
+            tunnel,
+            spi_i,
+            spi_r,
+            initiator,
+            suite,
+            sk_d,
+            protection,
+            window,
+            path,
+            remote_id,
+            children: Vec::new(),
+            pending: None,
+            tasks: VecDeque::new(),
+            life: Life::Serving,
+            origin,
+            soft: Some(soft),
+            hard: ctx.now + PeerConfig::hard(config.ike_lifetime),
+            last_heard: ctx.now,
+            last_sent: ctx.now,
+            config,
+        })
+    }
+
+    /// Our SPI: the endpoint knows this IKE SA by it.
+    pub(crate) fn key(&self) -> u64 {
+        if self.initiator { self.spi_i } else { self.spi_r }
+    }
+
+    /// The peer's SPI.
+    pub(crate) fn peer_spi(&self) -> u64 {
+        if self.initiator { self.spi_r } else { self.spi_i }
+    }
+
+    /// Whether it serves its tunnel.
+    pub(crate) fn serves(&self) -> bool {
+        self.life == Life::Serving
+    }
+
+    pub(crate) fn info(&self, now: Instant) -> IkeInfo {
+        IkeInfo {
+            spi_initiator: self.spi_i,
+            spi_responder: self.spi_r,
+            initiator: self.initiator,
+            suite: self.suite,
+            local: self.path.local,
+            remote: self.path.remote,
+            local_id: self.config.local_id.clone(),
+            remote_id: self.remote_id.clone(),
+            nat_local: self.path.nat_local,
+            nat_remote: self.path.nat_remote,
+            encap: self.path.encap,
+            rekey_in: self.soft.map_or(Duration::ZERO, |soft| soft.saturating_duration_since(now)),
+            expires_in: self.hard.saturating_duration_since(now),
+        }
+    }
+
+    pub(crate) fn failure(&self, phase: Phase, cause: Cause) -> Failure {
+        Failure::new(Some(self.tunnel), &self.config.name, phase, cause)
+    }
+
+    // --- children ---
+
+    /// Takes a negotiated CHILD SA in and tells the owner.
+    pub(crate) fn install(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        agreed: Agreed,
+        inbound_keys: SuiteKeys,
+        outbound_keys: SuiteKeys,
+        replaces: Option<Spi>,
+        use_outbound: bool,
+    ) {
+        let Agreed { inbound, outbound, suite, local_ts, remote_ts } = agreed;
+        let rekey_in = ctx.jittered(self.config.child_lifetime, 0.9);
+        let hard_lifetime = PeerConfig::hard(self.config.child_lifetime);
+        self.children.push(Child {
+            inbound,
+            outbound,
+            state: State::Live,
+            soft: Some(ctx.now + rekey_in),
+            hard: ctx.now + hard_lifetime,
+            outbound_due: (!use_outbound).then(|| ctx.now + OUTBOUND_GRACE),
+        });
+        log!(
+            info,
+            self.config.name,
+            "CHILD SA up: in {inbound} out {outbound} {suite} {} === {}",
+            crate::selector::describe(&local_ts),
+            crate::selector::describe(&remote_ts)
+        );
+        let sa = ChildSa {
+            tunnel: self.tunnel,
+            inbound,
+            outbound,
+            suite,
+            inbound_keys,
+            outbound_keys,
+            replay_window: self.config.replay_window,
+            local_ts,
+            remote_ts,
+            local: self.path.local,
+            remote: self.path.remote,
+            encap: self.path.encap,
+            rekey_in,
+            hard_lifetime,
+        };
+        ctx.event(Event::ChildUp { sa, replaces, use_outbound });
+    }
+
+    pub(crate) fn child(&mut self, inbound: Spi) -> Option<&mut Child> {
+        self.children.iter_mut().find(|c| c.inbound == inbound)
+    }
+
+    /// Takes a CHILD SA out and tells the owner.
+    pub(crate) fn drop_child(&mut self, ctx: &mut Ctx<'_>, inbound: Spi, reason: DownReason) {
+        let Some(at) = self.children.iter().position(|c| c.inbound == inbound) else { return };
+        let child = self.children.remove(at);
+        if child.state == State::Replaced {
+            self.outbound_ready(ctx);
+        }
+        // A replaced SA still receives what is on its way.
+        let replaced = matches!(child.state, State::Replaced | State::Redundant)
+            || reason == DownReason::Replaced
+            || self.life == Life::Superseded;
+        let drain = if replaced { DRAIN } else { Duration::ZERO };
+        let reason = if replaced { DownReason::Replaced } else { reason };
+        ctx.spis.release(inbound);
+        log!(info, self.config.name, "CHILD SA down: in {inbound} out {} ({reason})", child.outbound);
+        ctx.event(Event::ChildDown { tunnel: self.tunnel, inbound, outbound: child.outbound, drain, reason });
+    }
+
+    /// Outbound sides that waited for the end of the SA before them are used from now on.
+    fn outbound_ready(&mut self, ctx: &mut Ctx<'_>) {
+        for child in &mut self.children {
+            if child.state == State::Live && child.outbound_due.take().is_some() {
+                ctx.event(Event::OutboundReady { tunnel: self.tunnel, inbound: child.inbound });
+            }
+        }
+    }
+
+    // --- requests ---
+
+    /// Puts a task at the end of the queue, once.
+    pub(crate) fn queue(&mut self, task: Task) {
+        if !self.tasks.contains(&task) {
+            self.tasks.push_back(task);
+        }
+    }
+
+    /// Starts the next task if no request is waiting for its answer.
+    pub(crate) fn send_next(&mut self, ctx: &mut Ctx<'_>) {
+        while self.pending.is_none() && self.window.free().is_some() {
+            let Some(task) = self.tasks.pop_front() else { return };
+            match task {
+                Task::Liveness => {
+                    self.request(ctx, Exchange::Informational, &Chain::new(), Pending::Liveness)
+                }
+                Task::CreateChild(attempt) => self.start_child(ctx, None, attempt),
+                Task::RekeyChild(old, attempt) => self.start_child(ctx, Some(old), attempt),
+                Task::RekeyIke(attempt) => self.start_ike(ctx, attempt),
+                Task::DeleteChild(inbound, reason) => self.start_delete_child(ctx, inbound, reason),
+                Task::DeleteStray(inbound) => self.start_delete_stray(ctx, inbound),
+                Task::DeleteIke => self.start_delete_ike(ctx),
+            }
+        }
+    }
+
+    pub(crate) fn header(&self, exchange: Exchange, response: bool, message_id: u32) -> Header {
+        let flags = Flags { initiator: self.initiator, response };
+        Header { spi_i: self.spi_i, spi_r: self.spi_r, next: 0, exchange, flags, message_id }
+    }
+
+    /// Sends a request; the window is free.
+    pub(crate) fn request(&mut self, ctx: &mut Ctx<'_>, exchange: Exchange, chain: &Chain, pending: Pending) {
+        let Some(id) = self.window.free() else { return };
+        let bytes = self.protection.seal(&self.header(exchange, false, id), chain);
+        log!(
+            trace,
+            self.config.name,
+            "request {id} {exchange:?}, {} bytes, to {}",
+            bytes.len(),
+            self.path.remote
+        );
+        let timeout = self.config.dpd.map(|dpd| dpd.timeout);
+        self.window.sent(bytes.clone(), Retransmission::new(ctx.now, &ctx.config.retransmit, timeout));
+        self.pending = Some(pending);
+        self.last_sent = ctx.now;
+        ctx.send(&self.path, bytes);
+    }
+
+    // --- datagrams ---
+
+    pub(crate) fn on_datagram(mut self: Box<Self>, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) -> Option<Sa> {
+        let header = &arrival.header;
+        let wanted = if header.flags.response {
+            self.window.awaits(header.message_id)
+        } else {
+            !repeated(&self.window, ctx, arrival)
+        };
+        if !wanted {
+            return Some(Sa::Up(self));
+        }
+        let opened = match self.protection.open(arrival.bytes) {
+            Ok(opened) => opened,
+            Err(e) => {
+                log!(debug, self.config.name, "dropped a message from {}: {e}", arrival.remote);
+                return Some(Sa::Up(self));
+            }
+        };
+        self.last_heard = ctx.now;
+        self.follow(ctx, arrival.local, arrival.remote);
+        let next = match (header.flags.response, opened.body()) {
+            (true, Ok(body)) => self.on_response(ctx, &body),
+            (true, Err(e)) => self.on_bad_response(ctx, e),
+            (false, body) => self.on_request(ctx, arrival, body),
+        };
+        next.map(|sa| match sa {
+            Sa::Up(mut sa) => {
+                sa.send_next(ctx);
+                Sa::Up(sa)
+            }
+            other => other,
+        })
+    }
+
+    /// RFC 7296 2.23: the way of an authentic message is the way back, unless we alone are behind a NAT.
+    pub(crate) fn follow(&mut self, ctx: &mut Ctx<'_>, local: SocketAddr, remote: SocketAddr) {
+        let path = &mut self.path;
+        if (path.local, path.remote) == (local, remote) || (path.nat_local && !path.nat_remote) {
+            return;
+        }
+        // Without encapsulation the ports are IKE's own affair.
+        let same_hosts = (path.local.ip(), path.remote.ip()) == (local.ip(), remote.ip());
+        (path.local, path.remote) = (local, remote);
+        if !same_hosts || path.encap {
+            log!(info, self.config.name, "the peer moved to {remote} (here {local})");
+            ctx.event(Event::PeerMoved { tunnel: self.tunnel, local, remote });
+        }
+    }
+
+    fn on_response(mut self: Box<Self>, ctx: &mut Ctx<'_>, body: &Body<'_>) -> Option<Sa> {
+        self.window.answered();
+        match self.pending.take() {
+            Some(Pending::Child(exchange)) => self.finish_child(ctx, *exchange, body),
+            Some(Pending::Ike(exchange)) => self.finish_ike(ctx, *exchange, body),
+            Some(Pending::DeleteChild(inbound, reason)) => self.drop_child(ctx, inbound, reason),
+            Some(Pending::DeleteIke) => return None,
+            Some(Pending::Liveness | Pending::DeleteStray | Pending::Abandoned) | None => {}
+        }
+        Some(Sa::Up(self))
+    }
+
+    /// An authentic answer that cannot be read: the peer is broken (RFC 7296 2.21.3).
+    fn on_bad_response(mut self: Box<Self>, ctx: &mut Ctx<'_>, error: WireError) -> Option<Sa> {
+        self.window.answered();
+        let phase = self.pending.as_ref().map_or(Phase::Informational, Pending::phase);
+        if self.serves() {
+            ctx.failed(self.failure(phase, error.into()));
+        }
+        if matches!(self.pending, Some(Pending::DeleteIke)) {
+            return None;
+        }
+        self.close(ctx, DownReason::PeerError);
+        Some(Sa::Up(self))
+    }
+
+    fn on_request(
+        mut self: Box<Self>,
+        ctx: &mut Ctx<'_>,
+        arrival: &Arrival<'_>,
+        body: Result<Body<'_>, WireError>,
+    ) -> Option<Sa> {
+        let exchange = arrival.header.exchange;
+        let reply = match (exchange, &body) {
+            (_, Err(e)) => self.on_bad_request(ctx, *e),
+            (Exchange::CreateChild, Ok(body)) => self.on_create_child(ctx, body),
+            (Exchange::Informational, Ok(body)) => self.on_informational(ctx, body),
+            (other, Ok(_)) => {
+                log!(debug, self.config.name, "the peer sent {other:?} to an established IKE SA");
+                Reply::notify(notify::INVALID_SYNTAX, &[])
+            }
+        };
+        let (chain, end) = match reply {
+            Reply::Answer(chain) => (chain, None),
+            Reply::Last(chain, reason) => (chain, Some(reason)),
+        };
+        let header = self.header(exchange, true, arrival.header.message_id);
+        let response = self.protection.seal(&header, &chain);
+        self.window.respond(arrival.bytes, response.clone());
+        self.last_sent = ctx.now;
+        ctx.transmit(arrival.local, arrival.remote, response);
+        match end {
+            None => Some(Sa::Up(self)),
+            Some(reason) => {
+                let (peer_spi, initiator) = (self.peer_spi(), self.initiator);
+                let window = self.leave(ctx, reason);
+                Some(Closed::remember(ctx.now, peer_spi, initiator, window))
+            }
+        }
+    }
+
+    fn on_bad_request(&mut self, ctx: &mut Ctx<'_>, error: WireError) -> Reply {
+        let cause = Cause::Malformed(error);
+        let mut chain = Chain::new();
+        let data = cause.notify_data();
+        let told = cause.notify().unwrap_or(notify::INVALID_SYNTAX);
+        chain.push(&Payload::Notify(Notify::new(told, &data)));
+        // RFC 7296 2.5: only the message with the unknown critical payload is rejected.
+        if matches!(error, WireError::UnsupportedCritical(_)) {
+            log!(debug, self.config.name, "rejected a request: {error}");
+            return Reply::Answer(chain);
+        }
+        // RFC 7296 2.21.3: INVALID_SYNTAX is fatal to both.
+        ctx.failed(self.failure(Phase::Informational, cause));
+        Reply::Last(chain, DownReason::PeerError)
+    }
+
+    // --- endings ---
+
+    /// Takes everything down that hangs on this IKE SA; what is left is the window.
+    pub(crate) fn leave(mut self: Box<Self>, ctx: &mut Ctx<'_>, reason: DownReason) -> Window {
+        self.take_down(ctx, reason);
+        self.window
+    }
+
+    fn take_down(&mut self, ctx: &mut Ctx<'_>, reason: DownReason) {
+        match self.pending.take() {
+            Some(Pending::Child(exchange)) => ctx.spis.release(exchange.offer.inbound),
+            // RFC 7296 2.25.2: the peer deleted the old one after its own rekeying: that one goes on.
+            Some(Pending::Ike(exchange)) => {
+                if let Some(met) = exchange.met {
+                    self.hand_over(ctx, met.key);
+                }
+            }
+            _ => {}
+        }
+        self.tasks.clear();
+        while let Some(inbound) = self.children.first().map(|c| c.inbound) {
+            self.drop_child(ctx, inbound, reason);
+        }
+        if self.life == Life::Serving {
+            log!(info, self.config.name, "IKE SA down: {reason}");
+            ctx.effects.push(Effect::Left { tunnel: self.tunnel, key: self.key(), reason });
+        }
+    }
+
+    /// Takes the tunnel down here and now, and asks the peer to do the same.
+    pub(crate) fn close(&mut self, ctx: &mut Ctx<'_>, reason: DownReason) {
+        if self.life == Life::Closing {
+            return;
+        }
+        self.take_down(ctx, reason);
+        self.life = Life::Closing;
+        if self.window.inflight().is_some() {
+            self.pending = Some(Pending::Abandoned);
+        }
+        self.queue(Task::DeleteIke);
+        self.send_next(ctx);
+    }
+
+    /// Takes the tunnel down and says so to the peer, once: nothing waits for an answer.
+    pub(crate) fn farewell(mut self: Box<Self>, ctx: &mut Ctx<'_>) {
+        // Whatever is in flight is not repeated: its id is used up at the peer, or the peer is not there.
+        let header = self.header(Exchange::Informational, false, self.window.next_id());
+        let bytes = self.protection.seal(&header, &super::info::farewell());
+        ctx.send(&self.path, bytes);
+        self.leave(ctx, DownReason::LocalRequest);
+    }
+
+    /// Whether there is a CHILD SA, or one has been asked for.
+    pub(crate) fn has_child_or_asks(&self) -> bool {
+        self.children.iter().any(|c| c.state == State::Live)
+            || matches!(self.pending, Some(Pending::Child(_)))
+            || self.tasks.iter().any(|t| matches!(t, Task::CreateChild(_)))
+    }
+
+    /// Gives the children to another IKE SA of the tunnel; the peer is to delete this one.
+    pub(crate) fn hand_over(&mut self, ctx: &mut Ctx<'_>, to: u64) {
+        let children = std::mem::take(&mut self.children);
+        let (keep, go): (Vec<_>, Vec<_>) = self
+            .tasks
+            .drain(..)
+            .partition(|t| matches!(t, Task::DeleteIke | Task::Liveness | Task::RekeyIke(_)));
+        self.tasks = keep.into_iter().filter(|t| *t == Task::DeleteIke).collect();
+        ctx.effects.push(Effect::Adopt { tunnel: self.tunnel, from: self.key(), to, children, tasks: go });
+        self.supersede(ctx.now);
+    }
+
+    /// Waits for the peer to delete this IKE SA, which serves no more.
+    pub(crate) fn supersede(&mut self, now: Instant) {
+        self.life = Life::Superseded;
+        self.soft = None;
+        self.hard = now + SUPERSEDED_LIFETIME;
+    }
+
+    // --- time ---
+
+    pub(crate) fn deadlines(&self, config: &EndpointConfig, soonest: &mut Soonest) {
+        if let Some(inflight) = self.window.inflight() {
+            soonest.at(inflight.retransmission.deadline(), "retransmit a request");
+        }
+        soonest.at(self.hard, "IKE SA lifetime ends");
+        if self.life != Life::Serving {
+            return;
+        }
+        if let Some(soft) = self.soft {
+            soonest.at(soft, "rekey the IKE SA");
+        }
+        for child in &self.children {
+            soonest.at(child.hard, "CHILD SA lifetime ends");
+            if let Some(soft) = child.soft.filter(|_| child.state == State::Live) {
+                soonest.at(soft, "rekey a CHILD SA");
+            }
+            if let Some(due) = child.outbound_due {
+                soonest.at(due, "use a new outbound SA");
+            }
+        }
+        if let (Some(dpd), None) = (self.config.dpd, self.window.inflight()) {
+            soonest.at(self.last_heard + dpd.interval, "is the peer alive");
+        }
+        if self.path.nat_local && !config.nat_keepalive.is_zero() {
+            soonest.at(self.last_sent + config.nat_keepalive, "NAT keepalive");
+        }
+    }
+
+    pub(crate) fn on_timeout(mut self: Box<Self>, ctx: &mut Ctx<'_>) -> Option<Sa> {
+        let due = self.window.inflight_mut().map_or(Due::Nothing, |i| i.retransmission.on_timeout(ctx.now));
+        match due {
+            Due::Nothing => {}
+            Due::Again => {
+                let bytes = self.window.inflight().map(|i| i.bytes.clone()).unwrap_or_default();
+                log!(debug, self.config.name, "repeating a request to {}", self.path.remote);
+                self.last_sent = ctx.now;
+                ctx.send(&self.path, bytes);
+            }
+            Due::GiveUp(after) => {
+                if self.serves() {
+                    let phase = self.pending.as_ref().map_or(Phase::Informational, Pending::phase);
+                    ctx.failed(self.failure(phase, Cause::Silent(after)));
+                }
+                self.leave(ctx, DownReason::LivenessTimeout);
+                return None;
+            }
+        }
+        if ctx.now >= self.hard {
+            if self.life != Life::Serving {
+                self.leave(ctx, DownReason::Replaced);
+                return None;
+            }
+            ctx.failed(self.failure(Phase::RekeyIke, Cause::Expired));
+            self.hard = ctx.now + SUPERSEDED_LIFETIME;
+            self.close(ctx, DownReason::Expired);
+            return Some(Sa::Up(self));
+        }
+        if self.life == Life::Serving {
+            self.on_clocks(ctx);
+        }
+        self.send_next(ctx);
+        Some(Sa::Up(self))
+    }
+
+    fn on_clocks(&mut self, ctx: &mut Ctx<'_>) {
+        let now = ctx.now;
+        if self.soft.take_if(|soft| now >= *soft).is_some()
+            || (self.soft.is_some() && self.window.nearly_used_up())
+        {
+            self.soft = None;
+            self.queue(Task::RekeyIke(Attempt::default()));
+        }
+        let mut expired = Vec::new();
+        let mut ready = Vec::new();
+        let mut rekey = Vec::new();
+        for child in &mut self.children {
+            if now >= child.hard {
+                expired.push((child.inbound, child.state));
+            } else if child.state == State::Live && child.soft.take_if(|soft| now >= *soft).is_some() {
+                rekey.push(child.inbound);
+            }
+            if child.outbound_due.take_if(|due| now >= *due).is_some() && child.state == State::Live {
+                ready.push(child.inbound);
+            }
+        }
+        for inbound in ready {
+            ctx.event(Event::OutboundReady { tunnel: self.tunnel, inbound });
+        }
+        for inbound in rekey {
+            self.queue(Task::RekeyChild(inbound, Attempt::default()));
+        }
+        for (inbound, state) in expired {
+            if state == State::Live {
+                ctx.failed(self.failure(Phase::RekeyChild, Cause::Expired));
+            }
+            // It must not be used from now on; the peer hears of it when the window allows.
+            self.drop_child(ctx, inbound, DownReason::Expired);
+            self.queue(Task::DeleteStray(inbound));
+        }
+        if let Some(dpd) = self.config.dpd
+            && self.window.inflight().is_none()
+            && now >= self.last_heard + dpd.interval
+        {
+            self.queue(Task::Liveness);
+        }
+        if self.path.nat_local
+            && !ctx.config.nat_keepalive.is_zero()
+            && now >= self.last_sent + ctx.config.nat_keepalive
+        {
+            self.last_sent = now;
+            let (local, remote) = (self.path.local, self.path.remote);
+            ctx.transmits.push(crate::Output::Keepalive { local, remote });
+        }
+    }
+}
+
+impl Pending {
+    pub(crate) fn phase(&self) -> Phase {
+        match self {
+            Self::Child(exchange) if exchange.replaces.is_some() => Phase::RekeyChild,
+            Self::Child(_) => Phase::ChildSa,
+            Self::Ike(_) => Phase::RekeyIke,
+            _ => Phase::Informational,
+        }
+    }
+}
