@@ -107,7 +107,7 @@ impl<'t> Section<'t> {
             if let Some((_, value)) = words.iter().find(|(known, _)| *known == word) {
                 return Some(*value);
             }
-            let mut fault = Fault::new(format!("`{key}` must be {list}"));
+            let mut fault = Fault::new(format!("`{key} = \"{}\"` is not known", word.escape_debug()));
             if let Some((_, why)) = refused.iter().find(|(known, _)| *known == word) {
                 fault = Fault::new(format!("`{key} = \"{word}\"` is not in this version"))
                     .at(text.span(), "not in this version")
