@@ -181,6 +181,8 @@ fn try_sa(
         encapsulation,
         if_id: IF_ID_BASE,
         reqid: 1,
+        copy_df: true,
+        copy_dscp: true,
         limits: Limits::default(),
         sequence: Sequence::default(),
     };

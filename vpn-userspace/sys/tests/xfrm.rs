@@ -110,6 +110,8 @@ impl End {
             encapsulation: udp.then_some(Encapsulation { source_port: 4500, destination_port: 4500 }),
             if_id: IF_ID_BASE,
             reqid: REQID,
+            copy_df: true,
+            copy_dscp: true,
             limits: Limits::default(),
             sequence: Sequence::default(),
         }

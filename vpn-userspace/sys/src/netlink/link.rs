@@ -25,6 +25,34 @@ pub struct Link {
     pub kind: LinkKind,
 }
 
+/// Packets that an interface did not carry, as the kernel counts them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LinkDrops {
+    /// Received and dropped.
+    pub received: u64,
+    /// To be sent and dropped, [`Self::no_carrier`] among them.
+    pub sent: u64,
+    /// Not sent because there was no way on; on an xfrm interface: no SA, or a policy that blocks.
+    pub no_carrier: u64,
+}
+
+impl LinkDrops {
+    pub(super) fn from_message(message: &LinkMessage) -> Self {
+        message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                LinkAttribute::Stats64(stats) => Some(Self {
+                    received: stats.rx_dropped,
+                    sent: stats.tx_dropped,
+                    no_carrier: stats.tx_carrier_errors,
+                }),
+                _ => None,
+            })
+            .unwrap_or_default()
+    }
+}
+
 /// What an interface is. `Physical` is everything without a `kind` of its own: NICs, virtio, and
 /// other devices that a driver made.
 #[derive(Debug, Clone, PartialEq, Eq)]

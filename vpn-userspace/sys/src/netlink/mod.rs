@@ -9,7 +9,7 @@ mod link;
 mod route;
 
 pub use error::{KernelError, NetlinkError};
-pub use link::{Link, LinkKind};
+pub use link::{Link, LinkDrops, LinkKind};
 pub use route::{Route, RouteTarget, RouteToPeer};
 
 use std::net::IpAddr;
@@ -18,6 +18,7 @@ use futures::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute};
 use rtnetlink::sys::AsyncSocket;
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, LinkXfrm};
 
@@ -66,6 +67,19 @@ impl Netlink {
                 e if e.kernel().is_some_and(KernelError::is_missing) => Ok(None),
                 e => Err(e),
             },
+        }
+    }
+
+    /// Packets that an interface dropped since it was made; `None` if it is gone.
+    pub async fn drops(&self, index: u32) -> Result<Option<LinkDrops>, NetlinkError> {
+        match self.handle.link().get().match_index(index).execute().try_next().await {
+            Ok(message) => Ok(message.as_ref().map(LinkDrops::from_message)),
+            Err(e) => {
+                match NetlinkError::from_rtnetlink(format!("read the counters of interface {index}"), e) {
+                    e if e.kernel().is_some_and(KernelError::is_missing) => Ok(None),
+                    e => Err(e),
+                }
+            }
         }
     }
 
@@ -140,6 +154,21 @@ impl Netlink {
             let verb = if up { "up" } else { "down" };
             NetlinkError::from_rtnetlink(format!("bring interface {index} {verb}"), e)
         })
+    }
+
+    /// Has the kernel give the interface no IPv6 address of its own, and so send nothing there
+    /// unasked. Nothing happens where the kernel has no IPv6.
+    pub async fn no_link_local_address(&self, index: u32) -> Result<(), NetlinkError> {
+        let none = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+        let change = LinkUnspec::new_with_index(index)
+            .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![none]))
+            .build();
+        ignoring(
+            KernelError::not_supported,
+            self.handle.link().change(change).execute().await.map_err(|e| {
+                NetlinkError::from_rtnetlink(format!("set the IPv6 addressing of interface {index}"), e)
+            }),
+        )
     }
 
     /// Sets the MTU of an interface, in bytes.

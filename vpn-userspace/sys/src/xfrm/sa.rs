@@ -93,6 +93,10 @@ pub struct SaSpec<'a> {
     pub if_id: u32,
     /// What ties it to policies.
     pub reqid: u32,
+    /// Copy DF of inner IPv4 packets outward, and so learn the path's MTU; else outer packets may be fragmented.
+    pub copy_df: bool,
+    /// Copy the DSCP of inner packets outward.
+    pub copy_dscp: bool,
     /// Limits that the kernel watches.
     pub limits: Limits,
     /// Counters to begin with; all zero for a new SA.
@@ -125,7 +129,13 @@ impl SaSpec<'_> {
         if self.esn {
             info.flags |= c::XFRM_STATE_ESN;
         }
+        if !self.copy_df {
+            info.flags |= c::XFRM_STATE_NOPMTUDISC;
+        }
         let mut attributes = vec![XfrmAttrs::IfId(self.if_id), XfrmAttrs::ReplayStateEsn(self.replay())];
+        if !self.copy_dscp {
+            attributes.push(XfrmAttrs::ExtraFlags(c::XFRM_SA_XFLAG_DONT_ENCAP_DSCP));
+        }
         if let Some(encapsulation) = self.encapsulation {
             attributes.push(XfrmAttrs::EncapsulationTemplate(EncapTmpl {
                 encap_type: c::UDP_ENCAP_ESPINUDP,
