@@ -9,6 +9,7 @@
 
 mod types;
 mod user;
+mod xfrm;
 
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -24,15 +25,18 @@ use culvert_types::{Spi, TunnelId};
 use tokio::sync::mpsc;
 
 pub use types::{
-    DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineChoice, SaStats, TunnelDrops,
+    DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineChoice, EngineInfo, SaStats, TunnelDrops,
     TunnelReport, TunnelSpec,
 };
 use user::UserEngine;
 use user::setup::SaSetup;
+use xfrm::XfrmEngine;
 
 /// Every tunnel and SA of the gateway, whatever engine serves them. Dropping it stops the workers and
 /// removes the tunnels' devices.
 pub struct Dataplane {
+    // Dropped first: its sockets are the second ones of their ports.
+    xfrm: XfrmEngine,
     user: UserEngine,
     /// Which engine serves a tunnel.
     tunnels: HashMap<TunnelId, Engine>,
@@ -46,11 +50,13 @@ impl Dataplane {
     /// # Errors
     /// The UDP port is taken, a WAN address is not this host's, or privileges are missing.
     pub async fn start(
-        config: DataplaneConfig,
+        mut config: DataplaneConfig,
     ) -> Result<(Self, mpsc::UnboundedReceiver<DataplaneEvent>), DataplaneError> {
         let (events, receiver) = mpsc::unbounded_channel();
+        let xfrm = XfrmEngine::start(&config, events.clone()).await;
+        config.share_natt_port |= xfrm.available().is_ok();
         let user = UserEngine::start(&config, events)?;
-        Ok((Self { user, tunnels: HashMap::new(), sas: HashMap::new() }, receiver))
+        Ok((Self { xfrm, user, tunnels: HashMap::new(), sas: HashMap::new() }, receiver))
     }
 
     /// Creates a tunnel's interface, up, and says which engine serves it and why the others do not.
@@ -59,25 +65,58 @@ impl Dataplane {
         if self.tunnels.contains_key(&spec.id) {
             return Err(DataplaneError::TunnelExists(spec.id));
         }
+        let obstacles = self.xfrm.obstacles(&spec);
         let report = match spec.engine {
-            EngineChoice::Auto | EngineChoice::User => self.user.create_tunnel(&spec)?,
-            EngineChoice::Xfrm => {
+            EngineChoice::User => {
+                let why = vec!["xfrm: the configuration asks for user".to_owned()];
+                TunnelReport { why, ..self.user.create_tunnel(&spec)? }
+            }
+            EngineChoice::Xfrm if !obstacles.is_empty() => {
                 return Err(DataplaneError::EngineUnavailable {
                     engine: Engine::Xfrm,
                     interface: spec.interface,
-                    reason: "this build does not drive kernel ESP".to_owned(),
+                    reason: obstacles.join("; "),
                 });
             }
+            EngineChoice::Xfrm => {
+                let why = vec!["user: the configuration asks for xfrm".to_owned()];
+                TunnelReport { why, ..self.xfrm.create_tunnel(&spec).await? }
+            }
+            EngineChoice::Auto => self.create_auto(&spec, obstacles).await?,
         };
         self.tunnels.insert(spec.id, report.engine);
         Ok(report)
+    }
+
+    /// The kernel where it takes everything that may be negotiated, else user space, which takes it all.
+    async fn create_auto(
+        &mut self,
+        spec: &TunnelSpec,
+        obstacles: Vec<String>,
+    ) -> Result<TunnelReport, DataplaneError> {
+        let mut why: Vec<String> = obstacles.iter().map(|o| format!("xfrm: {o}")).collect();
+        if why.is_empty() {
+            match self.xfrm.create_tunnel(spec).await {
+                Ok(report) => {
+                    let why = vec!["user: the kernel takes every suite that may be negotiated".to_owned()];
+                    return Ok(TunnelReport { why, ..report });
+                }
+                Err(e) => why.push(format!("xfrm: {e}")),
+            }
+        }
+        Ok(TunnelReport { why, ..self.user.create_tunnel(spec)? })
+    }
+
+    /// What engines there are, whether they can serve here, and with which suites.
+    pub fn engines(&self) -> Vec<EngineInfo> {
+        vec![self.xfrm.info(), EngineInfo::user()]
     }
 
     /// Removes a tunnel with its SAs and its interface. Returns when the interface is gone.
     pub async fn remove_tunnel(&mut self, id: TunnelId) -> Result<(), DataplaneError> {
         match self.tunnels.remove(&id).ok_or(DataplaneError::UnknownTunnel(id))? {
             Engine::User => self.user.remove_tunnel(id).await?,
-            Engine::Xfrm => {}
+            Engine::Xfrm => self.xfrm.remove_tunnel(id).await?,
         }
         self.sas.retain(|_, tunnel| *tunnel != id);
         Ok(())
@@ -86,14 +125,19 @@ impl Dataplane {
     /// Installs an SA pair into its tunnel's engine, inbound first. It is used for sending at once, or
     /// when [`activate_outbound`](Self::activate_outbound) says so. When this returns, packets of the SA are accepted.
     pub async fn install(&mut self, sa: &ChildSa, use_outbound: bool) -> Result<(), DataplaneError> {
-        match self.engine(sa.tunnel())? {
-            Engine::User => self.install_setup(&SaSetup::from(sa), use_outbound).await,
-            Engine::Xfrm => Ok(()),
-        }
+        self.install_setup(&SaSetup::from(sa), sa.hard_lifetime(), use_outbound).await
     }
 
-    async fn install_setup(&mut self, setup: &SaSetup, use_outbound: bool) -> Result<(), DataplaneError> {
-        self.user.install(setup, use_outbound).await?;
+    async fn install_setup(
+        &mut self,
+        setup: &SaSetup,
+        lifetime: Duration,
+        use_outbound: bool,
+    ) -> Result<(), DataplaneError> {
+        match self.engine(setup.tunnel)? {
+            Engine::User => self.user.install(setup, use_outbound).await?,
+            Engine::Xfrm => self.xfrm.install(setup, lifetime, use_outbound).await?,
+        }
         self.sas.insert(setup.inbound, setup.tunnel);
         Ok(())
     }
@@ -102,7 +146,7 @@ impl Dataplane {
     pub async fn activate_outbound(&mut self, inbound: Spi) -> Result<(), DataplaneError> {
         match self.engine_of(inbound)? {
             Engine::User => self.user.activate_outbound(inbound),
-            Engine::Xfrm => Ok(()),
+            Engine::Xfrm => self.xfrm.activate_outbound(inbound),
         }
     }
 
@@ -110,7 +154,7 @@ impl Dataplane {
     pub async fn remove(&mut self, inbound: Spi, drain: Duration) -> Result<(), DataplaneError> {
         match self.engine_of(inbound)? {
             Engine::User => self.user.remove(inbound, drain)?,
-            Engine::Xfrm => {}
+            Engine::Xfrm => self.xfrm.remove(inbound, drain)?,
         }
         self.sas.remove(&inbound);
         Ok(())
@@ -126,23 +170,33 @@ impl Dataplane {
     ) -> Result<(), DataplaneError> {
         match self.engine(tunnel)? {
             Engine::User => self.user.move_peer(tunnel, local, remote),
-            Engine::Xfrm => Ok(()),
+            Engine::Xfrm => self.xfrm.move_peer(tunnel, local, remote),
         }
     }
 
     /// State and counters of every SA.
     pub async fn stats(&self) -> Vec<SaStats> {
-        self.user.stats()
+        let mut stats = self.user.stats();
+        stats.extend(self.xfrm.stats());
+        stats
     }
 
     /// What was dropped of each tunnel while it had no SA.
     pub fn tunnel_drops(&self) -> Vec<TunnelDrops> {
-        self.user.tunnel_drops()
+        let mut drops = self.user.tunnel_drops();
+        drops.extend(self.xfrm.tunnel_drops());
+        drops
     }
 
     /// What arrived from the WAN and met no SA, by reason; keepalives are counted here too.
     pub fn wan_drops(&self) -> Vec<(&'static str, u64)> {
         self.user.wan_drops()
+    }
+
+    /// Why the kernel's IPsec dropped packets, by its own names (`/proc/net/xfrm_stat`). It counts those of
+    /// other programs' SAs too.
+    pub fn kernel_drops(&self) -> Vec<(String, u64)> {
+        self.xfrm.kernel_drops()
     }
 
     /// Sends an IKE message from the UDP port that ESP uses too; adds the non-ESP marker. `local`'s

@@ -1,5 +1,7 @@
 //! For tests and measurements: SAs with keys of their own, without an IKE exchange. Never in a daemon.
 
+use std::time::Duration;
+
 pub use crate::user::setup::{Limits, SaSetup};
 use crate::{Dataplane, DataplaneError};
 
@@ -9,5 +11,5 @@ pub async fn install(
     setup: &SaSetup,
     use_outbound: bool,
 ) -> Result<(), DataplaneError> {
-    dataplane.install_setup(setup, use_outbound).await
+    dataplane.install_setup(setup, Duration::from_secs(3600), use_outbound).await
 }

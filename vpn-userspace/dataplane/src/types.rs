@@ -5,8 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use culvert_crypto::Suite;
 use culvert_ike::Parity;
+use culvert_sys::encap::EncapError;
+use culvert_sys::netlink::NetlinkError;
 use culvert_sys::tun::TunError;
 use culvert_sys::wan::WanError;
+use culvert_sys::xfrm::SelectorPairError;
 use culvert_types::{Spi, TunnelId};
 use ipnet::IpNet;
 
@@ -109,6 +112,24 @@ pub struct TunnelReport {
     pub spi_parity: Option<Parity>,
 }
 
+/// An engine, and what it can serve on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineInfo {
+    /// The engine.
+    pub engine: Engine,
+    /// Whether it can serve at all, or why not.
+    pub available: Result<(), String>,
+    /// Every suite, and whether the engine takes it or why not.
+    pub suites: Vec<(Suite, Result<(), String>)>,
+}
+
+impl EngineInfo {
+    pub(crate) fn user() -> Self {
+        let suites = Suite::all().map(|suite| (suite, Ok(()))).collect();
+        Self { engine: Engine::User, available: Ok(()), suites }
+    }
+}
+
 /// One SA pair's state and counters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SaStats {
@@ -208,6 +229,15 @@ pub enum DataplaneError {
     /// A TUN device cannot be had.
     #[error(transparent)]
     Tun(#[from] TunError),
+    /// The kernel refused an interface, an SA or a policy.
+    #[error(transparent)]
+    Kernel(#[from] NetlinkError),
+    /// The kernel's socket for ESP in UDP cannot be had.
+    #[error(transparent)]
+    Encap(#[from] EncapError),
+    /// The negotiated selectors cannot be told to the kernel.
+    #[error(transparent)]
+    Selectors(#[from] SelectorPairError),
     /// Workers cannot be started.
     #[error("cannot start a worker: {0}")]
     Worker(std::io::Error),

@@ -68,7 +68,7 @@ impl KernelEsp {
             }
             Err(e) => Err(format!("cannot start a thread for the probe: {e}")),
         };
-        outcome.unwrap_or_else(|reason| Self::nothing(&reason))
+        outcome.unwrap_or_else(|reason| Self::unavailable(&reason))
     }
 
     fn probe_here() -> Result<Self, String> {
@@ -84,7 +84,8 @@ impl KernelEsp {
         })
     }
 
-    fn nothing(reason: &str) -> Self {
+    /// Nothing at all, for one reason.
+    pub fn unavailable(reason: &str) -> Self {
         let no = || Err(reason.to_owned());
         let suites = Suite::all()
             .map(|suite| SuiteSupport { suite, ipv4: no(), ipv6: no(), without_esn: no() })

@@ -133,7 +133,10 @@ impl WanSocket {
             require("IP_RECVERR", libc::SOL_IP, libc::IP_RECVERR, 1)?;
             require("IP_RECVTOS", libc::SOL_IP, libc::IP_RECVTOS, 1)?;
         } else {
-            require("IPV6_V6ONLY", libc::SOL_IPV6, libc::IPV6_V6ONLY, 1)?;
+            if kind == WanKind::Udp {
+                // A raw socket is of one family anyway, and refuses the option.
+                require("IPV6_V6ONLY", libc::SOL_IPV6, libc::IPV6_V6ONLY, 1)?;
+            }
             require("IPV6_RECVERR", libc::SOL_IPV6, libc::IPV6_RECVERR, 1)?;
             require("IPV6_RECVTCLASS", libc::SOL_IPV6, libc::IPV6_RECVTCLASS, 1)?;
         }

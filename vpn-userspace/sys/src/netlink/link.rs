@@ -1,5 +1,6 @@
 //! What an interface is: kind and driver, from which the attach mode of the classifier is chosen.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsRawFd;
 
@@ -30,27 +31,29 @@ pub struct Link {
 pub struct LinkDrops {
     /// Received and dropped.
     pub received: u64,
-    /// To be sent and dropped, [`Self::no_carrier`] among them.
+    /// To be sent and dropped.
     pub sent: u64,
-    /// Not sent because there was no way on; on an xfrm interface: no SA, or a policy that blocks.
+    /// Not sent because there was no way on; on an xfrm interface: no SA, or a policy
+    /// that blocks.
     pub no_carrier: u64,
 }
 
-impl LinkDrops {
-    pub(super) fn from_message(message: &LinkMessage) -> Self {
-        message
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                LinkAttribute::Stats64(stats) => Some(Self {
-                    received: stats.rx_dropped,
-                    sent: stats.tx_dropped,
-                    no_carrier: stats.tx_carrier_errors,
-                }),
-                _ => None,
-            })
-            .unwrap_or_default()
-    }
+/// What the interfaces of the calling thread's network namespace dropped, by name. Blocks, briefly.
+pub fn interface_drops() -> io::Result<HashMap<String, LinkDrops>> {
+    // Not /proc/net: that is the namespace of the process's first thread.
+    Ok(parse_interface_drops(&std::fs::read_to_string("/proc/thread-self/net/dev")?))
+}
+
+fn parse_interface_drops(text: &str) -> HashMap<String, LinkDrops> {
+    let line = |line: &str| {
+        let (name, numbers) = line.rsplit_once(':')?;
+        let numbers: Vec<u64> = numbers.split_whitespace().map_while(|n| n.parse().ok()).collect();
+        // Eight of receiving (the fourth: dropped), eight of sending (the fourth: dropped, the seventh: carrier).
+        let drops =
+            LinkDrops { received: *numbers.get(3)?, sent: *numbers.get(11)?, no_carrier: *numbers.get(14)? };
+        Some((name.trim().to_owned(), drops))
+    };
+    text.lines().filter_map(line).collect()
 }
 
 /// What an interface is. `Physical` is everything without a `kind` of its own: NICs, virtio, and
@@ -184,4 +187,20 @@ fn driver(name: &str) -> io::Result<Option<String>> {
     let end = info.driver.iter().position(|b| *b == 0).unwrap_or(info.driver.len());
     let text = String::from_utf8_lossy(&info.driver[..end]).into_owned();
     Ok((!text.is_empty()).then_some(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_are_read_from_the_right_columns() {
+        let text = "Inter-|   Receive                                                |  Transmit\n \
+                    face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop \
+                    fifo colls carrier compressed\n\
+                    cv-a-b:  1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n    lo: 1 2 3\n";
+        let drops = parse_interface_drops(text);
+        assert_eq!(drops.len(), 1, "{drops:?}");
+        assert_eq!(drops["cv-a-b"], LinkDrops { received: 4, sent: 12, no_carrier: 15 });
+    }
 }

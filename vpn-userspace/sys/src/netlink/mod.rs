@@ -9,7 +9,7 @@ mod link;
 mod route;
 
 pub use error::{KernelError, NetlinkError};
-pub use link::{Link, LinkDrops, LinkKind};
+pub use link::{Link, LinkDrops, LinkKind, interface_drops};
 pub use route::{Route, RouteTarget, RouteToPeer};
 
 use std::net::IpAddr;
@@ -67,19 +67,6 @@ impl Netlink {
                 e if e.kernel().is_some_and(KernelError::is_missing) => Ok(None),
                 e => Err(e),
             },
-        }
-    }
-
-    /// Packets that an interface dropped since it was made; `None` if it is gone.
-    pub async fn drops(&self, index: u32) -> Result<Option<LinkDrops>, NetlinkError> {
-        match self.handle.link().get().match_index(index).execute().try_next().await {
-            Ok(message) => Ok(message.as_ref().map(LinkDrops::from_message)),
-            Err(e) => {
-                match NetlinkError::from_rtnetlink(format!("read the counters of interface {index}"), e) {
-                    e if e.kernel().is_some_and(KernelError::is_missing) => Ok(None),
-                    e => Err(e),
-                }
-            }
         }
     }
 

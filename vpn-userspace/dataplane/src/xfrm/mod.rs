@@ -1,0 +1,528 @@
+//! The xfrm engine: ESP in the kernel, behind an xfrm interface per tunnel.
+//!
+//! SAs and policies belong to interface ids of a range of our own; what a process that died left in
+//! that range is swept at start, and nothing else ever. UDP-encapsulated ESP comes to a socket of
+//! the kernel's beside ours on the same port, told apart by the parity of the SPI: ours are even.
+//!
+//! Calls to the kernel are made under one lock and take microseconds; only interfaces are made and
+//! changed without it.
+
+mod monitor;
+mod tunnel;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use culvert_esp::tunnel::Overhead;
+use culvert_ike::Parity;
+use culvert_sys::encap::EncapSocket;
+use culvert_sys::netlink::{LinkKind, Netlink, NetlinkError, interface_drops};
+use culvert_sys::probe::{KernelEsp, SuiteSupport, Wanted};
+use culvert_sys::wan::route_mtu;
+use culvert_sys::xfrm::{self, IF_ID_BASE, IF_ID_COUNT, Xfrm, XfrmMonitor};
+use culvert_types::{Spi, TunnelId};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use self::tunnel::{OutboundState, OuterRules, Tunnel};
+use crate::user::setup::SaSetup;
+use crate::{
+    DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineInfo, SaStats, TunnelDrops, TunnelReport,
+    TunnelSpec,
+};
+
+/// The MTU of the WAN before a peer's route is known.
+const ETHERNET_MTU: u32 = 1500;
+/// The smallest MTU over which IPv6 goes (RFC 8200 5).
+const IPV6_MIN_MTU: u32 = 1280;
+/// How long the outbound SA that a newer one took over from stays, for packets that are on their way with it.
+const TAKEOVER_GRACE: Duration = Duration::from_millis(250);
+
+/// Kernel ESP for any number of tunnels, where there is any.
+pub(crate) struct XfrmEngine {
+    kernel: KernelEsp,
+    /// What stands in the way of every tunnel.
+    unavailable: Option<String>,
+    /// What drives it; none where the kernel cannot.
+    drive: Option<Drive>,
+    wan: Vec<IpAddr>,
+    natt_port: u16,
+    rules: OuterRules,
+}
+
+struct Drive {
+    shared: Arc<Shared>,
+    netlink: Netlink,
+    monitor: AbortHandle,
+    /// The kernel's sockets on the UDP port, while there are tunnels.
+    sockets: HashMap<IpAddr, EncapSocket>,
+}
+
+/// What timers and the monitor reach too.
+pub(crate) struct Shared {
+    xfrm: Xfrm,
+    state: Mutex<State>,
+    events: mpsc::UnboundedSender<DataplaneEvent>,
+}
+
+#[derive(Default)]
+struct State {
+    tunnels: HashMap<TunnelId, Tunnel>,
+    serial: u64,
+}
+
+impl State {
+    fn holder(&mut self, inbound: Spi) -> Option<&mut Tunnel> {
+        self.tunnels.values_mut().find(|t| t.pairs.contains_key(&inbound))
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something to a pair later, if it is still the same one.
+    fn later(
+        self: &Arc<Self>,
+        after: Duration,
+        inbound: Spi,
+        serial: u64,
+        what: fn(&mut Tunnel, &Xfrm, Spi) -> Result<(), NetlinkError>,
+    ) {
+        let weak = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            let Some(shared) = weak.upgrade() else { return };
+            let mut state = shared.state();
+            let Some(tunnel) = state.holder(inbound) else { return };
+            if tunnel.pairs.get(&inbound).is_none_or(|p| p.serial != serial) {
+                return;
+            }
+            if let Err(e) = what(tunnel, &shared.xfrm, inbound) {
+                shared.fault(Some(tunnel.id), &e);
+            }
+        });
+    }
+
+    fn fault(&self, tunnel: Option<TunnelId>, cause: &dyn std::fmt::Display) {
+        let _ = self.events.send(DataplaneEvent::Fault { tunnel, cause: cause.to_string() });
+    }
+}
+
+impl XfrmEngine {
+    /// Probes the kernel, sweeps what an earlier process left, and begins to listen to the kernel's reports.
+    pub(crate) async fn start(
+        config: &DataplaneConfig,
+        events: mpsc::UnboundedSender<DataplaneEvent>,
+    ) -> Self {
+        let kernel = tokio::task::spawn_blocking(KernelEsp::probe)
+            .await
+            .unwrap_or_else(|_| KernelEsp::unavailable("the probe failed by a fault of its own"));
+        let mut unavailable = kernel.available().err();
+        let drive = match Drive::start(events, unavailable.is_none()).await {
+            Ok(drive) => drive,
+            Err(e) => {
+                unavailable.get_or_insert(e.to_string());
+                None
+            }
+        };
+        Self {
+            kernel,
+            unavailable,
+            drive,
+            wan: config.wan.clone(),
+            natt_port: config.natt_port,
+            rules: OuterRules { copy_df: config.dont_fragment, copy_dscp: config.copy_dscp },
+        }
+    }
+
+    /// What it can serve on this host.
+    pub(crate) fn info(&self) -> EngineInfo {
+        // A suite counts as taken if the kernel takes it over every family of ours.
+        let taken = |s: &SuiteSupport| {
+            let families = [(false, &s.ipv4), (true, &s.ipv6)];
+            let mut ours =
+                families.into_iter().filter(|(ipv6, _)| self.wan.iter().any(|a| a.is_ipv6() == *ipv6));
+            ours.try_for_each(|(_, availability)| availability.clone())
+        };
+        let suites = self.kernel.suites.iter().map(|s| (s.suite, taken(s))).collect();
+        EngineInfo { engine: Engine::Xfrm, available: self.available(), suites }
+    }
+
+    /// Whether the engine can serve any tunnel, or why not.
+    pub(crate) fn available(&self) -> Result<(), String> {
+        self.unavailable.clone().map_or(Ok(()), Err)
+    }
+
+    /// Everything that stands in the way of serving a tunnel; empty if nothing does.
+    pub(crate) fn obstacles(&self, spec: &TunnelSpec) -> Vec<String> {
+        if let Some(reason) = &self.unavailable {
+            return vec![reason.clone()];
+        }
+        let mut obstacles = Vec::new();
+        // The peer's address family is not known yet: the kernel must serve every one that we have.
+        for ipv6 in [false, true] {
+            if self.wan.iter().any(|a| a.is_ipv6() == ipv6) {
+                let wanted = Wanted { suites: &spec.suites, ipv6, udp: true, esn: true };
+                obstacles.extend(self.kernel.obstacles(&wanted));
+            }
+        }
+        obstacles
+    }
+
+    /// Creates the tunnel's interface, up, with policies that drop everything until there is an SA.
+    pub(crate) async fn create_tunnel(&mut self, spec: &TunnelSpec) -> Result<TunnelReport, DataplaneError> {
+        let (wan, natt_port, rules) = (self.wan.clone(), self.natt_port, self.rules);
+        let drive = self.drive(&spec.interface)?;
+        if drive.shared.state().tunnels.contains_key(&spec.id) {
+            return Err(DataplaneError::TunnelExists(spec.id));
+        }
+        drive.open_sockets(&wan, natt_port)?;
+        let outcome = drive.create(spec, &wan, rules).await;
+        if outcome.is_err() {
+            drive.close_idle_sockets();
+        }
+        outcome?;
+        Ok(TunnelReport {
+            engine: Engine::Xfrm,
+            lan_port: "xfrm",
+            wan_port: "xfrm",
+            why: Vec::new(),
+            spi_parity: Some(Parity::Odd),
+        })
+    }
+
+    /// Removes the tunnel's interface, SAs and policies. Returns when they are gone.
+    pub(crate) async fn remove_tunnel(&mut self, id: TunnelId) -> Result<(), DataplaneError> {
+        let drive = self.drive.as_mut().ok_or(DataplaneError::UnknownTunnel(id))?;
+        let link = {
+            let state = drive.shared.state();
+            state.tunnels.get(&id).ok_or(DataplaneError::UnknownTunnel(id))?.link
+        };
+        let gone = drive.netlink.delete_link(link).await;
+        let cleared = {
+            let mut state = drive.shared.state();
+            let tunnel = state.tunnels.remove(&id);
+            tunnel.map_or(Ok(()), |mut t| t.clear(&drive.shared.xfrm))
+        };
+        drive.close_idle_sockets();
+        gone.and(cleared).map_err(DataplaneError::from)
+    }
+
+    /// Installs an SA pair: the inbound half first, then the outbound half if it is to be used at once.
+    pub(crate) async fn install(
+        &mut self,
+        setup: &SaSetup,
+        lifetime: Duration,
+        use_outbound: bool,
+    ) -> Result<(), DataplaneError> {
+        let natt_port = self.natt_port;
+        let drive = self.drive.as_ref().ok_or(DataplaneError::UnknownTunnel(setup.tunnel))?;
+        drive.fit_mtu(setup).await;
+        let shared = &drive.shared;
+        let mut state = shared.state();
+        if state.holder(setup.inbound).is_some() {
+            return Err(DataplaneError::SpiTaken(setup.inbound));
+        }
+        state.serial += 1;
+        let serial = state.serial;
+        let tunnel =
+            state.tunnels.get_mut(&setup.tunnel).ok_or(DataplaneError::UnknownTunnel(setup.tunnel))?;
+        let pair = tunnel.pair(setup, natt_port, lifetime, serial)?;
+        tunnel.add(&shared.xfrm, pair)?;
+        if use_outbound && let Err(e) = activate(shared, tunnel, setup.inbound) {
+            let _ = tunnel.end(&shared.xfrm, setup.inbound);
+            return Err(e.into());
+        }
+        Ok(())
+    }
+
+    /// Sends with this SA from now on.
+    pub(crate) fn activate_outbound(&self, inbound: Spi) -> Result<(), DataplaneError> {
+        let drive = self.drive.as_ref().ok_or(DataplaneError::UnknownSpi(inbound))?;
+        let mut state = drive.shared.state();
+        let tunnel = state.holder(inbound).ok_or(DataplaneError::UnknownSpi(inbound))?;
+        Ok(activate(&drive.shared, tunnel, inbound)?)
+    }
+
+    /// Sends with this SA no more, and receives with it for `drain` still.
+    pub(crate) fn remove(&self, inbound: Spi, drain: Duration) -> Result<(), DataplaneError> {
+        let drive = self.drive.as_ref().ok_or(DataplaneError::UnknownSpi(inbound))?;
+        let mut state = drive.shared.state();
+        let tunnel = state.holder(inbound).ok_or(DataplaneError::UnknownSpi(inbound))?;
+        let Some(serial) = tunnel.pairs.get(&inbound).map(|p| p.serial) else { return Ok(()) };
+        if drain.is_zero() {
+            return Ok(tunnel.end(&drive.shared.xfrm, inbound)?);
+        }
+        let ended = tunnel.end_outbound(&drive.shared.xfrm, inbound);
+        drive.shared.later(drain, inbound, serial, Tunnel::end);
+        Ok(ended?)
+    }
+
+    /// The tunnel's packets go from and to these addresses from now on.
+    pub(crate) fn move_peer(
+        &self,
+        id: TunnelId,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Result<(), DataplaneError> {
+        let drive = self.drive.as_ref().ok_or(DataplaneError::UnknownTunnel(id))?;
+        let mut state = drive.shared.state();
+        let tunnel = state.tunnels.get_mut(&id).ok_or(DataplaneError::UnknownTunnel(id))?;
+        let local = SocketAddr::new(local.ip(), self.natt_port);
+        Ok(tunnel.move_peer(&drive.shared.xfrm, local, remote)?)
+    }
+
+    pub(crate) fn stats(&self) -> Vec<SaStats> {
+        let Some(drive) = &self.drive else { return Vec::new() };
+        let state = drive.shared.state();
+        let mut stats = Vec::new();
+        for tunnel in state.tunnels.values() {
+            for pair in tunnel.pairs.values() {
+                stats.push(stats_of(&drive.shared.xfrm, tunnel.id, pair));
+            }
+        }
+        stats
+    }
+
+    /// What each tunnel's interface dropped.
+    pub(crate) fn tunnel_drops(&self) -> Vec<TunnelDrops> {
+        let Some(drive) = &self.drive else { return Vec::new() };
+        let state = drive.shared.state();
+        if state.tunnels.is_empty() {
+            return Vec::new();
+        }
+        let counted = interface_drops().unwrap_or_default();
+        let drops = |t: &Tunnel| {
+            let counted = counted.get(&t.interface).copied().unwrap_or_default();
+            let named = [
+                ("no-outbound-sa", counted.no_carrier),
+                ("not-sent", counted.sent),
+                ("not-accepted", counted.received),
+            ];
+            TunnelDrops { tunnel: t.id, drops: named.into_iter().filter(|(_, n)| *n > 0).collect() }
+        };
+        state.tunnels.values().map(drops).collect()
+    }
+
+    /// Why the kernel's IPsec dropped packets, tunnels of others included: its own names.
+    pub(crate) fn kernel_drops(&self) -> Vec<(String, u64)> {
+        if self.drive.is_some() { xfrm::drop_counters() } else { Vec::new() }
+    }
+
+    fn drive(&mut self, interface: &str) -> Result<&mut Drive, DataplaneError> {
+        let reason = self.unavailable.clone();
+        match (&mut self.drive, reason) {
+            (Some(drive), None) => Ok(drive),
+            (_, reason) => Err(DataplaneError::EngineUnavailable {
+                engine: Engine::Xfrm,
+                interface: interface.to_owned(),
+                reason: reason.unwrap_or_else(|| "the kernel's IPsec cannot be reached".to_owned()),
+            }),
+        }
+    }
+}
+
+impl Drive {
+    /// Sweeps, and if the kernel can serve begins to listen.
+    async fn start(
+        events: mpsc::UnboundedSender<DataplaneEvent>,
+        serve: bool,
+    ) -> Result<Option<Self>, NetlinkError> {
+        let xfrm = Xfrm::open()?;
+        let netlink = Netlink::connect()?;
+        for link in netlink.links().await? {
+            if matches!(link.kind, LinkKind::Xfrm { if_id } if xfrm::is_our_if_id(if_id)) {
+                tracing::info!(
+                    interface = link.name,
+                    "removing an xfrm interface left by an earlier process"
+                );
+                netlink.delete_link(link.index).await?;
+            }
+        }
+        let swept = xfrm.sweep(|_| true)?;
+        if swept != Default::default() {
+            tracing::info!(
+                states = swept.states,
+                policies = swept.policies,
+                "removed kernel SAs and policies left by an earlier process"
+            );
+        }
+        if !serve {
+            return Ok(None);
+        }
+        let shared = Arc::new(Shared { xfrm, state: Mutex::default(), events });
+        let reports = XfrmMonitor::open()?;
+        let monitor = tokio::spawn(monitor::run(reports, Arc::downgrade(&shared))).abort_handle();
+        Ok(Some(Self { shared, netlink, monitor, sockets: HashMap::new() }))
+    }
+
+    async fn create(
+        &mut self,
+        spec: &TunnelSpec,
+        wan: &[IpAddr],
+        rules: OuterRules,
+    ) -> Result<(), DataplaneError> {
+        let if_id = self.free_if_id();
+        let mtu = spec.mtu.unwrap_or_else(|| first_mtu(spec, wan));
+        let lo = self.netlink.link("lo").await?.index;
+        let link = self.netlink.create_xfrm_interface(&spec.interface, if_id, lo).await?.index;
+        let nets = spec.remote_nets.clone();
+        let mut tunnel =
+            Tunnel::new(spec.id, spec.interface.clone(), if_id, link, (spec.mtu, mtu), nets, rules);
+        let outcome = async {
+            tunnel.reconcile(&self.shared.xfrm)?;
+            self.netlink.no_link_local_address(link).await?;
+            self.netlink.set_mtu(link, mtu).await?;
+            self.netlink.set_up(link, true).await
+        }
+        .await;
+        if let Err(e) = outcome {
+            let _ = self.netlink.delete_link(link).await;
+            let _ = tunnel.clear(&self.shared.xfrm);
+            return Err(e.into());
+        }
+        self.shared.state().tunnels.insert(spec.id, tunnel);
+        Ok(())
+    }
+
+    fn free_if_id(&self) -> u32 {
+        let state = self.shared.state();
+        let used: std::collections::HashSet<u32> = state.tunnels.values().map(|t| t.if_id).collect();
+        (IF_ID_BASE + 1..IF_ID_BASE + IF_ID_COUNT).find(|id| !used.contains(id)).unwrap_or(IF_ID_BASE)
+    }
+
+    /// The kernel's socket beside ours on every WAN address.
+    fn open_sockets(&mut self, wan: &[IpAddr], port: u16) -> Result<(), DataplaneError> {
+        for address in wan {
+            if !self.sockets.contains_key(address) {
+                let socket = EncapSocket::open(SocketAddr::new(*address, port))?;
+                socket.divide_by_spi_parity()?;
+                self.sockets.insert(*address, socket);
+            }
+        }
+        Ok(())
+    }
+
+    fn close_idle_sockets(&mut self) {
+        if self.shared.state().tunnels.is_empty() {
+            self.sockets.clear();
+        }
+    }
+
+    /// Has the interface's MTU follow the path to the peer, where the configuration does not set it. The
+    /// kernel checks every packet against the path as well; this spares senders the answer.
+    async fn fit_mtu(&self, setup: &SaSetup) {
+        let outer = route_mtu(setup.local, setup.remote.ip()).unwrap_or(ETHERNET_MTU);
+        let ipv6 = setup.local_ts.iter().any(|ts| !ts.is_ipv4());
+        let floor = if ipv6 { IPV6_MIN_MTU } else { 0 };
+        let mtu = (setup.overhead().inner_mtu(outer as usize) as u32).max(floor);
+        let link = {
+            let mut state = self.shared.state();
+            let Some(tunnel) = state.tunnels.get_mut(&setup.tunnel) else { return };
+            if tunnel.fixed_mtu.is_some() || tunnel.mtu == mtu {
+                return;
+            }
+            tunnel.mtu = mtu;
+            tunnel.link
+        };
+        match self.netlink.set_mtu(link, mtu).await {
+            Ok(()) => {
+                let _ = self.shared.events.send(DataplaneEvent::Mtu { tunnel: setup.tunnel, mtu });
+            }
+            Err(e) => self.shared.fault(Some(setup.tunnel), &e),
+        }
+    }
+}
+
+impl Drop for Drive {
+    fn drop(&mut self) {
+        self.monitor.abort();
+        let tunnels: Vec<Tunnel> = self.shared.state().tunnels.drain().map(|(_, t)| t).collect();
+        if tunnels.is_empty() {
+            return;
+        }
+        // Nothing can be awaited here: a thread of the same network namespace does it.
+        let links: Vec<u32> = tunnels.iter().map(|t| t.link).collect();
+        let removed = std::thread::spawn(move || remove_links(&links)).join();
+        if !matches!(removed, Ok(Ok(()))) {
+            tracing::warn!("cannot remove the xfrm interfaces; the next start of the daemon will");
+        }
+        for mut tunnel in tunnels {
+            if let Err(e) = tunnel.clear(&self.shared.xfrm) {
+                tracing::warn!(interface = tunnel.interface, "cannot remove kernel SAs and policies: {e}");
+            }
+        }
+    }
+}
+
+fn remove_links(links: &[u32]) -> Result<(), NetlinkError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(NetlinkError::Socket)?;
+    runtime.block_on(async {
+        let netlink = Netlink::connect()?;
+        for link in links {
+            netlink.delete_link(*link).await?;
+        }
+        Ok(())
+    })
+}
+
+fn activate(shared: &Arc<Shared>, tunnel: &mut Tunnel, inbound: Spi) -> Result<(), NetlinkError> {
+    let superseded = tunnel.activate(&shared.xfrm, inbound)?;
+    for pair in tunnel.pairs.values().filter(|p| superseded.contains(&p.serial)) {
+        shared.later(TAKEOVER_GRACE, pair.inbound, pair.serial, Tunnel::end_outbound);
+    }
+    Ok(())
+}
+
+/// Before a path is known: what fits Ethernet with the suite that takes most room.
+fn first_mtu(spec: &TunnelSpec, wan: &[IpAddr]) -> u32 {
+    let outer_ipv6 = wan.iter().any(IpAddr::is_ipv6);
+    let fits = |&suite| Overhead { outer_ipv6, udp: true, suite }.inner_mtu(ETHERNET_MTU as usize) as u32;
+    spec.suites.iter().map(fits).min().unwrap_or(IPV6_MIN_MTU)
+}
+
+fn stats_of(xfrm: &Xfrm, tunnel: TunnelId, pair: &tunnel::Pair) -> SaStats {
+    let inbound = xfrm.sa(pair.inbound_id()).ok().flatten();
+    let (packets_out, bytes_out, sequence_out) = match pair.outbound_state {
+        OutboundState::Waiting => (0, 0, 0),
+        OutboundState::Gone { packets, bytes, sequence } => (packets, bytes, sequence),
+        OutboundState::Active | OutboundState::Superseded => xfrm
+            .sa(pair.outbound_id())
+            .ok()
+            .flatten()
+            .map_or((0, 0, 0), |s| (s.packets, s.bytes, s.sequence.outbound)),
+    };
+    let mut drops = Vec::new();
+    let (mut packets_in, mut bytes_in, mut sequence_in) = (0, 0, 0);
+    if let Some(state) = inbound {
+        (packets_in, bytes_in, sequence_in) = (state.packets, state.bytes, state.sequence.inbound);
+        for (reason, count) in [
+            ("replay-duplicate", state.replayed),
+            ("replay-too-old", state.too_old),
+            ("not-authentic", state.integrity_failed),
+        ] {
+            if count > 0 {
+                drops.push((reason, u64::from(count)));
+            }
+        }
+    }
+    SaStats {
+        tunnel,
+        inbound: pair.inbound,
+        outbound: pair.outbound,
+        engine: Engine::Xfrm,
+        packets_in,
+        bytes_in,
+        packets_out,
+        bytes_out,
+        drops,
+        replay_floor: (sequence_in + 1).saturating_sub(u64::from(pair.replay_window)),
+        sequence_in,
+        sequence_out,
+    }
+}

@@ -1,0 +1,442 @@
+//! One tunnel of the engine `xfrm`: its SA pairs, and the policies that follow from them.
+//!
+//! Policies are never edited one by one: [`Tunnel::desired`] says what should be there, and
+//! [`Tunnel::reconcile`] makes it so, new ones before old ones go. Whatever the state, an outbound
+//! packet meets a policy: an SA's, or one that drops it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use culvert_crypto::{Suite, SuiteKeys};
+use culvert_sys::netlink::NetlinkError;
+use culvert_sys::xfrm::{
+    Direction, Encapsulation, KernelSelector, Limits, Policy, PolicyAction, PolicyId, SaDirection, SaId,
+    SaSpec, SaState, SelectorPairError, Sequence, Xfrm, selector_pairs,
+};
+use culvert_types::{Spi, TunnelId};
+use ipnet::IpNet;
+
+use crate::user::setup::SaSetup;
+
+/// Priorities: the smallest number that matches decides.
+const PROTECT: u32 = 1000;
+const TRAP: u32 = 2000;
+const BLOCK: u32 = 3000;
+
+/// After the negotiated lifetime the kernel drops an SA by itself, so much later: only if nobody did.
+const AGE_MARGIN: Duration = Duration::from_secs(30);
+
+/// How the engine treats outer headers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OuterRules {
+    pub(super) copy_df: bool,
+    pub(super) copy_dscp: bool,
+}
+
+/// An SA pair.
+pub(super) struct Pair {
+    /// Tells it from an earlier pair of the same SPI.
+    pub(super) serial: u64,
+    pub(super) inbound: Spi,
+    pub(super) outbound: Spi,
+    suite: Suite,
+    inbound_keys: SuiteKeys,
+    outbound_keys: SuiteKeys,
+    esn: bool,
+    pub(super) replay_window: u32,
+    /// Our outer address; with UDP encapsulation its port, else 0.
+    pub(super) local: SocketAddr,
+    /// The peer's.
+    pub(super) remote: SocketAddr,
+    encap: bool,
+    installed: Instant,
+    lifetime: Duration,
+    limits: crate::user::setup::Limits,
+    reqid: u32,
+    /// Outbound.
+    selectors: Vec<KernelSelector>,
+    pub(super) outbound_state: OutboundState,
+    /// The outer source that the kernel has for the inbound SA: it cannot be changed in place.
+    inbound_source: IpAddr,
+}
+
+/// Whether the outbound SA of a pair is in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OutboundState {
+    /// Not yet.
+    Waiting,
+    /// It is, and policies lead to it.
+    Active,
+    /// It is, but a newer one took over; about to go.
+    Superseded,
+    /// Gone; its last counters.
+    Gone { packets: u64, bytes: u64, sequence: u64 },
+}
+
+pub(super) struct Tunnel {
+    pub(super) id: TunnelId,
+    pub(super) interface: String,
+    pub(super) if_id: u32,
+    pub(super) link: u32,
+    /// From the configuration; else it follows the path.
+    pub(super) fixed_mtu: Option<u32>,
+    pub(super) mtu: u32,
+    /// Whether a packet without an SA is to be reported.
+    pub(super) armed: bool,
+    pub(super) last_trigger: Option<Instant>,
+    remote_nets: Vec<IpNet>,
+    rules: OuterRules,
+    next_reqid: u32,
+    pub(super) pairs: BTreeMap<Spi, Pair>,
+    policies: HashMap<PolicyId, (PolicyAction, u32)>,
+}
+
+impl Tunnel {
+    pub(super) fn new(
+        id: TunnelId,
+        interface: String,
+        if_id: u32,
+        link: u32,
+        mtu: (Option<u32>, u32),
+        remote_nets: Vec<IpNet>,
+        rules: OuterRules,
+    ) -> Self {
+        Self {
+            id,
+            interface,
+            if_id,
+            link,
+            fixed_mtu: mtu.0,
+            mtu: mtu.1,
+            armed: true,
+            last_trigger: None,
+            remote_nets,
+            rules,
+            next_reqid: 1,
+            pairs: BTreeMap::new(),
+            policies: HashMap::new(),
+        }
+    }
+
+    /// A pair that is not installed yet. Pairs of the same selectors share a reqid: a rekeyed one serves
+    /// the policies of its predecessor.
+    pub(super) fn pair(
+        &mut self,
+        setup: &SaSetup,
+        local_port: u16,
+        lifetime: Duration,
+        serial: u64,
+    ) -> Result<Pair, SelectorPairError> {
+        let selectors = selector_pairs(&setup.local_ts, &setup.remote_ts)?;
+        let reqid = match self.pairs.values().find(|p| p.selectors == selectors) {
+            Some(pair) => pair.reqid,
+            None => {
+                self.next_reqid += 1;
+                self.next_reqid
+            }
+        };
+        Ok(Pair {
+            serial,
+            inbound: setup.inbound,
+            outbound: setup.outbound,
+            suite: setup.suite,
+            inbound_keys: setup.inbound_keys.clone(),
+            outbound_keys: setup.outbound_keys.clone(),
+            esn: setup.esn,
+            replay_window: setup.replay_window.max(1),
+            local: SocketAddr::new(setup.local, if setup.encap { local_port } else { 0 }),
+            remote: setup.remote,
+            encap: setup.encap,
+            installed: Instant::now(),
+            lifetime: lifetime.saturating_add(AGE_MARGIN),
+            limits: setup.limits,
+            reqid,
+            selectors,
+            outbound_state: OutboundState::Waiting,
+            inbound_source: setup.remote.ip(),
+        })
+    }
+
+    fn any_active(&self) -> bool {
+        self.pairs.values().any(|p| p.outbound_state == OutboundState::Active)
+    }
+
+    /// Every policy that the tunnel should have now.
+    fn desired(&self) -> HashMap<PolicyId, (PolicyAction, u32)> {
+        let mut desired = HashMap::new();
+        let id = |selector, direction| PolicyId { selector, direction, if_id: self.if_id };
+        // In the order of installation: of two pairs that claim the same packets the newer one has them.
+        let mut pairs: Vec<&Pair> = self.pairs.values().collect();
+        pairs.sort_by_key(|p| p.serial);
+        for pair in pairs {
+            let (local, remote, reqid) = (pair.local.ip(), pair.remote.ip(), pair.reqid);
+            for selector in &pair.selectors {
+                let inward = (PolicyAction::Protect { reqid, outer: (remote, local) }, PROTECT);
+                desired.insert(id(selector.reversed(), Direction::In), inward);
+                desired.insert(id(selector.reversed(), Direction::Forward), inward);
+                if pair.outbound_state == OutboundState::Active {
+                    let outward = (PolicyAction::Protect { reqid, outer: (local, remote) }, PROTECT);
+                    desired.insert(id(*selector, Direction::Out), outward);
+                }
+            }
+        }
+        for ipv4 in [true, false] {
+            desired.insert(id(KernelSelector::any(ipv4), Direction::Out), (PolicyAction::Block, BLOCK));
+        }
+        if self.armed && !self.any_active() {
+            for net in &self.remote_nets {
+                let any = KernelSelector::any(net.addr().is_ipv4());
+                let selector = KernelSelector { destination: net.trunc(), ..any };
+                desired.insert(id(selector, Direction::Out), (PolicyAction::Trap { reqid: 1 }, TRAP));
+            }
+        }
+        desired
+    }
+
+    /// Makes the kernel's policies those that should be. Tries everything, returns the first error.
+    pub(super) fn reconcile(&mut self, xfrm: &Xfrm) -> Result<(), NetlinkError> {
+        let desired = self.desired();
+        let mut outcome = Ok(());
+        for (id, what) in &desired {
+            if self.policies.get(id) == Some(what) {
+                continue;
+            }
+            match xfrm.put_policy(&Policy { id: *id, action: what.0, priority: what.1 }) {
+                Ok(()) => drop(self.policies.insert(*id, *what)),
+                Err(e) => outcome = outcome.and(Err(e)),
+            }
+        }
+        let surplus: Vec<PolicyId> =
+            self.policies.keys().filter(|id| !desired.contains_key(id)).copied().collect();
+        for id in surplus {
+            match xfrm.delete_policy(&id) {
+                Ok(_) => drop(self.policies.remove(&id)),
+                Err(e) => outcome = outcome.and(Err(e)),
+            }
+        }
+        outcome
+    }
+
+    /// An SA of a pair as the kernel is to have it, which counts its age from `born`.
+    fn spec<'a>(&self, pair: &'a Pair, direction: SaDirection, born: Instant) -> SaSpec<'a> {
+        let spent = born.saturating_duration_since(pair.installed);
+        let age = Some(pair.lifetime.saturating_sub(spent).max(Duration::from_secs(1)));
+        let (spi, source, destination, keys, limits) = match direction {
+            SaDirection::Inbound => (
+                pair.inbound,
+                pair.remote,
+                pair.local,
+                &pair.inbound_keys,
+                Limits { age, ..Limits::default() },
+            ),
+            SaDirection::Outbound => (
+                pair.outbound,
+                pair.local,
+                pair.remote,
+                &pair.outbound_keys,
+                Limits { age, ..outbound_limits(pair.limits) },
+            ),
+        };
+        SaSpec {
+            direction,
+            spi,
+            source: if direction == SaDirection::Inbound { pair.inbound_source } else { source.ip() },
+            destination: destination.ip(),
+            suite: pair.suite,
+            keys,
+            esn: pair.esn,
+            replay_window: pair.replay_window,
+            encapsulation: pair.encap.then_some(Encapsulation {
+                source_port: source.port(),
+                destination_port: destination.port(),
+            }),
+            if_id: self.if_id,
+            reqid: pair.reqid,
+            copy_df: self.rules.copy_df,
+            copy_dscp: self.rules.copy_dscp,
+            limits,
+            sequence: Sequence::default(),
+        }
+    }
+
+    /// Installs the inbound SA of a pair and has its packets accepted. Leaves nothing behind if it fails.
+    pub(super) fn add(&mut self, xfrm: &Xfrm, pair: Pair) -> Result<(), NetlinkError> {
+        xfrm.add_sa(&self.spec(&pair, SaDirection::Inbound, Instant::now()))?;
+        let inbound = pair.inbound;
+        self.pairs.insert(inbound, pair);
+        let accepted = self.reconcile(xfrm);
+        if accepted.is_err() {
+            let _ = self.end(xfrm, inbound);
+        }
+        accepted
+    }
+
+    /// Installs the outbound SA of a pair and leads the policies to it. Returns the serials of the pairs
+    /// that it takes over from: their outbound SAs may go as soon as no packet is on its way with them.
+    pub(super) fn activate(&mut self, xfrm: &Xfrm, inbound: Spi) -> Result<Vec<u64>, NetlinkError> {
+        let Some(pair) = self.pairs.get(&inbound) else { return Ok(Vec::new()) };
+        if pair.outbound_state != OutboundState::Waiting {
+            return Ok(Vec::new());
+        }
+        let (reqid, serial) = (pair.reqid, pair.serial);
+        // The kernel takes the newest SA of a reqid: from here on packets go out by this one.
+        xfrm.add_sa(&self.spec(pair, SaDirection::Outbound, Instant::now()))?;
+        let mut superseded = Vec::new();
+        for pair in self.pairs.values_mut().filter(|p| p.reqid == reqid) {
+            if pair.serial == serial {
+                pair.outbound_state = OutboundState::Active;
+            } else if pair.outbound_state == OutboundState::Active {
+                pair.outbound_state = OutboundState::Superseded;
+                superseded.push(pair.serial);
+            }
+        }
+        self.armed = true; // for the next time that there is none
+        self.reconcile(xfrm)?;
+        Ok(superseded)
+    }
+
+    /// Removes the outbound SA of a pair, keeping its last counters. Policies that led to it go first.
+    pub(super) fn end_outbound(&mut self, xfrm: &Xfrm, inbound: Spi) -> Result<(), NetlinkError> {
+        let Some(pair) = self.pairs.get_mut(&inbound) else { return Ok(()) };
+        let id = pair.outbound_id();
+        match pair.outbound_state {
+            OutboundState::Gone { .. } => return Ok(()),
+            OutboundState::Waiting => {
+                pair.outbound_state = OutboundState::Gone { packets: 0, bytes: 0, sequence: 0 };
+                return Ok(());
+            }
+            OutboundState::Active | OutboundState::Superseded => {}
+        }
+        let last = xfrm.sa(id).ok().flatten();
+        pair.outbound_state = OutboundState::Gone {
+            packets: last.as_ref().map_or(0, |s| s.packets),
+            bytes: last.as_ref().map_or(0, |s| s.bytes),
+            sequence: last.as_ref().map_or(0, |s| s.sequence.outbound),
+        };
+        let reconciled = self.reconcile(xfrm);
+        xfrm.delete_sa(id)?;
+        reconciled
+    }
+
+    /// Removes what is left of a pair.
+    pub(super) fn end(&mut self, xfrm: &Xfrm, inbound: Spi) -> Result<(), NetlinkError> {
+        let outbound = self.end_outbound(xfrm, inbound);
+        let Some(pair) = self.pairs.remove(&inbound) else { return outbound };
+        let removed = xfrm.delete_sa(pair.inbound_id()).map(drop);
+        outbound.and(removed).and(self.reconcile(xfrm))
+    }
+
+    /// Removes every policy and SA. Tries everything, returns the first error.
+    pub(super) fn clear(&mut self, xfrm: &Xfrm) -> Result<(), NetlinkError> {
+        let mut outcome = Ok(());
+        for id in std::mem::take(&mut self.policies).into_keys() {
+            outcome = outcome.and(xfrm.delete_policy(&id).map(drop));
+        }
+        for pair in std::mem::take(&mut self.pairs).into_values() {
+            outcome = outcome.and(xfrm.delete_sa(pair.outbound_id()).map(drop));
+            outcome = outcome.and(xfrm.delete_sa(pair.inbound_id()).map(drop));
+        }
+        outcome
+    }
+
+    /// The peer, or we, are somewhere else now. Only a port that changed is told to the SAs in place;
+    /// for the rest the kernel wants new ones, which go on counting where the old ones stopped.
+    pub(super) fn move_peer(
+        &mut self,
+        xfrm: &Xfrm,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Result<(), NetlinkError> {
+        let mut outcome = Ok(());
+        for inbound in self.pairs.keys().copied().collect::<Vec<_>>() {
+            outcome = outcome.and(self.move_pair(xfrm, inbound, local, remote));
+        }
+        outcome.and(self.reconcile(xfrm))
+    }
+
+    fn move_pair(
+        &mut self,
+        xfrm: &Xfrm,
+        inbound: Spi,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Result<(), NetlinkError> {
+        let Some(mut pair) = self.pairs.remove(&inbound) else { return Ok(()) };
+        let (was_local, was_remote) = (pair.local, pair.remote);
+        let port = |a: SocketAddr| if pair.encap { a.port() } else { 0 };
+        (pair.local, pair.remote) =
+            (SocketAddr::new(local.ip(), port(local)), SocketAddr::new(remote.ip(), port(remote)));
+        let outcome = self.move_sas(xfrm, &mut pair, was_local, was_remote);
+        self.pairs.insert(inbound, pair);
+        outcome
+    }
+
+    fn move_sas(
+        &self,
+        xfrm: &Xfrm,
+        pair: &mut Pair,
+        was_local: SocketAddr,
+        was_remote: SocketAddr,
+    ) -> Result<(), NetlinkError> {
+        if (was_local, was_remote) == (pair.local, pair.remote) {
+            return Ok(());
+        }
+        let sends = matches!(pair.outbound_state, OutboundState::Active | OutboundState::Superseded);
+        let same_addresses = (was_local.ip(), was_remote.ip()) == (pair.local.ip(), pair.remote.ip());
+        if sends && same_addresses {
+            xfrm.update_sa(&self.spec(pair, SaDirection::Outbound, pair.installed))?;
+        } else if sends {
+            let old = SaId { destination: was_remote.ip(), spi: pair.outbound };
+            let asked = Instant::now();
+            let state = xfrm.sa(old)?;
+            xfrm.delete_sa(old)?;
+            let sequence = Sequence { outbound: resume_after(state.as_ref(), asked.elapsed()), inbound: 0 };
+            xfrm.add_sa(&SaSpec { sequence, ..self.spec(pair, SaDirection::Outbound, Instant::now()) })?;
+        }
+        if was_local.ip() == pair.local.ip() {
+            // The kernel finds an inbound SA by our address and the SPI: the peer's may be what it is.
+            if pair.encap {
+                xfrm.update_sa(&self.spec(pair, SaDirection::Inbound, pair.installed))?;
+            }
+            return Ok(());
+        }
+        let old = SaId { destination: was_local.ip(), spi: pair.inbound };
+        let seen = xfrm.sa(old)?.map_or(0, |s| s.sequence.inbound);
+        xfrm.delete_sa(old)?;
+        pair.inbound_source = pair.remote.ip();
+        let sequence = Sequence { outbound: 0, inbound: seen };
+        xfrm.add_sa(&SaSpec { sequence, ..self.spec(pair, SaDirection::Inbound, Instant::now()) })
+    }
+}
+
+impl Pair {
+    pub(super) fn inbound_id(&self) -> SaId {
+        SaId { destination: self.local.ip(), spi: self.inbound }
+    }
+
+    pub(super) fn outbound_id(&self) -> SaId {
+        SaId { destination: self.remote.ip(), spi: self.outbound }
+    }
+}
+
+/// From what sequence number on an SA that takes over may count: beyond all that its predecessor may
+/// have sent after it was asked, never again one that it did. The peer's window follows the leap.
+fn resume_after(state: Option<&SaState>, elapsed: Duration) -> u64 {
+    /// More packets per microsecond than any machine seals.
+    const PACKETS_PER_MICROSECOND: u64 = 64;
+    const MARGIN: u64 = 1 << 16;
+    let sent = state.map_or(0, |s| s.sequence.outbound);
+    let since = (elapsed.as_micros() as u64).saturating_mul(PACKETS_PER_MICROSECOND);
+    sent.saturating_add(MARGIN).saturating_add(since)
+}
+
+/// The limits of sending that the kernel watches; those out of reach are left out.
+fn outbound_limits(limits: crate::user::setup::Limits) -> Limits {
+    let finite = |soft: u64, hard: u64| (hard != u64::MAX).then_some((soft, hard));
+    Limits {
+        packets: finite(limits.soft_packets, limits.hard_packets),
+        bytes: finite(limits.soft_bytes, limits.hard_bytes),
+        age: None,
+    }
+}
