@@ -1,6 +1,10 @@
 //! Two endpoints in one test: every exchange, with everything that can happen to it.
 
+mod abuse;
+mod failure;
 mod handshake;
+mod loss;
+mod rekey;
 
 use std::time::Duration;
 
