@@ -40,9 +40,13 @@ impl Drop for ControlSocket {
 }
 
 /// Listens at `path` (mode 0600). Refuses to take it from a culvertd that still answers there.
-pub(crate) async fn listen(path: &Path, log: Arc<LogStore>) -> anyhow::Result<(ControlSocket, mpsc::Receiver<Ask>)> {
+pub(crate) async fn listen(
+    path: &Path,
+    log: Arc<LogStore>,
+) -> anyhow::Result<(ControlSocket, mpsc::Receiver<Ask>)> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create the folder {}", folder.display()))?;
     }
     if let Ok(metadata) = std::fs::symlink_metadata(path) {
         if !metadata.file_type().is_socket() {
@@ -54,9 +58,11 @@ pub(crate) async fn listen(path: &Path, log: Arc<LogStore>) -> anyhow::Result<(C
                 path.display()
             );
         }
-        std::fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {}", path.display()))?;
+        std::fs::remove_file(path)
+            .with_context(|| format!("cannot remove the stale socket {}", path.display()))?;
     }
-    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen at {}", path.display()))?;
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen at {}", path.display()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .with_context(|| format!("cannot set the permissions of {}", path.display()))?;
     let (asks, receiver) = mpsc::channel(CLIENTS);
@@ -121,7 +127,11 @@ impl Client {
     async fn ask(&self, request: Request) -> Response {
         let (answer, wait) = oneshot::channel();
         let gone = || {
-            Response::error(ErrorCode::Internal, "culvertd is shutting down", "start it again and repeat the command")
+            Response::error(
+                ErrorCode::Internal,
+                "culvertd is shutting down",
+                "start it again and repeat the command",
+            )
         };
         if self.asks.send(Ask { request, answer }).await.is_err() {
             return gone();
@@ -151,7 +161,12 @@ impl Client {
                 Ok(_) => {}
                 Err(broadcast::error::RecvError::Lagged(lost)) => {
                     let text = format!("{lost} log records were lost: the reader was too slow");
-                    self.write(&Response::error(ErrorCode::Internal, text, "narrow it with --connection or --level")).await?;
+                    self.write(&Response::error(
+                        ErrorCode::Internal,
+                        text,
+                        "narrow it with --connection or --level",
+                    ))
+                    .await?;
                 }
                 Err(broadcast::error::RecvError::Closed) => break,
             }

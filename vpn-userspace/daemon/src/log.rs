@@ -159,7 +159,15 @@ fn level(level: tracing::Level) -> Level {
 
 /// Text from outside must not forge lines or drive the terminal.
 fn one_line(text: &str) -> String {
-    text.chars().flat_map(|c| c.is_control().then(|| c.escape_default()).into_iter().flatten().chain((!c.is_control()).then_some(c))).collect()
+    text.chars()
+        .flat_map(|c| {
+            c.is_control()
+                .then(|| c.escape_default())
+                .into_iter()
+                .flatten()
+                .chain((!c.is_control()).then_some(c))
+        })
+        .collect()
 }
 
 fn text(record: &LogRecord) -> String {

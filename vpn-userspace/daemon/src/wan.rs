@@ -76,7 +76,9 @@ impl IkeSockets {
         match socket.try_send_to(bytes, remote) {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(anyhow::Error::new(error).context(format!("cannot send from {local} to {remote}"))),
+            Err(error) => {
+                Err(anyhow::Error::new(error).context(format!("cannot send from {local} to {remote}")))
+            }
         }
     }
 }

@@ -67,7 +67,7 @@ pub struct TunnelPlan {
     pub enabled: bool,
 }
 
-/// Why an IKE SA is gone, as far as the gateway's decisions care.
+/// Why an SA is gone, as far as the gateway's decisions care.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
     /// The peer no longer answers.
@@ -89,8 +89,8 @@ pub enum Input {
     Remove(String),
     /// A CHILD SA, named by its inbound SPI, can carry traffic.
     ChildUp(TunnelId, Spi),
-    /// A CHILD SA can no longer carry traffic.
-    ChildDown(TunnelId, Spi),
+    /// A CHILD SA can no longer carry traffic; the text is for people.
+    ChildDown(TunnelId, Spi, Loss, String),
     /// The tunnel has no IKE SA any more; `cause` is for people.
     Lost(TunnelId, Loss, String),
     /// A packet found no SA to carry it.
@@ -104,7 +104,7 @@ pub enum Input {
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
-    /// Negotiate the tunnel.
+    /// Negotiate what the tunnel lacks: an IKE SA with a CHILD SA, or only the latter.
     Initiate(TunnelId),
     /// Close the tunnel's IKE SAs, telling the peer.
     Terminate(TunnelId),
@@ -151,7 +151,9 @@ impl Gateway {
                 }
             }
             Input::ChildUp(id, spi) => self.with(id, |t, out| t.on_child_up(now, spi, out)),
-            Input::ChildDown(id, spi) => self.with(id, |t, out| t.on_child_down(now, spi, out)),
+            Input::ChildDown(id, spi, loss, cause) => {
+                self.with(id, |t, out| t.on_child_down(now, spi, loss, cause, out));
+            }
             Input::Lost(id, loss, cause) => self.with(id, |t, out| t.on_lost(now, loss, cause, out)),
             Input::Traffic(id) => self.with(id, |t, out| t.on_traffic(now, out)),
             Input::Enable(id) => self.with(id, |t, out| t.on_enable(now, out)),

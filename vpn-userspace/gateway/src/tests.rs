@@ -60,6 +60,10 @@ fn spi(n: u32) -> Spi {
     Spi::new(n).unwrap()
 }
 
+fn child_down(n: u32, loss: Loss) -> Input {
+    Input::ChildDown(A, spi(n), loss, "test".into())
+}
+
 fn lost(id: TunnelId, loss: Loss) -> Input {
     Input::Lost(id, loss, "test".into())
 }
@@ -114,6 +118,7 @@ fn dead_peer_actions_do_what_they_say() {
     ] {
         let (mut rig, _) = Rig::new(start, action);
         rig.put(Input::ChildUp(A, spi(512)));
+        rig.put(child_down(512, Loss::PeerDead));
         rig.put(lost(A, Loss::PeerDead));
         assert_eq!(rig.state(A), want, "{action:?} {start:?}");
         let initiated = rig.put(Input::Traffic(A)).contains(&Output::Initiate(A));
@@ -126,11 +131,11 @@ fn a_rekey_is_not_an_outage() {
     let (mut rig, _) = Rig::new(Start::Immediate, DeadPeerAction::Restart);
     rig.put(Input::ChildUp(A, spi(512)));
     assert_eq!(rig.put(Input::ChildUp(A, spi(513))), []);
-    assert_eq!(rig.put(Input::ChildDown(A, spi(512))), []);
+    assert_eq!(rig.put(child_down(512, Loss::Local)), []);
     assert_eq!(rig.state(A), State::Up);
-    let out = rig.put(Input::ChildDown(A, spi(513)));
-    assert!(out.contains(&Output::Terminate(A)) && rig.state(A) == State::Waiting, "{out:?}");
-    rig.put(lost(A, Loss::Local));
+    rig.put(child_down(513, Loss::PeerClosed));
+    assert_eq!(rig.state(A), State::Waiting);
+    rig.put(lost(A, Loss::PeerClosed));
     assert!(rig.after(Duration::from_secs(1)).contains(&Output::Initiate(A)));
 }
 
@@ -165,7 +170,7 @@ fn removing_a_connection_takes_everything_along() {
     assert!(out.contains(&Output::Terminate(A)) && out.contains(&Output::Terminate(B)));
     assert_eq!(out.iter().filter(|o| matches!(o, Output::RemoveRoute(_))).count(), 2);
     assert!(rig.gateway.routes().next().is_none());
-    assert_eq!(rig.put(Input::ChildDown(A, spi(512))), [], "late news of a removed tunnel");
+    assert_eq!(rig.put(child_down(512, Loss::Local)), [], "late news of a removed tunnel");
 }
 
 #[test]

@@ -93,12 +93,17 @@ impl Tunnel {
         self.enter(now, State::Up, out);
     }
 
-    pub(crate) fn on_child_down(&mut self, now: Instant, spi: Spi, out: &mut Outputs) {
+    pub(crate) fn on_child_down(
+        &mut self,
+        now: Instant,
+        spi: Spi,
+        loss: Loss,
+        cause: String,
+        out: &mut Outputs,
+    ) {
         if self.children.remove(&spi) && self.children.is_empty() && self.state.is_up() {
-            // The IKE SA may outlive its last child; it carries nothing, so a fresh start is simplest and sure.
-            self.state.cause = Some("the last CHILD SA was deleted".into());
-            out.push_back(Output::Terminate(self.plan.id));
-            self.recover(now, Loss::PeerClosed, out);
+            self.state.cause = Some(cause);
+            self.recover(now, loss, out);
         }
     }
 
@@ -106,10 +111,12 @@ impl Tunnel {
         self.children.clear();
         match self.state.state {
             State::Disabled => {}
-            // Our own closing is followed by whatever made us close it.
-            _ if loss == Loss::Local && self.retry.is_some() => {}
-            // One attempt, one retry: a second report of the same failure is not another failure.
-            State::Waiting => self.state.cause = Some(cause),
+            // The end of the IKE SA follows that of its last child, which has been dealt with.
+            State::Waiting | State::Idle => {
+                if loss == Loss::Failed || self.state.cause.is_none() {
+                    self.state.cause = Some(cause);
+                }
+            }
             _ => {
                 self.state.cause = Some(cause);
                 self.state.failures_total += u64::from(self.state.state == State::Connecting);

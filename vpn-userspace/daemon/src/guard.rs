@@ -1,0 +1,221 @@
+//! The guard (the `wan` classifier) as the daemon uses it: attached to each WAN interface, fed with SAs.
+//!
+//! It only saves work: whatever it lets through is checked again. So a host that cannot have it still gets its
+//! tunnels, with a warning, unless the configuration names a hook.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use culvert_config::{Attach, Config};
+use culvert_dataplane::SaStats;
+use culvert_ike::ChildSa;
+use culvert_sys::guard::{
+    AttachMode, AttachedMode, Guard, GuardCounter, GuardError, GuardMode, GuardOptions, GuardSa,
+};
+use culvert_types::Spi;
+
+/// Bytes of SPI and sequence number.
+const ESP_HEADER: usize = 8;
+
+pub(crate) struct WanGuard {
+    guard: Option<Guard>,
+    pub(crate) mode: culvert_config::Guard,
+    pub(crate) wan: Vec<WanInterface>,
+    locals: Vec<IpAddr>,
+    /// Inbound SAs that drain: their entries go at that time.
+    leaving: Vec<(Instant, Spi)>,
+    /// How many IKE SAs stand with an address.
+    proven: BTreeMap<IpAddr, usize>,
+}
+
+/// A WAN interface and how the guard sits on it.
+pub(crate) struct WanInterface {
+    pub(crate) name: String,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) attached: Option<AttachedMode>,
+    pub(crate) reason: Option<String>,
+}
+
+impl WanGuard {
+    /// Loads the guard and attaches it to the interfaces; without it where the configuration leaves that open.
+    pub(crate) fn start(config: &Config, interfaces: Vec<(String, Vec<IpAddr>)>) -> anyhow::Result<Self> {
+        let mode = config.gateway.guard;
+        let interface = |(name, addresses)| WanInterface { name, addresses, attached: None, reason: None };
+        let wan: Vec<WanInterface> = interfaces.into_iter().map(interface).collect();
+        let locals = wan.iter().flat_map(|w| w.addresses.iter().copied()).collect();
+        let mut this = Self { guard: None, mode, wan, locals, leaving: Vec::new(), proven: BTreeMap::new() };
+        // Also with `guard = "off"`: a culvertd that was killed may have left one.
+        match Guard::cleanup_stale() {
+            Ok(stale) if !stale.is_empty() => {
+                tracing::warn!("removed stale eBPF programs: {}", stale.join(", "))
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!("cannot look for stale eBPF programs: {error}"),
+        }
+        let kernel_mode = match mode {
+            culvert_config::Guard::Off => {
+                this.explain_absence("guard = \"off\"");
+                return Ok(this);
+            }
+            culvert_config::Guard::On => GuardMode::On,
+            culvert_config::Guard::Learn => GuardMode::Learn,
+        };
+        let options = GuardOptions {
+            mode: kernel_mode,
+            local_addresses: this.locals.clone(),
+            ..GuardOptions::default()
+        };
+        let required = config.gateway.attach != Attach::Auto;
+        let mut guard = match Guard::load(options) {
+            Ok(guard) => guard,
+            Err(error) if required => bail!("{error}"),
+            Err(error) => {
+                tracing::warn!("runs without the guard: {error}");
+                this.explain_absence(&error.to_string());
+                return Ok(this);
+            }
+        };
+        for interface in &mut this.wan {
+            match guard.attach(&interface.name, attach_mode(config.gateway.attach)) {
+                Ok(attached) => {
+                    let reason = attached.reason.as_deref().map(|r| format!(" ({r})")).unwrap_or_default();
+                    tracing::info!(
+                        "guard attached to {} by {}{reason}",
+                        interface.name,
+                        attached.mode.name()
+                    );
+                    interface.attached = Some(attached.mode);
+                    interface.reason = attached.reason;
+                }
+                Err(error) if required => {
+                    return Err(error)
+                        .context("use attach = \"auto\" in [gateway] for what the interface takes");
+                }
+                Err(error) => {
+                    tracing::warn!("{} runs without the guard: {error}", interface.name);
+                    interface.reason = Some(error.to_string());
+                }
+            }
+        }
+        this.guard = Some(guard);
+        Ok(this)
+    }
+
+    fn explain_absence(&mut self, reason: &str) {
+        for interface in &mut self.wan {
+            interface.reason = Some(reason.to_owned());
+        }
+    }
+
+    /// Judges packets to this address too.
+    pub(crate) fn add_local(&mut self, address: IpAddr) {
+        if !self.locals.contains(&address) {
+            self.locals.push(address);
+            let locals = self.locals.clone();
+            self.with("learn a local address", |guard| guard.set_local_addresses(&locals));
+        }
+    }
+
+    /// Lets the SA's packets through.
+    pub(crate) fn insert_sa(&mut self, sa: &ChildSa) {
+        let suite = sa.suite();
+        let shortest = ESP_HEADER + suite.iv_len() + suite.alignment() + suite.icv_len();
+        let entry = GuardSa {
+            spi: sa.inbound(),
+            local: sa.local(),
+            remote: Some(sa.remote()),
+            min_len: u16::try_from(shortest).unwrap_or(u16::MAX),
+            alignment: u8::try_from(suite.alignment()).unwrap_or(1),
+            esn: sa.esn(),
+        };
+        self.with("learn an SA", |guard| guard.insert_sa(entry));
+    }
+
+    /// Follows an SA's peer.
+    pub(crate) fn move_sa(&mut self, inbound: Spi, local: IpAddr, remote: IpAddr) {
+        self.with("follow a peer", |guard| guard.move_sa(inbound, local, Some(remote)));
+    }
+
+    /// Stops letting the SA's packets through, once it has drained.
+    pub(crate) fn remove_sa(&mut self, inbound: Spi, at: Instant) {
+        self.leaving.push((at, inbound));
+    }
+
+    /// Does what [`remove_sa`](Self::remove_sa) promised.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        let (due, later) = std::mem::take(&mut self.leaving).into_iter().partition(|(at, _)| *at <= now);
+        self.leaving = later;
+        let due: Vec<(Instant, Spi)> = due;
+        for (_, spi) in due {
+            self.with("forget an SA", |guard| match guard.remove_sa(spi) {
+                // Its insertion failed, which was said then.
+                Err(GuardError::NoSuchSa { .. }) => Ok(()),
+                other => other,
+            });
+        }
+    }
+
+    /// Takes the limits off a source that authenticated.
+    pub(crate) fn prove(&mut self, source: IpAddr) {
+        let count = self.proven.entry(source).or_default();
+        *count += 1;
+        if *count == 1 {
+            self.with("trust a peer's address", |guard| guard.prove_source(source));
+        }
+    }
+
+    /// Takes note that one IKE SA with a source is gone.
+    pub(crate) fn forget(&mut self, source: IpAddr) {
+        let Some(count) = self.proven.get_mut(&source) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.proven.remove(&source);
+            self.with("forget a peer's address", |guard| guard.forget_source(source));
+        }
+    }
+
+    /// Tells the guard how old a packet may be, from what the engines have seen.
+    pub(crate) fn publish(&mut self, stats: &[SaStats]) {
+        for sa in stats {
+            self.with("publish a replay floor", |guard| {
+                match guard.publish_replay_floor(sa.inbound, sa.replay_floor) {
+                    Err(GuardError::NoSuchSa { .. }) => Ok(()),
+                    other => other,
+                }
+            });
+        }
+    }
+
+    pub(crate) fn counters(&self) -> Vec<GuardCounter> {
+        let read = self.guard.as_ref().map(Guard::counters).transpose();
+        read.unwrap_or_else(|error| {
+            tracing::warn!("cannot read the guard's counters: {error}");
+            None
+        })
+        .unwrap_or_default()
+    }
+
+    /// Detaches it and takes its maps away.
+    pub(crate) fn stop(&mut self) {
+        self.guard = None;
+    }
+
+    fn with(&mut self, what: &str, act: impl FnOnce(&mut Guard) -> Result<(), GuardError>) {
+        if let Some(guard) = &mut self.guard
+            && let Err(error) = act(guard)
+        {
+            tracing::warn!("the guard cannot {what}: {error}");
+        }
+    }
+}
+
+fn attach_mode(attach: Attach) -> AttachMode {
+    match attach {
+        Attach::Auto => AttachMode::Auto,
+        Attach::XdpNative => AttachMode::XdpNative,
+        Attach::XdpGeneric => AttachMode::XdpGeneric,
+        Attach::Tcx => AttachMode::Tcx,
+    }
+}

@@ -1,0 +1,142 @@
+//! From the configuration's words to those of the IKE core, the data plane and the gateway.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, bail};
+use culvert_api::Level;
+use culvert_config::{Config, Connection, Tunnel};
+use culvert_dataplane::EngineChoice;
+use culvert_gateway::{ConnectionPlan, DeadPeerAction, Start, TunnelPlan};
+use culvert_ike::{Dpd, Identity, Parity, PeerConfig};
+use culvert_sys::netlink::Netlink;
+use culvert_types::{TrafficSelector, TunnelId};
+
+use crate::log;
+
+/// What the file configures, in a few words.
+pub(crate) fn summary(config: &Config) -> String {
+    let tunnels: usize = config.connections.iter().map(|c| c.tunnels.len()).sum();
+    let plural = |n: usize, word| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
+    format!("{} with {}", plural(config.connections.len(), "connection"), plural(tunnels, "tunnel"))
+}
+
+pub(crate) fn log_level(level: culvert_config::LogLevel) -> Level {
+    use culvert_config::LogLevel::{Debug, Error, Info, Trace, Warn};
+    match level {
+        Error => Level::Error,
+        Warn => Level::Warn,
+        Info => Level::Info,
+        Debug => Level::Debug,
+        Trace => Level::Trace,
+    }
+}
+
+pub(crate) fn log_format(format: culvert_config::LogFormat) -> log::Format {
+    match format {
+        culvert_config::LogFormat::Text => log::Format::Text,
+        culvert_config::LogFormat::Json => log::Format::Json,
+    }
+}
+
+pub(crate) fn engine_choice(connection: &Connection) -> EngineChoice {
+    match connection.engine {
+        culvert_config::Engine::Auto => EngineChoice::Auto,
+        culvert_config::Engine::Xfrm => EngineChoice::Xfrm,
+        culvert_config::Engine::User => EngineChoice::User,
+    }
+}
+
+/// The address that a tunnel uses on this side: the configured one, or the one that the kernel would use
+/// towards the peer, or the first of the WAN interfaces.
+pub(crate) async fn local_address(
+    tunnel: &Tunnel,
+    netlink: &Netlink,
+    wan: &[IpAddr],
+) -> anyhow::Result<IpAddr> {
+    if let Some(address) = tunnel.local_address {
+        return Ok(address);
+    }
+    match tunnel.remote_address {
+        Some(remote) => {
+            let route = netlink.route_towards(remote, None).await.with_context(|| {
+                format!("no local address leads to {remote}; add a route to it or set local_address")
+            })?;
+            Ok(route.source)
+        }
+        None => wan.first().copied().context(
+            "the WAN interface has no address yet; give it one, or set local_address for the tunnel",
+        ),
+    }
+}
+
+/// What the IKE core must know of a tunnel.
+pub(crate) fn peer(
+    config: &Config,
+    connection: &Connection,
+    tunnel: &Tunnel,
+    local: IpAddr,
+    force_encap: bool,
+    spi_parity: Option<Parity>,
+) -> anyhow::Result<PeerConfig> {
+    let gateway = &config.gateway;
+    if tunnel.remote_address.is_some_and(|remote| remote.is_ipv4() != local.is_ipv4()) {
+        bail!(
+            "its local and remote address are of different families; set a local_address of the peer's family"
+        );
+    }
+    let local_id = match &tunnel.local_id {
+        Some(id) => id.clone(),
+        None => Identity::from(local),
+    };
+    let selectors = |nets: &[ipnet::IpNet]| nets.iter().copied().map(TrafficSelector::from_net).collect();
+    Ok(PeerConfig {
+        name: format!("{}/{}", connection.name, tunnel.name),
+        local: SocketAddr::new(local, gateway.ike_port),
+        local_natt: SocketAddr::new(local, gateway.natt_port),
+        remote: tunnel.remote_address.map(|remote| SocketAddr::new(remote, gateway.ike_port)),
+        remote_natt_port: gateway.natt_port,
+        local_id,
+        remote_id: Some(tunnel.remote_id.clone()),
+        psk: tunnel.psk.clone(),
+        ike_proposals: connection.ike.proposals.clone(),
+        esp_proposals: connection.esp.proposals.clone(),
+        local_ts: selectors(&connection.local),
+        remote_ts: selectors(&connection.remote),
+        ike_lifetime: connection.ike.lifetime,
+        child_lifetime: connection.esp.lifetime,
+        dpd: Some(Dpd { interval: connection.dpd.interval, timeout: connection.dpd.timeout }),
+        force_encap,
+        spi_parity,
+        esn: connection.esp.esn,
+        replay_window: connection.esp.replay_window,
+    })
+}
+
+/// What the gateway must know of a connection, with the tunnels that exist.
+pub(crate) fn connection(connection: &Connection, id: impl Fn(&str) -> Option<TunnelId>) -> ConnectionPlan {
+    let start = match connection.start {
+        culvert_config::Start::Immediate => Start::Immediate,
+        culvert_config::Start::OnTraffic => Start::OnTraffic,
+        culvert_config::Start::Respond => Start::Respond,
+    };
+    let dead_peer = match connection.dpd.action {
+        culvert_config::DpdAction::Clear => DeadPeerAction::Clear,
+        culvert_config::DpdAction::Restart => DeadPeerAction::Restart,
+        culvert_config::DpdAction::Hold => DeadPeerAction::Hold,
+    };
+    let tunnel = |tunnel: &Tunnel| {
+        Some(TunnelPlan {
+            id: id(&tunnel.name)?,
+            weight: tunnel.weight.into(),
+            // Nobody to call: a peer that may be anywhere comes by itself.
+            start: if tunnel.remote_address.is_none() { Start::Respond } else { start },
+            dead_peer,
+            enabled: tunnel.enabled,
+        })
+    };
+    ConnectionPlan {
+        name: connection.name.clone(),
+        remote: connection.remote.clone(),
+        tunnels: connection.tunnels.iter().filter_map(tunnel).collect(),
+    }
+}

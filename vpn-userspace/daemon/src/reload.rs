@@ -1,0 +1,101 @@
+//! `culvert reload` and SIGHUP: what the file says now, applied to what runs, touching only what changed.
+
+use std::time::Instant;
+
+use culvert_api::{Change, ChangeKind, ErrorCode, Reloaded, Response};
+use culvert_config::{Config, Effect, Kind, Subject};
+use culvert_gateway::Input;
+
+use crate::daemon::Daemon;
+use crate::{log, plan};
+
+impl Daemon {
+    /// Reads the file again and applies it. A file that is wrong changes nothing.
+    pub(crate) async fn reload(&mut self) -> Response {
+        let mut new = match Config::load(&self.paths.config) {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::error!("reload refused, the running configuration stays: {error}");
+                return Response::error(
+                    ErrorCode::Configuration,
+                    error.render(false),
+                    "mend the file and reload again",
+                );
+            }
+        };
+        if let Some(path) = &self.paths.control_socket {
+            new.gateway.control_socket.clone_from(path);
+        }
+        let changes = Config::diff(&self.config, &new);
+        // What needs a restart keeps its old value until then, so that the next reload still tells of it.
+        let old = std::mem::replace(&mut self.config, new);
+        self.config.gateway = old.gateway.clone();
+        self.config.log.format = old.log.format;
+        let _ = self.level.reload(log::filter(plan::log_level(self.config.log.level)));
+
+        for change in &changes {
+            self.take_away(change).await;
+        }
+        let mut failures = Vec::new();
+        for connection in self.config.connections.clone() {
+            if let Err(error) = self.add_connection(&connection).await {
+                failures.push(format!("{error:#}"));
+            }
+        }
+        self.settle().await;
+        self.drop_unused_sockets();
+        if !failures.is_empty() {
+            let text = failures.join("; ");
+            tracing::error!("reload: {text}");
+            return Response::error(ErrorCode::Configuration, text, "mend the file and reload again");
+        }
+        tracing::info!("configuration reloaded, {} changes", changes.len());
+        Response::Reload(Reloaded { changes: changes.iter().map(report).collect() })
+    }
+
+    /// Removes what is gone, and what must be negotiated anew; the latter comes back with the new values.
+    async fn take_away(&mut self, change: &culvert_config::Change) {
+        match (&change.subject, &change.kind) {
+            (Subject::Connection(name), Kind::Removed) => {
+                self.remove_tunnels(|connection, _| connection == name).await;
+                self.gateway.handle(Instant::now(), Input::Remove(name.clone()));
+                self.settle().await;
+            }
+            (Subject::Connection(name), Kind::Changed { effect: Effect::Renegotiate, .. }) => {
+                self.remove_tunnels(|connection, _| connection == name).await;
+            }
+            (Subject::Tunnel(connection, name), Kind::Removed)
+            | (Subject::Tunnel(connection, name), Kind::Changed { effect: Effect::Renegotiate, .. }) => {
+                self.remove_tunnels(|c, t| c == connection && t == name).await;
+            }
+            _ => {}
+        }
+    }
+
+    async fn remove_tunnels(&mut self, which: impl Fn(&str, &str) -> bool) {
+        let ids: Vec<_> =
+            self.tunnels.iter().filter(|(_, t)| which(&t.connection, &t.name)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.remove_tunnel(id).await;
+        }
+    }
+
+    fn drop_unused_sockets(&mut self) {
+        let used: Vec<_> = self.tunnels.values().map(|t| t.local).collect();
+        self.sockets.retain(|address| used.contains(&address));
+    }
+}
+
+fn report(change: &culvert_config::Change) -> Change {
+    Change {
+        subject: change.subject.to_string(),
+        kind: match change.kind {
+            Kind::Added => ChangeKind::Added,
+            Kind::Removed => ChangeKind::Removed,
+            Kind::Changed { .. } => ChangeKind::Changed,
+        },
+        keys: change.keys().iter().map(ToString::to_string).collect(),
+        renegotiate: change.effect() == Effect::Renegotiate,
+        restart: change.effect() == Effect::Restart,
+    }
+}

@@ -1,0 +1,236 @@
+//! What `culvert status` and `culvert counters` show, gathered from the machines.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use culvert_api::{
+    Algorithm, Attach, Child, Connection, Counter, Counters, Encap, Engine, EngineStatus, Gateway, Guard,
+    Ike, IkeEnd, LanPort, Nat, Status, Tunnel, TunnelDrops, TunnelState, Verdict, Wan, WanPort,
+};
+use culvert_crypto::Suite;
+use culvert_dataplane::SaStats;
+use culvert_gateway::State;
+use culvert_sys::guard::AttachedMode;
+use culvert_types::TunnelId;
+
+use crate::daemon::{self, Daemon};
+
+impl Daemon {
+    /// The whole gateway at this moment.
+    pub(crate) async fn status(&self) -> Status {
+        let now = Instant::now();
+        let stats = self.plane.stats().await;
+        let mtus = self.mtus().await;
+        let connections = self.config.connections.iter().map(|connection| {
+            let tunnels: Vec<Tunnel> = connection
+                .tunnels
+                .iter()
+                .map(|tunnel| self.tunnel(now, connection, tunnel, &stats, &mtus))
+                .collect();
+            let list = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect();
+            Connection {
+                name: connection.name.clone(),
+                state: Connection::state_of(&tunnels),
+                local: list(&connection.local),
+                remote: list(&connection.remote),
+                tunnels,
+            }
+        });
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+            gateway: Gateway { wan: self.wan() },
+            engines: self.engines(),
+            connections: connections.collect(),
+            counters: self.guard_counters(),
+            negotiation_ms: self.latest_negotiation.map(millis),
+        }
+    }
+
+    /// Every counter.
+    pub(crate) fn counters(&self) -> Counters {
+        let tunnels = self.tunnels.iter().map(|(id, tunnel)| TunnelDrops {
+            connection: tunnel.connection.clone(),
+            tunnel: tunnel.name.clone(),
+            drops: self.drops_of(*id),
+        });
+        Counters { guard: self.guard_counters(), tunnels: tunnels.collect() }
+    }
+
+    fn wan(&self) -> Vec<Wan> {
+        let guard = match self.guard.mode {
+            culvert_config::Guard::On => Guard::On,
+            culvert_config::Guard::Off => Guard::Off,
+            culvert_config::Guard::Learn => Guard::Learn,
+        };
+        let wan = |wan: &crate::guard::WanInterface| Wan {
+            interface: wan.name.clone(),
+            addresses: wan.addresses.iter().map(ToString::to_string).collect(),
+            attach: wan.attached.map(|mode| match mode {
+                AttachedMode::XdpNative => Attach::XdpNative,
+                AttachedMode::XdpGeneric => Attach::XdpGeneric,
+                AttachedMode::Tcx => Attach::Tcx,
+                AttachedMode::Clsact => Attach::Clsact,
+            }),
+            attach_reason: wan.reason.clone(),
+            guard,
+        };
+        self.guard.wan.iter().map(wan).collect()
+    }
+
+    fn engines(&self) -> Vec<EngineStatus> {
+        let algorithm = |(suite, available): &(Suite, Result<(), String>)| Algorithm {
+            suite: suite.to_string(),
+            available: available.is_ok(),
+            reason: available.clone().err(),
+        };
+        let status = |info: culvert_dataplane::EngineInfo| EngineStatus {
+            engine: engine(info.engine),
+            available: info.available.is_ok(),
+            reason: info.available.err(),
+            algorithms: info.suites.iter().map(algorithm).collect(),
+        };
+        self.plane.engines().into_iter().map(status).collect()
+    }
+
+    fn guard_counters(&self) -> Vec<Counter> {
+        let counter = |counter: culvert_sys::guard::GuardCounter| Counter {
+            interface: None,
+            verdict: match counter.verdict {
+                "pass" => Verdict::Pass,
+                "drop" => Verdict::Drop,
+                _ => Verdict::Learn,
+            },
+            reason: counter.reason.to_owned(),
+            packets: counter.packets,
+            bytes: counter.bytes,
+        };
+        self.guard.counters().into_iter().map(counter).collect()
+    }
+
+    fn tunnel(
+        &self,
+        now: Instant,
+        connection: &culvert_config::Connection,
+        tunnel: &culvert_config::Tunnel,
+        stats: &[SaStats],
+        mtus: &BTreeMap<String, u32>,
+    ) -> Tunnel {
+        let id = self.find(&connection.name, &tunnel.name);
+        let entry = id.and_then(|id| self.tunnels.get(&id));
+        let state = id.and_then(|id| self.gateway.state(id));
+        let user = entry.filter(|e| e.report.engine == culvert_dataplane::Engine::User);
+        Tunnel {
+            name: tunnel.name.clone(),
+            interface: tunnel.interface.clone(),
+            state: match state.map(|s| s.state) {
+                Some(State::Up) => TunnelState::Up,
+                Some(State::Connecting) => TunnelState::Connecting,
+                Some(State::Disabled) => TunnelState::Disabled,
+                Some(State::Idle | State::Waiting) | None => TunnelState::Down,
+            },
+            since: Self::unix_seconds(state.map_or(self.started, |s| s.since)),
+            cause: match state {
+                Some(state) => state.cause.clone(),
+                None => Some("it could not be set up; the log says why".to_owned()),
+            },
+            failures: state.map_or(0, |s| s.failures_total),
+            local_address: entry.map(|e| e.local.to_string()),
+            remote_address: tunnel.remote_address.map(|a| a.to_string()),
+            engine: entry.map(|e| engine(e.report.engine)),
+            lan_port: user.map(|_| LanPort::Tun),
+            wan_port: user.map(|e| if e.report.wan_port == "raw" { WanPort::Raw } else { WanPort::Udp }),
+            engine_reasons: entry.map(|e| e.report.why.clone()).unwrap_or_default(),
+            weight: tunnel.weight.into(),
+            active: id.is_some() && self.gateway.active(&connection.name) == id,
+            mtu: mtus.get(&tunnel.interface).copied(),
+            ike: entry.and_then(|e| Some(ike(now, e.ike.as_ref()?, e.negotiation))),
+            children: id.map(|id| self.children_of(now, id, stats)).unwrap_or_default(),
+            drops: id.map(|id| self.drops_of(id)).unwrap_or_default(),
+        }
+    }
+
+    fn children_of(&self, now: Instant, id: TunnelId, stats: &[SaStats]) -> Vec<Child> {
+        let mut children: Vec<_> = self.children.iter().filter(|(_, child)| child.tunnel == id).collect();
+        children.sort_by_key(|(_, child)| std::cmp::Reverse(child.since));
+        let child = |(inbound, child): (&culvert_types::Spi, &daemon::Child)| {
+            let counted = stats.iter().find(|s| s.inbound == *inbound);
+            Child {
+                spi_in: inbound.to_string(),
+                spi_out: child.outbound.to_string(),
+                suite: child.suite.clone(),
+                dh: child.dh.clone(),
+                encap: if child.encap { Encap::Udp } else { Encap::None },
+                local_ts: child.local_ts.clone(),
+                remote_ts: child.remote_ts.clone(),
+                packets_in: counted.map_or(0, |s| s.packets_in),
+                bytes_in: counted.map_or(0, |s| s.bytes_in),
+                packets_out: counted.map_or(0, |s| s.packets_out),
+                bytes_out: counted.map_or(0, |s| s.bytes_out),
+                drops: counted.map(|s| drops(&s.drops)).unwrap_or_default(),
+                rekey_in_s: Some(child.rekey_at.saturating_duration_since(now).as_secs()),
+                esn: child.esn,
+                replay_window: child.replay_window,
+            }
+        };
+        children.into_iter().map(child).collect()
+    }
+}
+
+impl Daemon {
+    /// The interfaces' MTUs by name.
+    async fn mtus(&self) -> BTreeMap<String, u32> {
+        let links = self.netlink.links().await.unwrap_or_else(|error| {
+            tracing::warn!("cannot list interfaces: {error}");
+            Vec::new()
+        });
+        links.into_iter().map(|link| (link.name, link.mtu)).collect()
+    }
+
+    fn drops_of(&self, id: TunnelId) -> BTreeMap<String, u64> {
+        let of_tunnel = self.plane.tunnel_drops();
+        of_tunnel.iter().filter(|t| t.tunnel == id).flat_map(|t| drops(&t.drops)).collect()
+    }
+}
+
+fn ike(now: Instant, ike: &daemon::Established, negotiation: Option<Duration>) -> Ike {
+    let info = &ike.info;
+    Ike {
+        version: 2,
+        spi_initiator: format!("{:016x}", info.spi_initiator),
+        spi_responder: format!("{:016x}", info.spi_responder),
+        initiator: info.initiator,
+        local: IkeEnd { address: info.local, id: info.local_id.to_string() },
+        remote: IkeEnd { address: info.remote, id: info.remote_id.to_string() },
+        suite: info.suite.to_string(),
+        nat: match (info.nat_local, info.nat_remote) {
+            (false, false) => Nat::None,
+            (true, false) => Nat::Local,
+            (false, true) => Nat::Remote,
+            (true, true) => Nat::Both,
+        },
+        rekey_in_s: Some(info.rekey_in.saturating_sub(now.saturating_duration_since(ike.told)).as_secs()),
+        established_s: now.saturating_duration_since(ike.since).as_secs(),
+        negotiation_ms: negotiation.map(millis),
+    }
+}
+
+fn engine(engine: culvert_dataplane::Engine) -> Engine {
+    match engine {
+        culvert_dataplane::Engine::User => Engine::User,
+        culvert_dataplane::Engine::Xfrm => Engine::Xfrm,
+    }
+}
+
+fn drops(drops: &[(&'static str, u64)]) -> BTreeMap<String, u64> {
+    let mut sum = BTreeMap::new();
+    for (reason, count) in drops.iter().filter(|(_, count)| *count > 0) {
+        *sum.entry((*reason).to_owned()).or_default() += count;
+    }
+    sum
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
