@@ -4,15 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 /// What the programs are compiled for: 64-bit little endian, with the instructions of kernel 5.12 (`v3`: 32-bit
-/// arithmetic and atomics), on machines that read unaligned words of packets.
+/// arithmetic and atomics).
 const TARGET: &str = "bpfel-unknown-none";
-const FLAGS: &[&str] = &[
-    "-Clinker=bpf-linker",
-    "-Cdebuginfo=2",
-    "-Ctarget-cpu=v3",
-    "-Clink-arg=--btf",
-    "-Clink-arg=--cpu-features=+allows-misaligned-mem-access",
-];
+const FLAGS: &[&str] = &["-Clinker=bpf-linker", "-Cdebuginfo=2", "-Ctarget-cpu=v3", "-Clink-arg=--btf"];
 
 fn main() -> ExitCode {
     match build() {

@@ -77,6 +77,14 @@ impl Archive {
             .collect())
     }
 
+    /// The packages that `offer` depends on by name (first alternative of each).
+    pub(crate) fn depends(&self, offer: &Offer) -> Result<Vec<Offer>> {
+        let text = process::text(
+            self.apt("apt-cache").arg("show").arg(format!("{}={}", offer.package, offer.version)),
+        )?;
+        Ok(parse_depends(&text))
+    }
+
     /// Downloads the package (verified by apt) and unpacks it into `into`.
     pub(crate) fn unpack(&self, offer: &Offer, into: &Path) -> Result<()> {
         let downloads = self.dir.join("download");
@@ -139,4 +147,43 @@ fn mirror() -> String {
 fn security_mirror() -> String {
     std::env::var("CULVERT_DEBIAN_SECURITY_MIRROR")
         .unwrap_or_else(|_| "http://deb.debian.org/debian-security".to_owned())
+}
+
+/// `Depends:` of the first stanza, those with an exact version (`=`) keeping it.
+fn parse_depends(show: &str) -> Vec<Offer> {
+    let Some(line) =
+        show.lines().take_while(|line| !line.is_empty()).find_map(|line| line.strip_prefix("Depends:"))
+    else {
+        return Vec::new();
+    };
+    line.split(',')
+        .filter_map(|clause| {
+            let first = clause.split('|').next()?.trim();
+            let (name, rest) = first.split_once(' ').unwrap_or((first, ""));
+            let version = rest.trim().trim_start_matches('(').trim_end_matches(')');
+            let version = version.strip_prefix('=').map(str::trim).unwrap_or_default();
+            let name = name.split(':').next()?;
+            (!name.is_empty()).then(|| Offer { package: name.to_owned(), version: version.to_owned() })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depends_keep_exact_versions_and_the_first_alternative() {
+        let show = "Package: linux-image-amd64\nDepends: linux-image-6.1.0-40-amd64 (= 6.1.153-1), kmod | module-init, \
+                    linux-base:any (>= 4.3~)\nOther: x\n\nPackage: other\nDepends: nothing\n";
+        let found: Vec<(String, String)> =
+            parse_depends(show).into_iter().map(|offer| (offer.package, offer.version)).collect();
+        let expected = [("linux-image-6.1.0-40-amd64", "6.1.153-1"), ("kmod", ""), ("linux-base", "")];
+        assert_eq!(found, expected.map(|(package, version)| (package.to_owned(), version.to_owned())));
+    }
+
+    #[test]
+    fn no_depends_is_no_package() {
+        assert_eq!(parse_depends("Package: x\n\nDepends: y\n"), Vec::new());
+    }
 }

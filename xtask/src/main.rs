@@ -7,6 +7,7 @@ mod lab;
 mod process;
 mod setup;
 mod test;
+mod vm;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ enum Command {
     Lab(lab::Args),
     Test(test::Args),
     Ci(ci::Args),
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::Lab(args) => lab::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Ci(args) => ci::run(&args),
+        Command::Vm(args) => vm::run(&args),
     };
     match result {
         Ok(code) => code,

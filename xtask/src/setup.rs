@@ -22,7 +22,9 @@ pub(crate) struct Args {
 pub(crate) enum Part {
     /// The eBPF toolchain.
     Build,
-    /// The toolchain, and the programs that tests, demo and VM run.
+    /// The programs that tests, demo and VM run.
+    Programs,
+    /// The toolchain and the programs.
     All,
 }
 
@@ -35,10 +37,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 /// Installs what is missing of `part`; silent, and quick, when nothing is. True if something was installed.
 pub(crate) fn ensure(part: Part) -> Result<bool> {
-    let toolchain = Toolchain::inspect()?;
-    let mut changed = rust_src::ensure(&toolchain)?;
-    changed |= bpf_linker::ensure(&toolchain)?;
-    if part == Part::All {
+    let mut changed = false;
+    if part != Part::Programs {
+        let toolchain = Toolchain::inspect()?;
+        changed |= rust_src::ensure(&toolchain)?;
+        changed |= bpf_linker::ensure(&toolchain)?;
+    }
+    if part != Part::Build {
         changed |= packages::ensure_test_programs()?;
     }
     if changed {

@@ -4,7 +4,7 @@
 //! packets and the counting. Oldest kernel: 5.18 (`bpf_xdp_load_bytes`).
 #![no_std]
 #![no_main]
-#![feature(core_intrinsics)]
+#![feature(asm_experimental_arch, core_intrinsics)]
 #![allow(internal_features)]
 
 mod maps;

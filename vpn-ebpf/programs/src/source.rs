@@ -4,6 +4,7 @@
 //! leaves registers unwritten that it later spills, which the verifier refuses.
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_xdp_load_bytes};
+use core::arch::asm;
 use core::cell::Cell;
 use core::ffi::c_void;
 use culvert_ebpf_shared::Bytes;
@@ -46,21 +47,70 @@ impl Bytes for Linear {
         if offset > REACH {
             return ([0; N], false);
         }
-        let at = self.start + offset as usize;
+        let at = self.start + bounded(offset);
         if at + N > self.end {
             if offset + N as u32 <= self.length {
                 self.missed.set(true);
             }
             return ([0; N], false);
         }
-        // SAFETY: within the packet by the check above; [u8; N] has no alignment.
-        (unsafe { *(at as *const [u8; N]) }, true)
+        // SAFETY: within the packet by the check above.
+        (unsafe { read(at) }, true)
     }
 
     #[inline(always)]
     fn segment(&self) -> u32 {
         self.segment
     }
+}
+
+/// The same number, with its bound in the instruction before its use. The compiler has the check of it above, and the
+/// verifiers of older kernels lose that on the way through the stack.
+#[inline(always)]
+fn bounded(offset: u32) -> usize {
+    let mut at = offset as u64;
+    // SAFETY: arithmetic on one register.
+    unsafe {
+        asm!("{at} &= {reach}", at = inout(reg) at, reach = const REACH, options(pure, nomem, nostack))
+    };
+    at as usize
+}
+
+/// Copies bytes from packet memory, in words.
+///
+/// Packet memory may be read in words at any address (where the kernel has a BPF JIT worth the name). The compiler has
+/// to be told by hand: its option for that makes it leave the alignment of the stack too, which the verifier does not.
+///
+/// # Safety
+///
+/// `at` points to `N` bytes of the packet.
+#[inline(always)]
+unsafe fn read<const N: usize>(at: usize) -> [u8; N] {
+    let mut bytes = [0; N];
+    let mut done = 0;
+    while done < N {
+        let from = at + done;
+        let word: u64;
+        // SAFETY: the caller's promise, and the lengths compared here.
+        unsafe {
+            if N - done >= 4 {
+                asm!("{to} = *(u32 *)({from} + 0)", to = out(reg) word, from = in(reg) from, options(pure, readonly, nostack));
+                let [a, b, c, d] = (word as u32).to_ne_bytes();
+                (bytes[done], bytes[done + 1], bytes[done + 2], bytes[done + 3]) = (a, b, c, d);
+                done += 4;
+            } else if N - done >= 2 {
+                asm!("{to} = *(u16 *)({from} + 0)", to = out(reg) word, from = in(reg) from, options(pure, readonly, nostack));
+                let [a, b] = (word as u16).to_ne_bytes();
+                (bytes[done], bytes[done + 1]) = (a, b);
+                done += 2;
+            } else {
+                asm!("{to} = *(u8 *)({from} + 0)", to = out(reg) word, from = in(reg) from, options(pure, readonly, nostack));
+                bytes[done] = word as u8;
+                done += 1;
+            }
+        }
+    }
+    bytes
 }
 
 /// A whole packet at XDP, fragments of jumbo frames included.

@@ -174,29 +174,51 @@ pub fn parse_ethernet<B: Bytes + ?Sized>(packet: &B) -> Parsed {
         offset += 4;
         tags += 1;
     }
-    match ethertype {
+    let found = match ethertype {
         ETHERTYPE_IPV4 => parse_ipv4(packet, offset),
         ETHERTYPE_IPV6 => parse_ipv6(packet, offset),
-        _ => Parsed::OTHER,
-    }
+        _ => return Parsed::OTHER,
+    };
+    transport(packet, found)
 }
 
 /// Parses a packet whose IP header is at `offset`.
 #[inline(always)]
 pub fn parse_ip<B: Bytes + ?Sized>(packet: &B, offset: u32) -> Parsed {
-    match packet.load::<2>(offset) {
-        ([first, _], true) if first >> 4 == 4 => parse_ipv4(packet, offset),
-        ([first, _], true) if first >> 4 == 6 => parse_ipv6(packet, offset),
-        _ => Parsed::OTHER,
+    let ([first, _], true) = packet.load::<2>(offset) else { return Parsed::OTHER };
+    let found = match first >> 4 {
+        4 => parse_ipv4(packet, offset),
+        6 => parse_ipv6(packet, offset),
+        _ => return Parsed::OTHER,
+    };
+    transport(packet, found)
+}
+
+/// Where the transport header is. One place reads it for both families: what comes after the headers of IP is then
+/// verified once, not for every way that leads there.
+#[derive(Clone, Copy)]
+struct Located {
+    parsed: Parsed,
+    /// UDP or ESP; 0 if there is nothing to look into, and `parsed` is final.
+    protocol: u8,
+    offset: u32,
+    len: u32,
+}
+
+impl Located {
+    #[inline(always)]
+    fn nothing(mut parsed: Parsed, class: Class) -> Located {
+        parsed.class = class;
+        Located { parsed, protocol: 0, offset: 0, len: 0 }
     }
 }
 
 #[inline(always)]
-fn parse_ipv4<B: Bytes + ?Sized>(packet: &B, offset: u32) -> Parsed {
+fn parse_ipv4<B: Bytes + ?Sized>(packet: &B, offset: u32) -> Located {
     let mut parsed = Parsed::OTHER;
-    let (h, true) = packet.load::<20>(offset) else { return parsed };
+    let (h, true) = packet.load::<20>(offset) else { return Located::nothing(parsed, Class::Other) };
     if h[0] >> 4 != 4 {
-        return parsed;
+        return Located::nothing(parsed, Class::Other);
     }
     let available = packet.length().saturating_sub(offset);
     let header = ((h[0] & 0xf) as u32) * 4;
@@ -209,30 +231,30 @@ fn parse_ipv4<B: Bytes + ?Sized>(packet: &B, offset: u32) -> Parsed {
     parsed.destination = Address::from_v4([h[16], h[17], h[18], h[19]]);
     parsed.ip_len = ip_len;
     if header < 20 || ip_len < header || ip_len > available {
-        parsed.class = Class::Malformed;
-        return parsed;
+        return Located::nothing(parsed, Class::Malformed);
     }
     let protocol = h[9];
     if protocol != PROTOCOL_UDP && protocol != PROTOCOL_ESP {
-        return parsed;
+        return Located::nothing(parsed, Class::Other);
     }
     // More fragments, or an offset.
     if u16::from_be_bytes([h[6], h[7]]) & 0x3fff != 0 {
-        parsed.class = Class::Fragment;
-        return parsed;
+        return Located::nothing(parsed, Class::Fragment);
     }
-    transport(packet, parsed, protocol, offset + header, ip_len - header)
+    Located { parsed, protocol, offset: offset + header, len: ip_len - header }
 }
 
 #[inline(always)]
-fn parse_ipv6<B: Bytes + ?Sized>(packet: &B, offset: u32) -> Parsed {
+fn parse_ipv6<B: Bytes + ?Sized>(packet: &B, offset: u32) -> Located {
     let mut parsed = Parsed::OTHER;
     // Three reads: one of 40 bytes would take more of the BPF stack than it is worth.
-    let (h, true) = packet.load::<8>(offset) else { return parsed };
-    let (source, true) = packet.load::<16>(offset + 8) else { return parsed };
-    let (destination, true) = packet.load::<16>(offset + 24) else { return parsed };
+    let (h, true) = packet.load::<8>(offset) else { return Located::nothing(parsed, Class::Other) };
+    let (source, true) = packet.load::<16>(offset + 8) else { return Located::nothing(parsed, Class::Other) };
+    let (destination, true) = packet.load::<16>(offset + 24) else {
+        return Located::nothing(parsed, Class::Other);
+    };
     if h[0] >> 4 != 6 {
-        return parsed;
+        return Located::nothing(parsed, Class::Other);
     }
     let available = packet.length().saturating_sub(offset);
     let mut ip_len = 40 + u16::from_be_bytes([h[4], h[5]]) as u32;
@@ -243,55 +265,42 @@ fn parse_ipv6<B: Bytes + ?Sized>(packet: &B, offset: u32) -> Parsed {
     parsed.destination = Address::from_v6(destination);
     parsed.ip_len = ip_len;
     if ip_len > available || ip_len < 40 {
-        parsed.class = Class::Malformed;
-        return parsed;
+        return Located::nothing(parsed, Class::Malformed);
     }
     extensions(packet, parsed, h[6], offset + 40, ip_len - 40)
 }
 
 /// Follows IPv6 extension headers (RFC 8200 4) to the transport header.
 #[inline(always)]
-fn extensions<B: Bytes + ?Sized>(packet: &B, mut parsed: Parsed, first: u8, offset: u32, len: u32) -> Parsed {
+fn extensions<B: Bytes + ?Sized>(packet: &B, parsed: Parsed, first: u8, offset: u32, len: u32) -> Located {
     let (mut next, mut at, mut left) = (first, offset, len);
     let mut count = 0;
-    while count < MAX_EXTENSIONS {
-        if next == PROTOCOL_UDP || next == PROTOCOL_ESP {
-            return transport(packet, parsed, next, at, left);
+    while next != PROTOCOL_UDP && next != PROTOCOL_ESP {
+        if count == MAX_EXTENSIONS {
+            return Located::nothing(parsed, Class::Odd);
         }
-        let size = if is_options(next) {
-            let ([following, units], true) = packet.load::<2>(at) else {
-                parsed.class = Class::Malformed;
-                return parsed;
-            };
-            next = following;
-            (units as u32 + 1) * 8
-        } else if next == FRAGMENT_HEADER {
-            let ([following, _, high, low], true) = packet.load::<4>(at) else {
-                parsed.class = Class::Malformed;
-                return parsed;
-            };
-            // An offset, or more to come. Both 0: an atomic fragment, a whole packet (RFC 6946).
-            if u16::from_be_bytes([high, low]) & 0xfff9 != 0 {
-                if following == PROTOCOL_UDP || following == PROTOCOL_ESP || is_options(following) {
-                    parsed.class = Class::Fragment;
-                }
-                return parsed;
-            }
-            next = following;
-            8
-        } else {
-            return parsed;
+        let is_fragment = next == FRAGMENT_HEADER;
+        if !is_fragment && !is_options(next) {
+            return Located::nothing(parsed, Class::Other);
+        }
+        let ([following, units, high, low], true) = packet.load::<4>(at) else {
+            return Located::nothing(parsed, Class::Malformed);
         };
-        if size > left {
-            parsed.class = Class::Malformed;
-            return parsed;
+        // An offset, or more to come. Both 0: an atomic fragment, a whole packet (RFC 6946).
+        if is_fragment && u16::from_be_bytes([high, low]) & 0xfff9 != 0 {
+            let ours = following == PROTOCOL_UDP || following == PROTOCOL_ESP || is_options(following);
+            return Located::nothing(parsed, if ours { Class::Fragment } else { Class::Other });
         }
+        let size = if is_fragment { 8 } else { (units as u32 + 1) * 8 };
+        if size > left {
+            return Located::nothing(parsed, Class::Malformed);
+        }
+        next = following;
         at += size;
         left -= size;
         count += 1;
     }
-    parsed.class = Class::Odd;
-    parsed
+    Located { parsed, protocol: next, offset: at, len: left }
 }
 
 /// Hop-by-hop options, routing, destination options, mobility, HIP, Shim6: all with their length in the second byte.
@@ -301,13 +310,11 @@ fn is_options(header: u8) -> bool {
 }
 
 #[inline(always)]
-fn transport<B: Bytes + ?Sized>(
-    packet: &B,
-    mut parsed: Parsed,
-    protocol: u8,
-    offset: u32,
-    len: u32,
-) -> Parsed {
+fn transport<B: Bytes + ?Sized>(packet: &B, found: Located) -> Parsed {
+    let Located { mut parsed, protocol, offset, len } = found;
+    if protocol == 0 {
+        return parsed;
+    }
     if protocol == PROTOCOL_ESP {
         return esp(packet, parsed, offset, len);
     }
