@@ -199,6 +199,37 @@ fn meet(first: Wish, second: Wish) {
     }
 }
 
+/// With nothing to reorder and both at once, the collision is certain: each side makes what the other asks for.
+#[test]
+fn collisions_happen_and_both_sides_choose_alike() {
+    let mut kept_by_a = 0;
+    for seed in 0..20 {
+        let (a, b) = both(|_| {});
+        let mut pair = Pair::new(seed, a, b);
+        pair.connect();
+        let old = pair.a.only_child().inbound();
+        wish(&mut pair, At::A, Wish::RekeyChild);
+        wish(&mut pair, At::B, Wish::RekeyChild);
+        pair.run(secs(3));
+        let replacing = format!("replaces Some(Spi({old}))");
+        assert_eq!(pair.a.log.iter().filter(|l| l.contains(&replacing)).count(), 2);
+        assert_eq!((pair.a.gone.len(), pair.b.gone.len()), (2, 2));
+        assert!(pair.agreed(), "{:#?} {:#?}", pair.a.log, pair.b.log);
+
+        wish(&mut pair, At::A, Wish::RekeyIke);
+        wish(&mut pair, At::B, Wish::RekeyIke);
+        assert!(
+            pair.run_until(secs(1), |p| p.a.endpoint.counts().ike_sas == 3),
+            "the old one and two new ones"
+        );
+        pair.run(secs(60));
+        assert!(pair.agreed(), "{:#?} {:#?}", pair.a.log, pair.b.log);
+        assert_eq!((pair.a.endpoint.counts().ike_sas, pair.b.endpoint.counts().ike_sas), (1, 1));
+        kept_by_a += u32::from(pair.a.ike.as_ref().unwrap().initiator);
+    }
+    assert!((3..=17).contains(&kept_by_a), "the nonces decide, not the side: {kept_by_a} of 20");
+}
+
 #[test]
 fn two_child_rekeys_meet() {
     meet(Wish::RekeyChild, Wish::RekeyChild);

@@ -2,6 +2,7 @@
 
 pub(crate) mod auth;
 pub(crate) mod child;
+mod clock;
 pub(crate) mod closed;
 pub(crate) mod ctx;
 pub(crate) mod info;

@@ -17,17 +17,16 @@ use super::{Arrival, Path, Sa};
 use crate::error::{Cause, Failure, Phase};
 use crate::event::IkeInfo;
 use crate::protect::Protection;
-use crate::timer::Soonest;
-use crate::window::{Due, Retransmission, Window};
+use crate::window::{Retransmission, Window};
 use crate::wire::{Body, Chain, Exchange, Flags, Header, Notify, Payload, WireError, notify};
-use crate::{ChildSa, DownReason, EndpointConfig, Event, Identity, IkeSuite, PeerConfig};
+use crate::{ChildSa, DownReason, Event, Identity, IkeSuite, PeerConfig};
 
 /// How long a replaced inbound SA still receives.
 pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 /// How long the responder of a rekey keeps sending on the old SA while the peer does not delete it.
 const OUTBOUND_GRACE: Duration = Duration::from_secs(5);
 /// How long a rekeyed IKE SA waits for the peer to delete it: the peer's repetitions end before.
-const SUPERSEDED_LIFETIME: Duration = Duration::from_secs(180);
+pub(crate) const SUPERSEDED_LIFETIME: Duration = Duration::from_secs(180);
 
 /// What we mean to do, once the window is free.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,8 +94,8 @@ pub(crate) struct IkeSa {
     pub(crate) origin: Option<Origin>,
     pub(crate) soft: Option<Instant>,
     pub(crate) hard: Instant,
-    last_heard: Instant,
-    last_sent: Instant,
+    pub(crate) last_heard: Instant,
+    pub(crate) last_sent: Instant,
 }
 
 /// What decides between two IKE SAs that both sides opened at the same time.
@@ -580,123 +579,6 @@ impl IkeSa {
         self.life = Life::Superseded;
         self.soft = None;
         self.hard = now + SUPERSEDED_LIFETIME;
-    }
-
-    // --- time ---
-
-    pub(crate) fn deadlines(&self, config: &EndpointConfig, soonest: &mut Soonest) {
-        if let Some(inflight) = self.window.inflight() {
-            soonest.at(inflight.retransmission.deadline(), "retransmit a request");
-        }
-        soonest.at(self.hard, "IKE SA lifetime ends");
-        if self.life != Life::Serving {
-            return;
-        }
-        if let Some(soft) = self.soft {
-            soonest.at(soft, "rekey the IKE SA");
-        }
-        for child in &self.children {
-            soonest.at(child.hard, "CHILD SA lifetime ends");
-            if let Some(soft) = child.soft.filter(|_| child.state == State::Live) {
-                soonest.at(soft, "rekey a CHILD SA");
-            }
-            if let Some(due) = child.outbound_due {
-                soonest.at(due, "use a new outbound SA");
-            }
-        }
-        if let (Some(dpd), None) = (self.config.dpd, self.window.inflight()) {
-            soonest.at(self.last_heard + dpd.interval, "is the peer alive");
-        }
-        if self.path.nat_local && !config.nat_keepalive.is_zero() {
-            soonest.at(self.last_sent + config.nat_keepalive, "NAT keepalive");
-        }
-    }
-
-    pub(crate) fn on_timeout(mut self: Box<Self>, ctx: &mut Ctx<'_>) -> Option<Sa> {
-        let due = self.window.inflight_mut().map_or(Due::Nothing, |i| i.retransmission.on_timeout(ctx.now));
-        match due {
-            Due::Nothing => {}
-            Due::Again => {
-                let bytes = self.window.inflight().map(|i| i.bytes.clone()).unwrap_or_default();
-                log!(debug, self.config.name, "repeating a request to {}", self.path.remote);
-                self.last_sent = ctx.now;
-                ctx.send(&self.path, bytes);
-            }
-            Due::GiveUp(after) => {
-                if self.serves() {
-                    let phase = self.pending.as_ref().map_or(Phase::Informational, Pending::phase);
-                    ctx.failed(self.failure(phase, Cause::Silent(after)));
-                }
-                self.leave(ctx, DownReason::LivenessTimeout);
-                return None;
-            }
-        }
-        if ctx.now >= self.hard {
-            if self.life != Life::Serving {
-                self.leave(ctx, DownReason::Replaced);
-                return None;
-            }
-            ctx.failed(self.failure(Phase::RekeyIke, Cause::Expired));
-            self.hard = ctx.now + SUPERSEDED_LIFETIME;
-            self.close(ctx, DownReason::Expired);
-            return Some(Sa::Up(self));
-        }
-        if self.life == Life::Serving {
-            self.on_clocks(ctx);
-        }
-        self.send_next(ctx);
-        Some(Sa::Up(self))
-    }
-
-    fn on_clocks(&mut self, ctx: &mut Ctx<'_>) {
-        let now = ctx.now;
-        if self.soft.take_if(|soft| now >= *soft).is_some()
-            || (self.soft.is_some() && self.window.nearly_used_up())
-        {
-            self.soft = None;
-            self.queue(Task::RekeyIke(Attempt::default()));
-        }
-        let mut expired = Vec::new();
-        let mut ready = Vec::new();
-        let mut rekey = Vec::new();
-        for child in &mut self.children {
-            if now >= child.hard {
-                expired.push((child.inbound, child.state));
-            } else if child.state == State::Live && child.soft.take_if(|soft| now >= *soft).is_some() {
-                rekey.push(child.inbound);
-            }
-            if child.outbound_due.take_if(|due| now >= *due).is_some() && child.state == State::Live {
-                ready.push(child.inbound);
-            }
-        }
-        for inbound in ready {
-            ctx.event(Event::OutboundReady { tunnel: self.tunnel, inbound });
-        }
-        for inbound in rekey {
-            self.queue(Task::RekeyChild(inbound, Attempt::default()));
-        }
-        for (inbound, state) in expired {
-            if state == State::Live {
-                ctx.failed(self.failure(Phase::RekeyChild, Cause::Expired));
-            }
-            // It must not be used from now on; the peer hears of it when the window allows.
-            self.drop_child(ctx, inbound, DownReason::Expired);
-            self.queue(Task::DeleteStray(inbound));
-        }
-        if let Some(dpd) = self.config.dpd
-            && self.window.inflight().is_none()
-            && now >= self.last_heard + dpd.interval
-        {
-            self.queue(Task::Liveness);
-        }
-        if self.path.nat_local
-            && !ctx.config.nat_keepalive.is_zero()
-            && now >= self.last_sent + ctx.config.nat_keepalive
-        {
-            self.last_sent = now;
-            let (local, remote) = (self.path.local, self.path.remote);
-            ctx.transmits.push(crate::Output::Keepalive { local, remote });
-        }
     }
 }
 

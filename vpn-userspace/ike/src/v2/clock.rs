@@ -1,0 +1,127 @@
+//! The clocks of an established IKE SA: repetition, lifetimes, liveness, NAT keepalives.
+
+use super::Sa;
+use super::child::State;
+use super::ctx::{Ctx, log};
+use super::sa::{Attempt, IkeSa, Life, Pending, SUPERSEDED_LIFETIME, Task};
+use crate::error::{Cause, Phase};
+use crate::timer::Soonest;
+use crate::window::Due;
+use crate::{DownReason, EndpointConfig, Event};
+
+impl IkeSa {
+    pub(crate) fn deadlines(&self, config: &EndpointConfig, soonest: &mut Soonest) {
+        if let Some(inflight) = self.window.inflight() {
+            soonest.at(inflight.retransmission.deadline(), "retransmit a request");
+        }
+        soonest.at(self.hard, "IKE SA lifetime ends");
+        if self.life != Life::Serving {
+            return;
+        }
+        if let Some(soft) = self.soft {
+            soonest.at(soft, "rekey the IKE SA");
+        }
+        for child in &self.children {
+            soonest.at(child.hard, "CHILD SA lifetime ends");
+            if let Some(soft) = child.soft.filter(|_| child.state == State::Live) {
+                soonest.at(soft, "rekey a CHILD SA");
+            }
+            if let Some(due) = child.outbound_due {
+                soonest.at(due, "use a new outbound SA");
+            }
+        }
+        if let (Some(dpd), None) = (self.config.dpd, self.window.inflight()) {
+            soonest.at(self.last_heard + dpd.interval, "is the peer alive");
+        }
+        if self.path.nat_local && !config.nat_keepalive.is_zero() {
+            soonest.at(self.last_sent + config.nat_keepalive, "NAT keepalive");
+        }
+    }
+
+    pub(crate) fn on_timeout(mut self: Box<Self>, ctx: &mut Ctx<'_>) -> Option<Sa> {
+        let due = self.window.inflight_mut().map_or(Due::Nothing, |i| i.retransmission.on_timeout(ctx.now));
+        match due {
+            Due::Nothing => {}
+            Due::Again => {
+                let bytes = self.window.inflight().map(|i| i.bytes.clone()).unwrap_or_default();
+                log!(debug, self.config.name, "repeating a request to {}", self.path.remote);
+                self.last_sent = ctx.now;
+                ctx.send(&self.path, bytes);
+            }
+            Due::GiveUp(after) => {
+                if self.serves() {
+                    let phase = self.pending.as_ref().map_or(Phase::Informational, Pending::phase);
+                    ctx.failed(self.failure(phase, Cause::Silent(after)));
+                }
+                self.leave(ctx, DownReason::LivenessTimeout);
+                return None;
+            }
+        }
+        if ctx.now >= self.hard {
+            if self.life != Life::Serving {
+                self.leave(ctx, DownReason::Replaced);
+                return None;
+            }
+            ctx.failed(self.failure(Phase::RekeyIke, Cause::Expired));
+            self.hard = ctx.now + SUPERSEDED_LIFETIME;
+            self.close(ctx, DownReason::Expired);
+            return Some(Sa::Up(self));
+        }
+        if self.life == Life::Serving {
+            self.on_clocks(ctx);
+        }
+        self.send_next(ctx);
+        Some(Sa::Up(self))
+    }
+
+    fn on_clocks(&mut self, ctx: &mut Ctx<'_>) {
+        let now = ctx.now;
+        if self.soft.take_if(|soft| now >= *soft).is_some()
+            || (self.soft.is_some() && self.window.nearly_used_up())
+        {
+            self.soft = None;
+            self.queue(Task::RekeyIke(Attempt::default()));
+        }
+        let mut expired = Vec::new();
+        let mut ready = Vec::new();
+        let mut rekey = Vec::new();
+        for child in &mut self.children {
+            if now >= child.hard {
+                expired.push((child.inbound, child.state));
+            } else if child.state == State::Live && child.soft.take_if(|soft| now >= *soft).is_some() {
+                rekey.push(child.inbound);
+            }
+            if child.outbound_due.take_if(|due| now >= *due).is_some() && child.state == State::Live {
+                ready.push(child.inbound);
+            }
+        }
+        for inbound in ready {
+            ctx.event(Event::OutboundReady { tunnel: self.tunnel, inbound });
+        }
+        for inbound in rekey {
+            self.queue(Task::RekeyChild(inbound, Attempt::default()));
+        }
+        for (inbound, state) in expired {
+            if state == State::Live {
+                ctx.failed(self.failure(Phase::RekeyChild, Cause::Expired));
+            }
+            // It must not be used from now on; the peer hears of it when the window allows.
+            self.drop_child(ctx, inbound, DownReason::Expired);
+            self.queue(Task::DeleteStray(inbound));
+        }
+        if let Some(dpd) = self.config.dpd
+            && self.window.inflight().is_none()
+            && now >= self.last_heard + dpd.interval
+        {
+            self.queue(Task::Liveness);
+        }
+        if self.path.nat_local
+            && !ctx.config.nat_keepalive.is_zero()
+            && now >= self.last_sent + ctx.config.nat_keepalive
+        {
+            self.last_sent = now;
+            let (local, remote) = (self.path.local, self.path.remote);
+            ctx.transmits.push(crate::Output::Keepalive { local, remote });
+        }
+    }
+}
