@@ -7,13 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
-use culvert_api::{ErrorCode, Request, Response, Target};
 use culvert_config::Config;
 use culvert_crypto::SystemRandom;
-use culvert_dataplane::{Dataplane, DataplaneConfig, DataplaneEvent, TunnelReport, TunnelSpec};
+use culvert_dataplane::{Dataplane, DataplaneConfig, DataplaneEvent, TunnelReport};
 use culvert_gateway::{Gateway, Input, Loss};
-use culvert_ike::{ChildSa, Command, CommandError, DownReason, Endpoint, EndpointConfig, Event, IkeInfo};
-use culvert_sys::netlink::{self, Netlink};
+use culvert_ike::{Command, Endpoint, EndpointConfig, IkeInfo};
+use culvert_sys::netlink::Netlink;
 use culvert_types::{Spi, TunnelId};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -87,8 +86,8 @@ pub(crate) struct Daemon {
     pub(crate) tunnels: BTreeMap<TunnelId, Tunnel>,
     pub(crate) children: BTreeMap<Spi, Child>,
     pub(crate) latest_negotiation: Option<Duration>,
-    wan_addresses: Vec<IpAddr>,
-    next_id: u32,
+    pub(crate) wan_addresses: Vec<IpAddr>,
+    pub(crate) next_id: u32,
     control: ControlSocket,
     asks: mpsc::Receiver<Ask>,
     datagrams: mpsc::Receiver<Datagram>,
@@ -194,117 +193,6 @@ impl Daemon {
         Ok(())
     }
 
-    /// Makes a connection's tunnels and lets the gateway and the IKE core know.
-    pub(crate) async fn add_connection(
-        &mut self,
-        connection: &culvert_config::Connection,
-    ) -> anyhow::Result<()> {
-        for tunnel in &connection.tunnels {
-            if self.find(&connection.name, &tunnel.name).is_none() {
-                self.add_tunnel(connection, tunnel)
-                    .await
-                    .with_context(|| format!("tunnel {}/{}", connection.name, tunnel.name))?;
-            }
-        }
-        let plan = plan::connection(connection, |name| self.find(&connection.name, name));
-        self.gateway.handle(Instant::now(), Input::Set(plan));
-        Ok(())
-    }
-
-    async fn add_tunnel(
-        &mut self,
-        connection: &culvert_config::Connection,
-        tunnel: &culvert_config::Tunnel,
-    ) -> anyhow::Result<()> {
-        let id = TunnelId(self.next_id);
-        self.next_id += 1;
-        let local = plan::local_address(tunnel, &self.netlink, &self.wan_addresses).await?;
-        self.sockets.open(local).await?;
-        self.guard.add_local(local);
-        let suites = connection.esp.proposals.iter().flat_map(|p| p.suites()).collect();
-        let encap = connection.encap != culvert_config::Encap::Esp;
-        let report = self
-            .plane
-            .create_tunnel(TunnelSpec {
-                id,
-                interface: tunnel.interface.clone(),
-                engine: plan::engine_choice(connection),
-                suites,
-                inside: tunnel.inside.clone(),
-                mtu: connection.mtu.map(u32::from),
-                encap,
-                remote_nets: connection.remote.clone(),
-            })
-            .await?;
-        // Encapsulation is what makes the user engine fast; the kernel needs it only behind a NAT.
-        let force_encap = match connection.encap {
-            culvert_config::Encap::Udp => true,
-            culvert_config::Encap::Esp => false,
-            culvert_config::Encap::Auto => report.engine == culvert_dataplane::Engine::User,
-        };
-        let peer = plan::peer(&self.config, connection, tunnel, local, force_encap, report.spi_parity)
-            .and_then(|peer| {
-                Ok(self.ike.handle_command(Instant::now(), Command::AddPeer(id, Box::new(peer)))?)
-            });
-        if let Err(error) = peer {
-            let _ = self.plane.remove_tunnel(id).await;
-            return Err(error);
-        }
-        let index = match self.address_interface(tunnel).await {
-            Ok(index) => index,
-            Err(error) => {
-                let _ = self.ike.handle_command(Instant::now(), Command::RemovePeer(id));
-                let _ = self.plane.remove_tunnel(id).await;
-                return Err(error);
-            }
-        };
-        tracing::info!(
-            connection = connection.name,
-            tunnel = tunnel.name,
-            "interface {} ready, engine {}",
-            tunnel.interface,
-            report.engine
-        );
-        let entry = Tunnel {
-            connection: connection.name.clone(),
-            name: tunnel.name.clone(),
-            index,
-            report,
-            local,
-            ike: None,
-            began: None,
-            negotiation: None,
-        };
-        self.tunnels.insert(id, entry);
-        Ok(())
-    }
-
-    /// Gives a tunnel's interface its inside addresses; returns its index.
-    async fn address_interface(&self, tunnel: &culvert_config::Tunnel) -> anyhow::Result<u32> {
-        let link = self.netlink.link(&tunnel.interface).await?;
-        for net in &tunnel.inside {
-            self.netlink.add_address(link.index, *net).await?;
-        }
-        self.netlink.set_up(link.index, true).await?;
-        Ok(link.index)
-    }
-
-    /// Closes a tunnel at the peer and takes everything of it away.
-    pub(crate) async fn remove_tunnel(&mut self, id: TunnelId) {
-        let _ = self.ike.handle_command(Instant::now(), Command::RemovePeer(id));
-        self.settle().await;
-        if let Err(error) = self.plane.remove_tunnel(id).await {
-            tracing::error!("cannot take a tunnel away: {error}");
-        }
-        self.children.retain(|_, child| child.tunnel != id);
-        self.tunnels.remove(&id);
-    }
-
-    /// The id of a tunnel by its names.
-    pub(crate) fn find(&self, connection: &str, tunnel: &str) -> Option<TunnelId> {
-        self.tunnels.iter().find(|(_, t)| t.connection == connection && t.name == tunnel).map(|(id, _)| *id)
-    }
-
     fn take_in(&mut self, first: Datagram) {
         let now = Instant::now();
         let mut next = Some(first);
@@ -385,227 +273,6 @@ impl Daemon {
         }
     }
 
-    /// What the IKE core says has happened. It keeps the log of it itself.
-    async fn on_ike_event(&mut self, event: Event) {
-        let now = Instant::now();
-        match event {
-            Event::IkeUp { tunnel, info } => {
-                self.guard.prove(info.remote.ip());
-                if let Some(entry) = self.tunnels.get_mut(&tunnel) {
-                    entry.ike = Some(Established { info, since: now, told: now });
-                }
-            }
-            Event::IkeRekeyed { tunnel, info } => {
-                if let Some(entry) = self.tunnels.get_mut(&tunnel) {
-                    let since = entry.ike.as_ref().map_or(now, |ike| ike.since);
-                    entry.ike = Some(Established { info, since, told: now });
-                }
-            }
-            Event::IkeDown { tunnel, reason } => {
-                if let Some(ike) = self.tunnels.get_mut(&tunnel).and_then(|entry| entry.ike.take()) {
-                    self.guard.forget(ike.info.remote.ip());
-                }
-                self.gateway.handle(now, Input::Lost(tunnel, loss(reason), reason.to_string()));
-            }
-            Event::ChildUp { sa, replaces: _, use_outbound } => {
-                self.on_child_up(now, &sa, use_outbound).await
-            }
-            Event::OutboundReady { tunnel: _, inbound } => {
-                if let Err(error) = self.plane.activate_outbound(inbound).await {
-                    self.complain(inbound, "cannot send on the new CHILD SA", &error);
-                }
-            }
-            Event::ChildDown { tunnel, inbound, outbound: _, drain, reason } => {
-                if let Err(error) = self.plane.remove(inbound, drain).await {
-                    self.complain(inbound, "cannot remove a CHILD SA", &error);
-                }
-                self.guard.remove_sa(inbound, now + drain);
-                self.children.remove(&inbound);
-                self.gateway.handle(now, Input::ChildDown(tunnel, inbound, loss(reason), reason.to_string()));
-            }
-            Event::PeerMoved { tunnel, local, remote } => {
-                if let Some(ike) = self.tunnels.get_mut(&tunnel).and_then(|entry| entry.ike.as_mut()) {
-                    self.guard.forget(ike.info.remote.ip());
-                    self.guard.prove(remote.ip());
-                    (ike.info.local, ike.info.remote) = (local, remote);
-                }
-                let moved: Vec<Spi> =
-                    self.children.iter().filter(|(_, c)| c.tunnel == tunnel).map(|(spi, _)| *spi).collect();
-                for spi in moved {
-                    self.guard.move_sa(spi, local.ip(), remote.ip());
-                }
-                if let Err(error) = self.plane.move_peer(tunnel, local, remote).await {
-                    tracing::warn!("cannot move {tunnel:?} to {remote}: {error}");
-                }
-            }
-            Event::Failed(failure) => {
-                // A tunnel that carries traffic is not lost because another attempt failed.
-                if let Some(id) = failure.tunnel
-                    && !self.children.values().any(|child| child.tunnel == id)
-                {
-                    self.gateway.handle(now, Input::Lost(id, Loss::Failed, failure.to_string()));
-                }
-            }
-        }
-    }
-
-    async fn on_child_up(&mut self, now: Instant, sa: &ChildSa, use_outbound: bool) {
-        self.guard.insert_sa(sa);
-        if let Err(error) = self.plane.install(sa, use_outbound).await {
-            tracing::error!("cannot install a CHILD SA of {:?}: {error}", sa.tunnel());
-            self.guard.remove_sa(sa.inbound(), now);
-            let _ = self.ike.handle_command(now, Command::Terminate(sa.tunnel(), true));
-            self.gateway.handle(now, Input::Lost(sa.tunnel(), Loss::Failed, error.to_string()));
-            return;
-        }
-        let list = |selectors: &[culvert_types::TrafficSelector]| {
-            selectors.iter().map(ToString::to_string).collect()
-        };
-        let child = Child {
-            tunnel: sa.tunnel(),
-            outbound: sa.outbound(),
-            suite: sa.suite().to_string(),
-            dh: sa.dh_group().map(|group| group.to_string()),
-            encap: sa.encap().is_some(),
-            local_ts: list(sa.local_ts()),
-            remote_ts: list(sa.remote_ts()),
-            rekey_at: now + sa.rekey_in(),
-            since: now,
-            esn: sa.esn(),
-            replay_window: sa.replay_window(),
-        };
-        if let Some(entry) = self.tunnels.get_mut(&sa.tunnel()) {
-            if let Some(began) = entry.began.take() {
-                entry.negotiation = Some(now - began);
-                self.latest_negotiation = entry.negotiation;
-            }
-        }
-        self.children.insert(sa.inbound(), child);
-        self.gateway.handle(now, Input::ChildUp(sa.tunnel(), sa.inbound()));
-    }
-
-    async fn on_plane_event(&mut self, event: DataplaneEvent) {
-        let now = Instant::now();
-        match event {
-            DataplaneEvent::Ike { local, remote, bytes } => {
-                self.ike.handle_datagram(now, local, remote, &bytes)
-            }
-            DataplaneEvent::SoftLimit { inbound } => self.rekey_child(inbound),
-            DataplaneEvent::HardLimit { inbound } => {
-                if let Some(child) = self.children.get(&inbound) {
-                    let id = child.tunnel;
-                    tracing::warn!(
-                        "a CHILD SA reached its hard limit before it was rekeyed; {id:?} is negotiated anew"
-                    );
-                    let _ = self.ike.handle_command(now, Command::Terminate(id, true));
-                }
-            }
-            // The core asks the peer; its authenticated answer from the new address moves the SA.
-            DataplaneEvent::PeerMoved { inbound, from: _, to } => {
-                if let Some(child) = self.children.get(&inbound) {
-                    tracing::debug!("ESP of {:?} now comes from {to}: asking the peer", child.tunnel);
-                    let _ = self.ike.handle_command(now, Command::CheckLiveness(child.tunnel));
-                }
-            }
-            DataplaneEvent::Trigger { tunnel } => self.gateway.handle(now, Input::Traffic(tunnel)),
-            DataplaneEvent::Mtu { tunnel, mtu } => {
-                if let Some(t) = self.tunnels.get(&tunnel) {
-                    tracing::info!(
-                        connection = t.connection,
-                        tunnel = t.name,
-                        "MTU is now {mtu}, as the path carries"
-                    );
-                }
-            }
-            DataplaneEvent::Fault { tunnel, cause } => match tunnel.and_then(|id| self.tunnels.get(&id)) {
-                Some(t) => tracing::error!(connection = t.connection, tunnel = t.name, "data plane: {cause}"),
-                None => tracing::error!("data plane: {cause}"),
-            },
-        }
-    }
-
-    pub(crate) fn rekey_child(&mut self, inbound: Spi) {
-        if let Err(error) = self.ike.handle_command(Instant::now(), Command::RekeyChild(inbound)) {
-            tracing::debug!("rekey of {inbound}: {error}");
-        }
-    }
-
-    async fn on_ask(&mut self, ask: Ask) {
-        let response = match ask.request {
-            Request::Status => Response::Status(Box::new(self.status().await)),
-            Request::Counters => Response::Counters(self.counters()),
-            Request::Up { target } => self.up(&target),
-            Request::Down { target } => self.with_targets(&target, |daemon, id| {
-                daemon.gateway.handle(Instant::now(), Input::Disable(id));
-                Ok(())
-            }),
-            Request::Rekey { target, ike } => self.with_targets(&target, |daemon, id| daemon.rekey(id, ike)),
-            Request::Reload => self.reload().await,
-            Request::Logs(_) => Response::error(ErrorCode::Internal, "logs are served elsewhere", ""),
-        };
-        self.settle().await;
-        // The client may have gone; what it asked for is done all the same.
-        let _ = ask.answer.send(response);
-    }
-
-    fn up(&mut self, target: &Target) -> Response {
-        self.with_targets(target, |daemon, id| {
-            let name = daemon.tunnels.get(&id).map(|t| (t.connection.clone(), t.name.clone()));
-            let anywhere = name.is_some_and(|(connection, tunnel)| {
-                let tunnel = daemon.config.connection(&connection).and_then(|c| c.tunnel(&tunnel));
-                tunnel.is_some_and(|t| t.remote_address.is_none())
-            });
-            daemon.gateway.handle(Instant::now(), Input::Enable(id));
-            if anywhere { Err(CommandError::NoRemote(id)) } else { Ok(()) }
-        })
-    }
-
-    fn rekey(&mut self, id: TunnelId, ike: bool) -> Result<(), CommandError> {
-        let now = Instant::now();
-        if ike {
-            return self.ike.handle_command(now, Command::RekeyIke(id));
-        }
-        let children: Vec<Spi> =
-            self.children.iter().filter(|(_, child)| child.tunnel == id).map(|(spi, _)| *spi).collect();
-        if children.is_empty() {
-            return Err(CommandError::NotUp(id));
-        }
-        children.into_iter().try_for_each(|spi| self.ike.handle_command(now, Command::RekeyChild(spi)))
-    }
-
-    fn with_targets(
-        &mut self,
-        target: &Target,
-        mut act: impl FnMut(&mut Self, TunnelId) -> Result<(), CommandError>,
-    ) -> Response {
-        let ids: Vec<TunnelId> = self
-            .tunnels
-            .iter()
-            .filter(|(_, t)| target.covers(&t.connection, &t.name))
-            .map(|(id, _)| *id)
-            .collect();
-        if ids.is_empty() {
-            return Response::error(
-                ErrorCode::UnknownTarget,
-                format!("there is no connection or tunnel `{target}`"),
-                "`culvert status` lists them; a new one needs `culvert reload`",
-            );
-        }
-        for id in ids {
-            if let Err(error) = act(self, id) {
-                let name =
-                    self.tunnels.get(&id).map(|t| format!("{}/{}", t.connection, t.name)).unwrap_or_default();
-                let text = error.to_string().replace(&format!("{id:?}"), &name);
-                return Response::error(
-                    ErrorCode::State,
-                    text,
-                    "`culvert status` shows where the tunnel stands",
-                );
-            }
-        }
-        Response::done("")
-    }
-
     async fn on_tick(&mut self) {
         if !self.children.is_empty() {
             self.guard.publish(&self.plane.stats().await);
@@ -624,61 +291,6 @@ impl Daemon {
             State::Waiting => tracing::warn!(connection, tunnel, "tunnel down, will be negotiated again"),
             State::Idle => tracing::warn!(connection, tunnel, "tunnel down"),
             State::Disabled => tracing::info!(connection, tunnel, "tunnel disabled"),
-        }
-    }
-
-    fn complain(&self, inbound: Spi, what: &str, error: &dyn std::fmt::Display) {
-        match self.children.get(&inbound).and_then(|child| self.tunnels.get(&child.tunnel)) {
-            Some(t) => {
-                tracing::error!(connection = t.connection, tunnel = t.name, "{what} (in {inbound}): {error}")
-            }
-            None => tracing::error!("{what} (in {inbound}): {error}"),
-        }
-    }
-
-    fn kernel_route(&self, route: &culvert_gateway::Route) -> Option<netlink::Route> {
-        use culvert_gateway::Via;
-        Some(match route.via {
-            Via::Unreachable => netlink::Route::unreachable(route.destination, route.metric),
-            Via::Tunnel(id) => {
-                netlink::Route::via_device(route.destination, self.tunnels.get(&id)?.index, route.metric)
-            }
-        })
-    }
-
-    async fn add_route(&self, route: &culvert_gateway::Route) {
-        let Some(wanted) = self.kernel_route(route) else { return };
-        if let Err(error) = self.netlink.replace_route(&wanted).await {
-            tracing::error!("cannot put the route to {}: {error}", route.destination);
-        }
-    }
-
-    async fn remove_route(&self, route: &culvert_gateway::Route) {
-        // The kernel took it away with its interface.
-        let Some(old) = self.kernel_route(route) else { return };
-        if let Err(error) = self.netlink.delete_route(&old).await
-            && !error.kernel().is_some_and(|kernel| kernel.is_missing())
-        {
-            tracing::warn!("cannot remove the route to {}: {error}", route.destination);
-        }
-    }
-
-    /// Removes routes of ours that no connection wants: what a crash left behind.
-    async fn sweep_routes(&self) {
-        let wanted: Vec<netlink::Route> =
-            self.gateway.routes().filter_map(|r| self.kernel_route(r)).collect();
-        let stands = |found: &netlink::Route| {
-            wanted.iter().any(|w| w.destination == found.destination && w.metric == found.metric)
-        };
-        match self.netlink.routes().await {
-            Ok(routes) => {
-                for route in routes.iter().filter(|r| !stands(r)) {
-                    if let Err(error) = self.netlink.delete_route(route).await {
-                        tracing::warn!("cannot remove a stale route to {}: {error}", route.destination);
-                    }
-                }
-            }
-            Err(error) => tracing::warn!("cannot list routes: {error}"),
         }
     }
 
@@ -709,15 +321,6 @@ impl Daemon {
     pub(crate) fn unix_seconds(at: Instant) -> u64 {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         now.saturating_sub(at.elapsed()).as_secs()
-    }
-}
-
-fn loss(reason: DownReason) -> Loss {
-    match reason {
-        DownReason::PeerDeleted | DownReason::Expired => Loss::PeerClosed,
-        DownReason::LivenessTimeout => Loss::PeerDead,
-        DownReason::Replaced | DownReason::LocalRequest => Loss::Local,
-        _ => Loss::Failed,
     }
 }
 

@@ -2,12 +2,16 @@
 
 mod control;
 mod daemon;
+mod events;
 mod guard;
 mod log;
 mod plan;
 mod preflight;
 mod reload;
+mod requests;
+mod routes;
 mod status;
+mod tunnels;
 mod wan;
 
 use std::io::IsTerminal;

@@ -49,7 +49,7 @@ impl Daemon {
             tracing::error!("reload: {text}");
             return Response::error(ErrorCode::Configuration, text, "mend the file and reload again");
         }
-        tracing::info!("configuration reloaded, {} changes", changes.len());
+        tracing::info!("configuration reloaded, changes: {}", changes.len());
         Response::Reload(Reloaded { changes: changes.iter().map(report).collect() })
     }
 

@@ -1,0 +1,175 @@
+//! What the IKE core and the data plane report, and what follows from it.
+
+use std::time::Instant;
+
+use culvert_dataplane::DataplaneEvent;
+use culvert_gateway::{Input, Loss};
+use culvert_ike::{ChildSa, Command, DownReason, Event};
+use culvert_types::Spi;
+
+use crate::daemon::{Child, Daemon, Established};
+
+impl Daemon {
+    /// What the IKE core says has happened. It keeps the log of it itself.
+    pub(crate) async fn on_ike_event(&mut self, event: Event) {
+        let now = Instant::now();
+        match event {
+            Event::IkeUp { tunnel, info } => {
+                self.guard.prove(info.remote.ip());
+                if let Some(entry) = self.tunnels.get_mut(&tunnel) {
+                    entry.ike = Some(Established { info, since: now, told: now });
+                }
+            }
+            Event::IkeRekeyed { tunnel, info } => {
+                if let Some(entry) = self.tunnels.get_mut(&tunnel) {
+                    let since = entry.ike.as_ref().map_or(now, |ike| ike.since);
+                    entry.ike = Some(Established { info, since, told: now });
+                }
+            }
+            Event::IkeDown { tunnel, reason } => {
+                if let Some(ike) = self.tunnels.get_mut(&tunnel).and_then(|entry| entry.ike.take()) {
+                    self.guard.forget(ike.info.remote.ip());
+                }
+                self.gateway.handle(now, Input::Lost(tunnel, loss(reason), reason.to_string()));
+            }
+            Event::ChildUp { sa, replaces: _, use_outbound } => {
+                self.on_child_up(now, &sa, use_outbound).await
+            }
+            Event::OutboundReady { tunnel: _, inbound } => {
+                if let Err(error) = self.plane.activate_outbound(inbound).await {
+                    self.complain(inbound, "cannot send on the new CHILD SA", &error);
+                }
+            }
+            Event::ChildDown { tunnel, inbound, outbound: _, drain, reason } => {
+                if let Err(error) = self.plane.remove(inbound, drain).await {
+                    self.complain(inbound, "cannot remove a CHILD SA", &error);
+                }
+                self.guard.remove_sa(inbound, now + drain);
+                self.children.remove(&inbound);
+                self.gateway.handle(now, Input::ChildDown(tunnel, inbound, loss(reason), reason.to_string()));
+            }
+            Event::PeerMoved { tunnel, local, remote } => {
+                if let Some(ike) = self.tunnels.get_mut(&tunnel).and_then(|entry| entry.ike.as_mut()) {
+                    self.guard.forget(ike.info.remote.ip());
+                    self.guard.prove(remote.ip());
+                    (ike.info.local, ike.info.remote) = (local, remote);
+                }
+                let moved: Vec<Spi> =
+                    self.children.iter().filter(|(_, c)| c.tunnel == tunnel).map(|(spi, _)| *spi).collect();
+                for spi in moved {
+                    self.guard.move_sa(spi, local.ip(), remote.ip());
+                }
+                if let Err(error) = self.plane.move_peer(tunnel, local, remote).await {
+                    tracing::warn!("cannot move {tunnel:?} to {remote}: {error}");
+                }
+            }
+            Event::Failed(failure) => {
+                // A tunnel that carries traffic is not lost because another attempt failed.
+                if let Some(id) = failure.tunnel
+                    && !self.children.values().any(|child| child.tunnel == id)
+                {
+                    self.gateway.handle(now, Input::Lost(id, Loss::Failed, failure.to_string()));
+                }
+            }
+        }
+    }
+
+    async fn on_child_up(&mut self, now: Instant, sa: &ChildSa, use_outbound: bool) {
+        self.guard.insert_sa(sa);
+        if let Err(error) = self.plane.install(sa, use_outbound).await {
+            tracing::error!("cannot install a CHILD SA of {:?}: {error}", sa.tunnel());
+            self.guard.remove_sa(sa.inbound(), now);
+            let _ = self.ike.handle_command(now, Command::Terminate(sa.tunnel(), true));
+            self.gateway.handle(now, Input::Lost(sa.tunnel(), Loss::Failed, error.to_string()));
+            return;
+        }
+        let list = |selectors: &[culvert_types::TrafficSelector]| {
+            selectors.iter().map(ToString::to_string).collect()
+        };
+        let child = Child {
+            tunnel: sa.tunnel(),
+            outbound: sa.outbound(),
+            suite: sa.suite().to_string(),
+            dh: sa.dh_group().map(|group| group.to_string()),
+            encap: sa.encap().is_some(),
+            local_ts: list(sa.local_ts()),
+            remote_ts: list(sa.remote_ts()),
+            rekey_at: now + sa.rekey_in(),
+            since: now,
+            esn: sa.esn(),
+            replay_window: sa.replay_window(),
+        };
+        if let Some(entry) = self.tunnels.get_mut(&sa.tunnel()) {
+            if let Some(began) = entry.began.take() {
+                entry.negotiation = Some(now - began);
+                self.latest_negotiation = entry.negotiation;
+            }
+        }
+        self.children.insert(sa.inbound(), child);
+        self.gateway.handle(now, Input::ChildUp(sa.tunnel(), sa.inbound()));
+    }
+
+    pub(crate) async fn on_plane_event(&mut self, event: DataplaneEvent) {
+        let now = Instant::now();
+        match event {
+            DataplaneEvent::Ike { local, remote, bytes } => {
+                self.ike.handle_datagram(now, local, remote, &bytes)
+            }
+            DataplaneEvent::SoftLimit { inbound } => self.rekey_child(inbound),
+            DataplaneEvent::HardLimit { inbound } => {
+                if let Some(child) = self.children.get(&inbound) {
+                    let id = child.tunnel;
+                    tracing::warn!(
+                        "a CHILD SA reached its hard limit before it was rekeyed; {id:?} is negotiated anew"
+                    );
+                    let _ = self.ike.handle_command(now, Command::Terminate(id, true));
+                }
+            }
+            // The core asks the peer; its authenticated answer from the new address moves the SA.
+            DataplaneEvent::PeerMoved { inbound, from: _, to } => {
+                if let Some(child) = self.children.get(&inbound) {
+                    tracing::debug!("ESP of {:?} now comes from {to}: asking the peer", child.tunnel);
+                    let _ = self.ike.handle_command(now, Command::CheckLiveness(child.tunnel));
+                }
+            }
+            DataplaneEvent::Trigger { tunnel } => self.gateway.handle(now, Input::Traffic(tunnel)),
+            DataplaneEvent::Mtu { tunnel, mtu } => {
+                if let Some(t) = self.tunnels.get(&tunnel) {
+                    tracing::info!(
+                        connection = t.connection,
+                        tunnel = t.name,
+                        "MTU is now {mtu}, as the path carries"
+                    );
+                }
+            }
+            DataplaneEvent::Fault { tunnel, cause } => match tunnel.and_then(|id| self.tunnels.get(&id)) {
+                Some(t) => tracing::error!(connection = t.connection, tunnel = t.name, "data plane: {cause}"),
+                None => tracing::error!("data plane: {cause}"),
+            },
+        }
+    }
+
+    pub(crate) fn rekey_child(&mut self, inbound: Spi) {
+        if let Err(error) = self.ike.handle_command(Instant::now(), Command::RekeyChild(inbound)) {
+            tracing::debug!("rekey of {inbound}: {error}");
+        }
+    }
+
+    fn complain(&self, inbound: Spi, what: &str, error: &dyn std::fmt::Display) {
+        match self.children.get(&inbound).and_then(|child| self.tunnels.get(&child.tunnel)) {
+            Some(t) => {
+                tracing::error!(connection = t.connection, tunnel = t.name, "{what} (in {inbound}): {error}")
+            }
+            None => tracing::error!("{what} (in {inbound}): {error}"),
+        }
+    }
+}
+
+fn loss(reason: DownReason) -> Loss {
+    match reason {
+        DownReason::PeerDeleted | DownReason::Expired => Loss::PeerClosed,
+        DownReason::LivenessTimeout => Loss::PeerDead,
+        DownReason::Replaced | DownReason::LocalRequest => Loss::Local,
+        _ => Loss::Failed,
+    }
+}

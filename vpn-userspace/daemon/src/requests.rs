@@ -1,0 +1,89 @@
+//! What operators ask for over the control socket.
+
+use std::time::Instant;
+
+use culvert_api::{ErrorCode, Request, Response, Target};
+use culvert_gateway::Input;
+use culvert_ike::{Command, CommandError};
+use culvert_types::{Spi, TunnelId};
+
+use crate::control::Ask;
+use crate::daemon::Daemon;
+
+impl Daemon {
+    pub(crate) async fn on_ask(&mut self, ask: Ask) {
+        let response = match ask.request {
+            Request::Status => Response::Status(Box::new(self.status().await)),
+            Request::Counters => Response::Counters(self.counters()),
+            Request::Up { target } => self.up(&target),
+            Request::Down { target } => self.with_targets(&target, |daemon, id| {
+                daemon.gateway.handle(Instant::now(), Input::Disable(id));
+                Ok(())
+            }),
+            Request::Rekey { target, ike } => self.with_targets(&target, |daemon, id| daemon.rekey(id, ike)),
+            Request::Reload => self.reload().await,
+            Request::Logs(_) => Response::error(ErrorCode::Internal, "logs are served elsewhere", ""),
+        };
+        self.settle().await;
+        // The client may have gone; what it asked for is done all the same.
+        let _ = ask.answer.send(response);
+    }
+
+    fn up(&mut self, target: &Target) -> Response {
+        self.with_targets(target, |daemon, id| {
+            let name = daemon.tunnels.get(&id).map(|t| (t.connection.clone(), t.name.clone()));
+            let anywhere = name.is_some_and(|(connection, tunnel)| {
+                let tunnel = daemon.config.connection(&connection).and_then(|c| c.tunnel(&tunnel));
+                tunnel.is_some_and(|t| t.remote_address.is_none())
+            });
+            daemon.gateway.handle(Instant::now(), Input::Enable(id));
+            if anywhere { Err(CommandError::NoRemote(id)) } else { Ok(()) }
+        })
+    }
+
+    fn rekey(&mut self, id: TunnelId, ike: bool) -> Result<(), CommandError> {
+        let now = Instant::now();
+        if ike {
+            return self.ike.handle_command(now, Command::RekeyIke(id));
+        }
+        let children: Vec<Spi> =
+            self.children.iter().filter(|(_, child)| child.tunnel == id).map(|(spi, _)| *spi).collect();
+        if children.is_empty() {
+            return Err(CommandError::NotUp(id));
+        }
+        children.into_iter().try_for_each(|spi| self.ike.handle_command(now, Command::RekeyChild(spi)))
+    }
+
+    fn with_targets(
+        &mut self,
+        target: &Target,
+        mut act: impl FnMut(&mut Self, TunnelId) -> Result<(), CommandError>,
+    ) -> Response {
+        let ids: Vec<TunnelId> = self
+            .tunnels
+            .iter()
+            .filter(|(_, t)| target.covers(&t.connection, &t.name))
+            .map(|(id, _)| *id)
+            .collect();
+        if ids.is_empty() {
+            return Response::error(
+                ErrorCode::UnknownTarget,
+                format!("there is no connection or tunnel `{target}`"),
+                "`culvert status` lists them; a new one needs `culvert reload`",
+            );
+        }
+        for id in ids {
+            if let Err(error) = act(self, id) {
+                let name =
+                    self.tunnels.get(&id).map(|t| format!("{}/{}", t.connection, t.name)).unwrap_or_default();
+                let text = error.to_string().replace(&format!("{id:?}"), &name);
+                return Response::error(
+                    ErrorCode::State,
+                    text,
+                    "`culvert status` shows where the tunnel stands",
+                );
+            }
+        }
+        Response::done("")
+    }
+}

@@ -1,0 +1,125 @@
+//! Tunnels that come and go: interface, engine, peer, and the gateway's knowledge of them.
+
+use std::time::Instant;
+
+use anyhow::Context;
+use culvert_dataplane::TunnelSpec;
+use culvert_gateway::Input;
+use culvert_ike::Command;
+use culvert_types::TunnelId;
+
+use crate::daemon::{Daemon, Tunnel};
+use crate::plan;
+
+impl Daemon {
+    /// Makes a connection's tunnels and lets the gateway and the IKE core know.
+    pub(crate) async fn add_connection(
+        &mut self,
+        connection: &culvert_config::Connection,
+    ) -> anyhow::Result<()> {
+        for tunnel in &connection.tunnels {
+            if self.find(&connection.name, &tunnel.name).is_none() {
+                self.add_tunnel(connection, tunnel)
+                    .await
+                    .with_context(|| format!("tunnel {}/{}", connection.name, tunnel.name))?;
+            }
+        }
+        let plan = plan::connection(connection, |name| self.find(&connection.name, name));
+        self.gateway.handle(Instant::now(), Input::Set(plan));
+        Ok(())
+    }
+
+    async fn add_tunnel(
+        &mut self,
+        connection: &culvert_config::Connection,
+        tunnel: &culvert_config::Tunnel,
+    ) -> anyhow::Result<()> {
+        let id = TunnelId(self.next_id);
+        self.next_id += 1;
+        let local = plan::local_address(tunnel, &self.netlink, &self.wan_addresses).await?;
+        self.sockets.open(local).await?;
+        self.guard.add_local(local);
+        let suites = connection.esp.proposals.iter().flat_map(|p| p.suites()).collect();
+        let encap = connection.encap != culvert_config::Encap::Esp;
+        let report = self
+            .plane
+            .create_tunnel(TunnelSpec {
+                id,
+                interface: tunnel.interface.clone(),
+                engine: plan::engine_choice(connection),
+                suites,
+                inside: tunnel.inside.clone(),
+                mtu: connection.mtu.map(u32::from),
+                encap,
+                remote_nets: connection.remote.clone(),
+            })
+            .await?;
+        // Encapsulation is what makes the user engine fast; the kernel needs it only behind a NAT.
+        let force_encap = match connection.encap {
+            culvert_config::Encap::Udp => true,
+            culvert_config::Encap::Esp => false,
+            culvert_config::Encap::Auto => report.engine == culvert_dataplane::Engine::User,
+        };
+        let peer = plan::peer(&self.config, connection, tunnel, local, force_encap, report.spi_parity)
+            .and_then(|peer| {
+                Ok(self.ike.handle_command(Instant::now(), Command::AddPeer(id, Box::new(peer)))?)
+            });
+        if let Err(error) = peer {
+            let _ = self.plane.remove_tunnel(id).await;
+            return Err(error);
+        }
+        let index = match self.address_interface(tunnel).await {
+            Ok(index) => index,
+            Err(error) => {
+                let _ = self.ike.handle_command(Instant::now(), Command::RemovePeer(id));
+                let _ = self.plane.remove_tunnel(id).await;
+                return Err(error);
+            }
+        };
+        tracing::info!(
+            connection = connection.name,
+            tunnel = tunnel.name,
+            "interface {} ready, engine {}",
+            tunnel.interface,
+            report.engine
+        );
+        let entry = Tunnel {
+            connection: connection.name.clone(),
+            name: tunnel.name.clone(),
+            index,
+            report,
+            local,
+            ike: None,
+            began: None,
+            negotiation: None,
+        };
+        self.tunnels.insert(id, entry);
+        Ok(())
+    }
+
+    /// Gives a tunnel's interface its inside addresses; returns its index.
+    pub(crate) async fn address_interface(&self, tunnel: &culvert_config::Tunnel) -> anyhow::Result<u32> {
+        let link = self.netlink.link(&tunnel.interface).await?;
+        for net in &tunnel.inside {
+            self.netlink.add_address(link.index, *net).await?;
+        }
+        self.netlink.set_up(link.index, true).await?;
+        Ok(link.index)
+    }
+
+    /// Closes a tunnel at the peer and takes everything of it away.
+    pub(crate) async fn remove_tunnel(&mut self, id: TunnelId) {
+        let _ = self.ike.handle_command(Instant::now(), Command::RemovePeer(id));
+        self.settle().await;
+        if let Err(error) = self.plane.remove_tunnel(id).await {
+            tracing::error!("cannot take a tunnel away: {error}");
+        }
+        self.children.retain(|_, child| child.tunnel != id);
+        self.tunnels.remove(&id);
+    }
+
+    /// The id of a tunnel by its names.
+    pub(crate) fn find(&self, connection: &str, tunnel: &str) -> Option<TunnelId> {
+        self.tunnels.iter().find(|(_, t)| t.connection == connection && t.name == tunnel).map(|(id, _)| *id)
+    }
+}
