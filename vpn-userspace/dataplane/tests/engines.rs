@@ -20,14 +20,15 @@ use culvert_dataplane::{
     Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineChoice, SaStats, TunnelReport,
     TunnelSpec,
 };
+use culvert_ike::ChildSa;
+use culvert_ike::testing::{At, config, pair_with};
 use culvert_sys::probe::KernelEsp;
 use culvert_types::{Spi, TrafficSelector, TunnelId};
 use ipnet::IpNet;
 use nix::sched::{CloneFlags, setns};
-use nix::unistd::Pid;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-const TUNNEL: TunnelId = TunnelId(7);
+const TUNNEL: TunnelId = culvert_ike::testing::TUNNEL;
 
 fn kernel_has_esp() -> bool {
     match KernelEsp::probe().available() {
@@ -142,6 +143,11 @@ impl<'n> Gateway<'n> {
         self.call(move |plane| Box::pin(async move { install(plane, &setup, use_outbound).await })).unwrap();
     }
 
+    fn install_child(&self, sa: &ChildSa) -> Result<(), DataplaneError> {
+        let sa = sa.clone();
+        self.call(move |plane| Box::pin(async move { plane.install(&sa, true).await }))
+    }
+
     fn activate(&self, inbound: Spi) {
         self.call(move |plane| Box::pin(async move { plane.activate_outbound(inbound).await })).unwrap();
     }
@@ -254,17 +260,16 @@ fn negotiate(engines: [Engine; 2], suite: Suite, ipv6: bool, encap: bool, n: u32
 struct Flood(Child);
 
 impl Flood {
-    /// 200 pings a second until told to stop, or for half a minute.
+    /// 150 pings, a hundred a second.
     fn start(from: &Namespace, to: &str) -> Self {
-        let arguments = format!("--net=/run/netns/{} ping -i 0.005 -w 30 {to}", from.name());
+        let arguments = format!("--net=/run/netns/{} ping -i 0.01 -c 150 -W 5 {to}", from.name());
         let child =
             Command::new("nsenter").args(arguments.split(' ')).stdout(Stdio::piped()).spawn().unwrap();
         Self(child)
     }
 
-    /// Sent and received.
-    fn stop(self) -> (u32, u32) {
-        nix::sys::signal::kill(Pid::from_raw(self.0.id() as i32), nix::sys::signal::Signal::SIGINT).unwrap();
+    /// When all are answered, or given up: sent and received.
+    fn finish(self) -> (u32, u32) {
         let output = self.0.wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let summary =
@@ -307,9 +312,9 @@ fn carries_and_rekeys(engines: [Engine; 2], name: &str) {
         std::thread::sleep(Duration::from_millis(50));
         gateways[0].remove(old[0].inbound, Duration::from_millis(500));
         gateways[1].remove(old[1].inbound, Duration::from_millis(500));
-        std::thread::sleep(Duration::from_millis(1200));
-        let (sent, received) = flood.stop();
-        assert!(sent > 20 && sent == received, "{what}: {received} of {sent} came back over a rekey");
+        let (sent, received) = flood.finish();
+        std::thread::sleep(Duration::from_millis(600));
+        assert!(sent == 150 && sent == received, "{what}: {received} of {sent} came back over a rekey");
 
         for (gateway, (old, new)) in gateways.iter().zip(old.iter().zip(&new)) {
             assert_eq!(gateway.stats(old.inbound), None, "{what}");
@@ -343,6 +348,43 @@ fn xfrm_with_user_carries_and_loses_nothing_in_a_rekey() {
 #[test]
 fn user_with_user_carries_and_loses_nothing_in_a_rekey() {
     carries_and_rekeys([Engine::User, Engine::User], "uu");
+}
+
+/// The way of the daemon: two IKE endpoints negotiate, the parity of SPIs is that of the engines, and
+/// what comes out is installed. Encapsulated, so that the parity decides whose the packets are.
+fn carries_what_was_negotiated(engines: [Engine; 2], name: &str) {
+    let sides = pair(name);
+    let gateways = [Gateway::new(&sides[0], 1), Gateway::new(&sides[1], 2)];
+    let mut configs = [At::A, At::B].map(config);
+    for ((gateway, engine), config) in gateways.iter().zip(engines).zip(&mut configs) {
+        let choice = if engine == Engine::Xfrm { EngineChoice::Xfrm } else { EngineChoice::User };
+        config.spi_parity = gateway.create(choice).unwrap().spi_parity;
+        config.force_encap = true;
+    }
+    let [a, b] = configs;
+    let (mine, yours) = pair_with(a, b);
+    assert!(mine.encap().is_some() && yours.encap().is_some());
+    gateways[1].install_child(&yours).unwrap();
+    gateways[0].install_child(&mine).unwrap();
+    assert!(gateways[0].pings("10.2.0.1") && gateways[1].pings("10.1.0.1"), "{engines:?}");
+    let again = gateways[0].install_child(&mine).unwrap_err();
+    assert!(matches!(again, DataplaneError::SpiTaken(spi) if spi == mine.inbound()), "{again}");
+    assert!(gateways[0].pings("10.2.0.1"), "what was there stays");
+    // Outside of what was negotiated.
+    assert!(!gateways[0].pings("fd00:2::1"));
+}
+
+#[test]
+fn user_carries_what_ike_negotiated() {
+    carries_what_was_negotiated([Engine::User, Engine::User], "nuu");
+}
+
+#[test]
+fn xfrm_carries_what_ike_negotiated() {
+    if kernel_has_esp() {
+        carries_what_was_negotiated([Engine::Xfrm, Engine::Xfrm], "nxx");
+        carries_what_was_negotiated([Engine::Xfrm, Engine::User], "nxu");
+    }
 }
 
 #[test]
