@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::Context;
 use culvert_config::Config;
 use culvert_crypto::SystemRandom;
 use culvert_dataplane::{Dataplane, DataplaneConfig, DataplaneEvent, TunnelReport};
@@ -25,6 +24,8 @@ use crate::wan::{Datagram, IkeSockets};
 
 /// How often counters are read for the guard's replay floors, and SAs that have drained are forgotten.
 const TICK: Duration = Duration::from_secs(1);
+/// How often a tunnel that could not be set up is tried again.
+const RETRY: Duration = Duration::from_secs(10);
 /// Datagrams taken in before the machines are drained.
 const BATCH: usize = 64;
 
@@ -85,9 +86,12 @@ pub(crate) struct Daemon {
     pub(crate) sockets: IkeSockets,
     pub(crate) tunnels: BTreeMap<TunnelId, Tunnel>,
     pub(crate) children: BTreeMap<Spi, Child>,
+    /// Tunnels, by connection and name, that could not be set up, and why.
+    pub(crate) missing: BTreeMap<(String, String), String>,
     pub(crate) latest_negotiation: Option<Duration>,
     pub(crate) wan_addresses: Vec<IpAddr>,
     pub(crate) next_id: u32,
+    next_retry: Instant,
     control: ControlSocket,
     asks: mpsc::Receiver<Ask>,
     datagrams: mpsc::Receiver<Datagram>,
@@ -115,7 +119,7 @@ impl Daemon {
         let (wan, wan_addresses) = wan_interfaces(&config, &netlink).await?;
         let (mut sockets, datagrams) = IkeSockets::new(config.gateway.ike_port);
         // Every WAN address, so that a reload can use one that no tunnel has today.
-        let used = used_addresses(&config, &netlink, &wan_addresses).await?;
+        let used = used_addresses(&config, &netlink, &wan_addresses).await;
         for address in &used {
             sockets.open(*address).await?;
         }
@@ -142,19 +146,25 @@ impl Daemon {
             sockets,
             tunnels: BTreeMap::new(),
             children: BTreeMap::new(),
+            missing: BTreeMap::new(),
             latest_negotiation: None,
             wan_addresses,
             next_id: 1,
+            next_retry: started,
             control,
             asks,
             datagrams,
             events,
         };
         for connection in &config.connections {
-            if let Err(error) = daemon.add_connection(connection).await {
-                daemon.shutdown().await;
-                return Err(error);
-            }
+            daemon.add_connection(connection).await;
+        }
+        // Nothing to serve, and somebody is watching the start: say it here. Otherwise it is tried again.
+        if daemon.tunnels.is_empty()
+            && let Some(((connection, tunnel), text)) = daemon.missing.pop_first()
+        {
+            daemon.shutdown().await;
+            anyhow::bail!("{connection}/{tunnel} cannot be set up: {text}");
         }
         daemon.settle().await;
         daemon.sweep_routes().await;
@@ -278,6 +288,10 @@ impl Daemon {
             self.guard.publish(&self.plane.stats().await);
         }
         self.guard.expire(Instant::now());
+        if !self.missing.is_empty() && self.next_retry <= Instant::now() {
+            self.next_retry = Instant::now() + RETRY;
+            self.retry_missing().await;
+        }
     }
 
     fn announce(&self, id: TunnelId, state: culvert_gateway::State) {
@@ -356,17 +370,15 @@ fn is_link_local(address: IpAddr) -> bool {
 }
 
 /// The local addresses of all tunnels.
-async fn used_addresses(config: &Config, netlink: &Netlink, wan: &[IpAddr]) -> anyhow::Result<Vec<IpAddr>> {
+async fn used_addresses(config: &Config, netlink: &Netlink, wan: &[IpAddr]) -> Vec<IpAddr> {
     let mut used = wan.to_vec();
-    for connection in &config.connections {
-        for tunnel in &connection.tunnels {
-            let address = plan::local_address(tunnel, netlink, wan)
-                .await
-                .with_context(|| format!("tunnel {}/{}", connection.name, tunnel.name))?;
-            if !used.contains(&address) {
-                used.push(address);
-            }
+    for tunnel in config.connections.iter().flat_map(|c| &c.tunnels) {
+        // A tunnel without an address is reported when it is set up.
+        if let Ok(address) = plan::local_address(tunnel, netlink, wan).await
+            && !used.contains(&address)
+        {
+            used.push(address);
         }
     }
-    Ok(used)
+    used
 }

@@ -36,18 +36,19 @@ impl Daemon {
         for change in &changes {
             self.take_away(change).await;
         }
-        let mut failures = Vec::new();
+        self.missing.clear();
         for connection in self.config.connections.clone() {
-            if let Err(error) = self.add_connection(&connection).await {
-                failures.push(format!("{error:#}"));
-            }
+            self.add_connection(&connection).await;
         }
         self.settle().await;
         self.drop_unused_sockets();
-        if !failures.is_empty() {
-            let text = failures.join("; ");
-            tracing::error!("reload: {text}");
-            return Response::error(ErrorCode::Configuration, text, "mend the file and reload again");
+        if !self.missing.is_empty() {
+            let failure = |((connection, tunnel), text): (&(String, String), &String)| {
+                format!("{connection}/{tunnel} cannot be set up: {text}")
+            };
+            let text: Vec<String> = self.missing.iter().map(failure).collect();
+            let mend = "everything else is applied; mend the file and reload again";
+            return Response::error(ErrorCode::Configuration, text.join("\n"), mend);
         }
         tracing::info!("configuration reloaded, changes: {}", changes.len());
         Response::Reload(Reloaded { changes: changes.iter().map(report).collect() })

@@ -133,7 +133,7 @@ impl Daemon {
             since: Self::unix_seconds(state.map_or(self.started, |s| s.since)),
             cause: match state {
                 Some(state) => state.cause.clone(),
-                None => Some("it could not be set up; the log says why".to_owned()),
+                None => self.missing.get(&(connection.name.clone(), tunnel.name.clone())).cloned(),
             },
             failures: state.map_or(0, |s| s.failures_total),
             local_address: entry.map(|e| e.local.to_string()),

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use anyhow::Context;
 use culvert_dataplane::TunnelSpec;
 use culvert_gateway::Input;
 use culvert_ike::Command;
@@ -12,21 +11,47 @@ use crate::daemon::{Daemon, Tunnel};
 use crate::plan;
 
 impl Daemon {
-    /// Makes a connection's tunnels and lets the gateway and the IKE core know.
-    pub(crate) async fn add_connection(
-        &mut self,
-        connection: &culvert_config::Connection,
-    ) -> anyhow::Result<()> {
+    /// Makes the tunnels that a connection lacks and lets the gateway and the IKE core know. Tunnels that cannot
+    /// be made now are in [`Daemon::missing`], and do not hold up the others.
+    pub(crate) async fn add_connection(&mut self, connection: &culvert_config::Connection) {
+        // Also with no tunnel: from here on nothing of the protected networks leaves in clear.
+        self.plan(connection);
         for tunnel in &connection.tunnels {
-            if self.find(&connection.name, &tunnel.name).is_none() {
-                self.add_tunnel(connection, tunnel)
-                    .await
-                    .with_context(|| format!("tunnel {}/{}", connection.name, tunnel.name))?;
+            if self.find(&connection.name, &tunnel.name).is_some() {
+                continue;
+            }
+            let key = (connection.name.clone(), tunnel.name.clone());
+            match self.add_tunnel(connection, tunnel).await {
+                Ok(()) => {
+                    self.missing.remove(&key);
+                }
+                Err(error) => {
+                    let text = format!("{error:#}");
+                    // Said once, not at every attempt.
+                    if self.missing.get(&key) != Some(&text) {
+                        tracing::error!(connection = key.0, tunnel = key.1, "cannot be set up: {text}");
+                    }
+                    self.missing.insert(key, text);
+                }
             }
         }
+        self.plan(connection);
+    }
+
+    fn plan(&mut self, connection: &culvert_config::Connection) {
         let plan = plan::connection(connection, |name| self.find(&connection.name, name));
         self.gateway.handle(Instant::now(), Input::Set(plan));
-        Ok(())
+    }
+
+    /// Tries again what could not be set up.
+    pub(crate) async fn retry_missing(&mut self) {
+        let mut names: Vec<String> = self.missing.keys().map(|(connection, _)| connection.clone()).collect();
+        names.dedup();
+        for name in names {
+            if let Some(connection) = self.config.connection(&name).cloned() {
+                self.add_connection(&connection).await;
+            }
+        }
     }
 
     async fn add_tunnel(
