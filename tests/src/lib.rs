@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use culvert_lab::culvert::TunnelStatus;
-use culvert_lab::measure::{Iperf, IperfServer, Ping, PingJob, ping};
+use culvert_lab::measure::{Echo, Iperf, IperfServer, Ping, ping};
 use culvert_lab::strongswan::{SwanChildSa, SwanIke};
 use culvert_lab::topology::{
     HOST_A, HOST_A6, HOST_B, HOST_B6, LAN_A, LAN_A6, LAN_B, LAN_B6, WAN_A, WAN_A6, WAN_B, WAN_B6,
@@ -235,19 +235,19 @@ impl Pair {
         Ok(())
     }
 
-    /// Pings 100 times a second while `rekey` does its work, and tells what ping saw. The tunnel works after.
+    /// Sends 100 datagrams a second there and back while `rekey` does its work, and tells what was lost. The tunnel works after.
     ///
     /// # Errors
     /// When rekeying fails, or the sides do not agree afterwards.
     pub fn rekey_under_traffic(&self, rekey: impl FnOnce(&Self) -> Result<()>) -> Result<Ping> {
         let before = self.culvert.site()?;
-        let job = PingJob::start(&self.site.host_a, HOST_B, None, Duration::from_millis(10))?;
+        let job = Echo::start(&self.site.host_a, &self.site.host_b, HOST_B, Duration::from_millis(10))?;
         std::thread::sleep(Duration::from_millis(500));
         rekey(self)?;
         // Long enough for the old SA to be deleted and drained under traffic, too.
         std::thread::sleep(Duration::from_millis(3500));
         let seen = job.stop()?;
-        ensure!(seen.sent > 100, "ping hardly ran: {seen:?}");
+        ensure!(seen.sent > 100, "it hardly ran: {seen:?}");
         let after = self.culvert.site()?;
         let same = before.spi_in() == after.spi_in() && before.ike_spis() == after.ike_spis();
         ensure!(!same, "nothing was rekeyed: {:#}", after.0);

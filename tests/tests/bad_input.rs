@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use culvert_lab::culvert::{Setup, binary};
-use culvert_lab::measure::PingJob;
+use culvert_lab::measure::Echo;
 use culvert_lab::topology::{HOST_B, LAN_A, LAN_B, WAN_A, WAN_B};
 use culvert_lab::{Connection, Culvert, GatewayConfig, Namespace, Site};
 use culvert_tests::{Case, Initiator, Twins, no_loss};
@@ -48,7 +48,7 @@ impl Neighbours {
     /// Starts `bad` and lets `observe` see what comes of it. Meanwhile the good tunnel loses nothing and stays as it is.
     fn attempt(&self, observe: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         let before = self.a.site()?;
-        let job = PingJob::start(&self.site.host_a, HOST_B, None, Duration::from_millis(20))?;
+        let job = Echo::start(&self.site.host_a, &self.site.host_b, HOST_B, Duration::from_millis(20))?;
         // Its answer is what the log says as well; a failure is expected here.
         let told = self.a.cli(&["up", "bad"]);
         observe(self)?;
@@ -66,13 +66,16 @@ impl Neighbours {
     }
 }
 
+/// Retransmissions end after 165 s: 4 s, growing by 1.8, six times.
+const SILENCE: Duration = Duration::from_secs(200);
+
 /// A line of that log names the tunnel and contains the words, once; it says what to do.
-fn says(log: &Culvert, words: &[&str], mend: &[&str]) -> Result<()> {
+fn says(log: &Culvert, words: &[&str]) -> Result<()> {
     let mut parts = vec!["bad"];
     parts.extend(words);
-    let line = log.wait_log(&parts, Duration::from_secs(8))?;
-    let lower = line.to_lowercase();
-    ensure!(mend.iter().any(|word| lower.contains(word)), "no mend ({mend:?}) in: {line}");
+    let patience = if words.contains(&"no answer") { SILENCE } else { Duration::from_secs(20) };
+    let line = log.wait_log(&parts, patience)?;
+    ensure!(line.contains("to mend: "), "no mend in: {line}");
     let first = words.first().copied().unwrap_or_default().to_lowercase();
     let times = log.log_lines().iter().filter(|line| line.to_lowercase().contains(&first)).count();
     ensure!(times <= 2, "said {times} times:\n{}", log.log());
@@ -89,8 +92,8 @@ fn cause(culvert: &Culvert, word: &str) -> Result<()> {
 #[test]
 fn wrong_psk() -> Result<()> {
     Neighbours::new(|a, _| a.tunnels[0].psk = "another secret altogether".into())?.attempt(|both| {
-        says(&both.a, &["IKE_AUTH", "pre-shared key"], &["psk"])?;
-        says(&both.b, &["IKE_AUTH", "pre-shared key"], &["psk"])?;
+        says(&both.a, &["IKE_AUTH", "pre-shared key"])?;
+        says(&both.b, &["IKE_AUTH", "pre-shared key"])?;
         cause(&both.a, "pre-shared key")
     })
 }
@@ -98,9 +101,9 @@ fn wrong_psk() -> Result<()> {
 #[test]
 fn wrong_id() -> Result<()> {
     Neighbours::new(|a, _| a.tunnels[0].local_id = Some("somebody.else.test".into()))?.attempt(|both| {
-        says(&both.a, &["IKE_AUTH", "identity"], &["id"])?;
+        says(&both.a, &["IKE_AUTH", "identity"])?;
         let line = both.b.wait_log(&["somebody.else.test"], Duration::from_secs(5))?;
-        ensure!(line.contains("remote_id") || line.contains("local_id"), "no mend in: {line}");
+        ensure!(line.contains("to mend: "), "no mend in: {line}");
         Ok(())
     })
 }
@@ -117,8 +120,8 @@ fn the_peer_is_somebody_else() -> Result<()> {
 fn no_common_ike_proposal() -> Result<()> {
     Neighbours::new(|a, _| a.ike = vec!["aes256-sha512-modp2048".into()])?.attempt(|both| {
         // What either side offers is in the line of the side that sees both.
-        says(&both.b, &["no common proposal", "aes128gcm16", "aes256-sha512-modp2048"], &["add", "propos"])?;
-        says(&both.a, &["IKE_SA_INIT", "NO_PROPOSAL_CHOSEN"], &["propos"])?;
+        says(&both.b, &["no common proposal", "aes128gcm16", "aes256-sha512"])?;
+        says(&both.a, &["IKE_SA_INIT", "NO_PROPOSAL_CHOSEN"])?;
         cause(&both.a, "propos")
     })
 }
@@ -126,16 +129,16 @@ fn no_common_ike_proposal() -> Result<()> {
 #[test]
 fn no_common_esp_proposal() -> Result<()> {
     Neighbours::new(|a, _| a.esp = vec!["aes256-sha512".into()])?.attempt(|both| {
-        says(&both.b, &["no common proposal", "aes128gcm16", "aes256-sha512"], &["add", "propos"])?;
-        says(&both.a, &["NO_PROPOSAL_CHOSEN"], &["propos"])
+        says(&both.b, &["no common proposal", "aes128gcm16", "aes256-sha512"])?;
+        says(&both.a, &["NO_PROPOSAL_CHOSEN"])
     })
 }
 
 #[test]
 fn no_common_selector() -> Result<()> {
     Neighbours::new(|a, _| a.remote = vec!["10.77.0.0/24".into()])?.attempt(|both| {
-        says(&both.b, &["traffic selectors", "10.77.0.0/24", "10.9.0.0/24"], &["local", "remote"])?;
-        says(&both.a, &["TS_UNACCEPTABLE"], &["local", "remote"])?;
+        says(&both.b, &["traffic selectors", "10.77.0.0/24", "10.9.0.0/24"])?;
+        says(&both.a, &["TS_UNACCEPTABLE"])?;
         cause(&both.a, "selector")
     })
 }
@@ -145,7 +148,7 @@ fn the_peer_is_silent() -> Result<()> {
     let both = Neighbours::new(|_, _| {})?;
     let drop_all = format!("add rule inet filter input ip daddr {OTHER_B} drop");
     filter(&both.site.gateway_b, &drop_all)?;
-    both.attempt(|both| says(&both.a, &["no answer", OTHER_B], &["firewall", "udp 500", "reach"]))
+    both.attempt(|both| says(&both.a, &["no answer", OTHER_B]))
 }
 
 /// Only IKE_AUTH is lost: its number, 35, is the 19th byte of IKE, behind the 8 bytes of UDP.
@@ -158,7 +161,7 @@ fn the_peer_is_gone_after_ike_sa_init() -> Result<()> {
     let drop_marked =
         format!("add rule inet filter input ip daddr {OTHER_B} udp dport 4500 @th,240,8 35 drop");
     filter(&both.site.gateway_b, &drop_marked)?;
-    both.attempt(|both| says(&both.a, &["no answer", "IKE_AUTH"], &["4500", "firewall", "peer"]))
+    both.attempt(|both| says(&both.a, &["no answer", "IKE_AUTH"]))
 }
 
 fn filter(namespace: &Namespace, rule: &str) -> Result<()> {
@@ -178,7 +181,7 @@ fn malformed_datagrams() -> Result<()> {
     let before = a.site()?;
     let spi = u32::from_str_radix(&before.spi_in().context("no SPI")?, 16)?.to_be_bytes();
     let (ike_i, ike_r) = before.ike_spis().context("no IKE SPIs")?;
-    let job = PingJob::start(&site.host_a, HOST_B, None, Duration::from_millis(20))?;
+    let job = Echo::start(&site.host_a, &site.host_b, HOST_B, Duration::from_millis(20))?;
     let send = || -> std::io::Result<usize> {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         let mut count = 0;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use culvert_lab::measure::{PingJob, ping};
+use culvert_lab::measure::{Echo, ping};
 use culvert_lab::topology::{HOST_A, HOST_B, HOST_B6, LAN_A, LAN_A6, LAN_B, LAN_B6};
 use culvert_lab::{Capture, Culvert, GatewayConfig, Namespace, Site, capture, wait_for};
 use culvert_tests::{Case, Initiator, Twins, no_loss, traffic};
@@ -188,7 +188,7 @@ fn reload_adds_and_removes_without_disturbing() -> Result<()> {
     let b = Culvert::start(&site.gateway_b, &one(false))?;
     let a = Culvert::start(&site.gateway_a, &one(true))?;
     let before = a.wait_site()?;
-    let job = PingJob::start(&site.host_a, HOST_B, None, Duration::from_millis(10))?;
+    let job = Echo::start(&site.host_a, &site.host_b, HOST_B, Duration::from_millis(10))?;
 
     for (culvert, at_a) in [(&b, false), (&a, true)] {
         culvert.setup().write(&two(at_a))?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use culvert_lab::measure::{Iperf, IperfServer, PingJob};
+use culvert_lab::measure::{Echo, Iperf, IperfServer};
 use culvert_lab::topology::HOST_B;
 use culvert_tests::{Case, Initiator, Twins, traffic};
 
@@ -40,7 +40,11 @@ suites! {
 
 #[test]
 fn behind_nat() -> Result<()> {
-    let case = case("aes128gcm16-prfsha256-ecp256", "aes128gcm16").behind_nat();
+    // With `auto` both would pretend a NAT, to have ESP in UDP.
+    let case = Case {
+        culvert_encap: "esp".into(),
+        ..case("aes128gcm16-prfsha256-ecp256", "aes128gcm16").behind_nat()
+    };
     let twins = connects(&case)?;
     ensure!(twins.a.site()?.0["ike"]["nat"] == "local");
     ensure!(twins.b.site()?.0["ike"]["nat"] == "remote");
@@ -50,7 +54,7 @@ fn behind_nat() -> Result<()> {
 /// Nobody is behind a NAT and nobody pretends: ESP is IP protocol 50 (WAN port `raw`).
 #[test]
 fn plain_esp() -> Result<()> {
-    let case = Case { culvert_encap: "auto".into(), ..case("aes128gcm16-prfsha256-ecp256", "aes128gcm16") };
+    let case = Case { culvert_encap: "esp".into(), ..case("aes128gcm16-prfsha256-ecp256", "aes128gcm16") };
     let twins = Twins::bring_up(&case)?;
     let watch = culvert_lab::Capture::start(&twins.site.wan)?;
     traffic(&twins.site, &case.hosts())?;
@@ -76,7 +80,10 @@ fn ipv6_inside_and_outside() -> Result<()> {
 
 #[test]
 fn ipv6_outside_plain_esp() -> Result<()> {
-    connects(&Case { ipv6_outside: true, ..case("aes256-sha256-ecp256", "aes256-sha256") }).map(drop)
+    let case = case("aes256-sha256-ecp256", "aes256-sha256");
+    let twins = connects(&Case { ipv6_outside: true, culvert_encap: "esp".into(), ..case })?;
+    ensure!(twins.a.site()?.child()["encap"] == "none", "{:#}", twins.a.site()?.0);
+    Ok(())
 }
 
 /// The gateways' own WAN links take 1400 bytes only.
@@ -102,14 +109,14 @@ fn small_mtu_on_the_path() -> Result<()> {
 
 macro_rules! rekeyed {
     ($($name:ident: $esp:literal, $rekey:expr;)+) => { $(
-        /// Pings 100 times a second and UDP at 20 Mbit/s both go on without a loss.
+        /// 100 datagrams a second there and back, and UDP at 5 Mbit/s (which two busy cores carry): none is lost.
         #[test]
         fn $name() -> Result<()> {
             let case = Case { culvert_encap: "udp".into(), ..case("aes128gcm16-prfsha256-ecp256", $esp) };
             let twins = Twins::bring_up(&case)?;
             let server = IperfServer::start(&twins.site.host_b)?;
-            let pings = PingJob::start(&twins.site.host_a, HOST_B, None, Duration::from_millis(10))?;
-            let what = Iperf { seconds: 8, udp: Some("20M".into()), ..Iperf::default() };
+            let pings = Echo::start(&twins.site.host_a, &twins.site.host_b, HOST_B, Duration::from_millis(10))?;
+            let what = Iperf { seconds: 8, udp: Some("5M".into()), ..Iperf::default() };
             let stream = server.begin(&twins.site.host_a, HOST_B, &what)?;
             std::thread::sleep(Duration::from_millis(500));
             let rekey: fn(&Twins) -> Result<()> = $rekey;
@@ -117,7 +124,7 @@ macro_rules! rekeyed {
             let stream = stream.finish()?;
             let pings = pings.stop()?;
             ensure!(pings.lost() == 0 && pings.sent > 300, "{pings:?}");
-            ensure!(stream.lost == 0 && stream.datagrams > 5000, "{stream:?}");
+            ensure!(stream.lost == 0 && stream.datagrams > 2000, "{stream:?}");
             twins.agree()?;
             let (a, b) = (twins.a.site()?, twins.b.site()?);
             ensure!(a.drops() == 0 && b.drops() == 0, "a: {:#}\nb: {:#}", a.0, b.0);

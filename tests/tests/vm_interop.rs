@@ -31,7 +31,7 @@ fn up(engine: &str, udp: bool, initiator: Initiator, ike: &str, esp: &str) -> Re
     load_modules();
     let case = Case {
         engine: engine.into(),
-        culvert_encap: if udp { "udp" } else { "auto" }.into(),
+        culvert_encap: if udp { "udp" } else { "esp" }.into(),
         swan_encap: udp,
         swan_engine: SwanEngine::Kernel,
         ..Case::new(ike, esp, initiator)

@@ -1,9 +1,12 @@
 //! Measuring: ping, iperf3 and the machine's CPU time.
 
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::netns::Namespace;
@@ -45,8 +48,20 @@ impl Ping {
 /// # Errors
 /// When ping cannot run. Loss is no error.
 pub fn ping(from: &Namespace, to: &str, count: u32, interval: Duration) -> Result<Ping> {
-    PingJob::start(from, to, Some(count), interval)?
-        .finish_by_itself(interval * count + Duration::from_secs(15))
+    let mut command = from.command("ping");
+    command.args([
+        "-n",
+        "-q",
+        "-W",
+        "1",
+        "-i",
+        &format!("{:.3}", interval.as_secs_f64()),
+        "-c",
+        &count.to_string(),
+    ]);
+    let mut process = Process::spawn(format!("ping {to}"), command.arg(to).env("LC_ALL", "C"))?;
+    process.wait(interval * count + Duration::from_secs(30))?;
+    Ping::parse(&process.log()).with_context(|| format!("cannot read ping's answer:\n{}", process.log()))
 }
 
 /// Like [`ping`] with five requests; whether all were answered.
@@ -57,40 +72,94 @@ pub fn reaches(from: &Namespace, to: &str) -> Result<bool> {
     Ok(ping(from, to, 5, Duration::from_millis(50))?.lost() == 0)
 }
 
-/// A ping that runs beside the test.
+/// Datagrams that a host sends at a steady pace and the other returns, beside the test. Unlike ping it knows at its end
+/// which are still on their way, and waits for them: what it counts as lost is lost, on a busy machine, too.
 #[derive(Debug)]
-pub struct PingJob(Process);
+pub struct Echo {
+    stop: Arc<AtomicBool>,
+    sender: JoinHandle<Ping>,
+    answering: JoinHandle<()>,
+    ended: Arc<AtomicBool>,
+}
 
-impl PingJob {
-    /// Starts it; without `count` it runs until [`PingJob::stop`].
+impl Echo {
+    /// Starts to send from `from` to the address `to`, which the namespace `at` has.
     ///
     /// # Errors
-    /// When ping cannot be started.
-    pub fn start(from: &Namespace, to: &str, count: Option<u32>, interval: Duration) -> Result<Self> {
-        let mut command = from.command("ping");
-        command.args(["-n", "-q", "-W", "1", "-i", &format!("{:.3}", interval.as_secs_f64())]);
-        if let Some(count) = count {
-            command.args(["-c", &count.to_string()]);
+    /// When the sockets cannot be opened.
+    pub fn start(from: &Namespace, at: &Namespace, to: &str, interval: Duration) -> Result<Self> {
+        let to: IpAddr = to.parse().context("no address")?;
+        let open = |namespace: &Namespace, address: SocketAddr| -> Result<UdpSocket> {
+            let socket =
+                namespace.within(|| UdpSocket::bind(address))?.context("cannot open a UDP socket")?;
+            socket.set_read_timeout(Some(Duration::from_millis(2)))?;
+            Ok(socket)
+        };
+        let any =
+            if to.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+        let server = open(at, SocketAddr::new(to, 0))?;
+        let port = server.local_addr()?.port();
+        let client = open(from, SocketAddr::new(any, 0))?;
+        let (stop, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let asked = Arc::clone(&ended);
+        let answering = std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while !asked.load(Ordering::Relaxed) {
+                if let Ok((length, peer)) = server.recv_from(&mut buffer) {
+                    let _ = server.send_to(&buffer[..length], peer);
+                }
+            }
+        });
+        let asked = Arc::clone(&stop);
+        let sender =
+            std::thread::spawn(move || exchange(&client, SocketAddr::new(to, port), interval, &asked));
+        Ok(Self { stop, sender, answering, ended })
+    }
+
+    /// Stops sending, waits up to two seconds for the last answers, and tells what was seen.
+    ///
+    /// # Errors
+    /// When a thread has panicked.
+    pub fn stop(self) -> Result<Ping> {
+        self.stop.store(true, Ordering::Relaxed);
+        let seen = self.sender.join();
+        self.ended.store(true, Ordering::Relaxed);
+        let _ = self.answering.join();
+        seen.ok().context("the sender has panicked")
+    }
+}
+
+fn exchange(socket: &UdpSocket, to: SocketAddr, interval: Duration, stop: &AtomicBool) -> Ping {
+    let mut sent_at: Vec<Option<Instant>> = Vec::new();
+    let (mut received, mut sum) = (0_u32, Duration::ZERO);
+    let mut next = Instant::now();
+    let mut buffer = [0; 64];
+    let mut end = None;
+    loop {
+        let sending = !stop.load(Ordering::Relaxed);
+        let deadline = *end.get_or_insert_with(|| Instant::now() + Duration::from_secs(2));
+        if sending {
+            end = None;
+        } else if received as usize == sent_at.len() || Instant::now() >= deadline {
+            break;
         }
-        command.arg(to).env("LC_ALL", "C");
-        Process::spawn(format!("ping {to}"), &mut command).map(Self)
+        if sending && Instant::now() >= next {
+            // What the kernel refuses to send (no route, no buffer) is lost as well.
+            let _ = socket.send_to(&(sent_at.len() as u64).to_be_bytes(), to);
+            sent_at.push(Some(Instant::now()));
+            next = Instant::now() + interval;
+        }
+        while let Ok((8, _)) = socket.recv_from(&mut buffer) {
+            let number = u64::from_be_bytes(buffer[..8].try_into().unwrap_or_default()) as usize;
+            // Only the first answer counts.
+            if let Some(at) = sent_at.get_mut(number).and_then(Option::take) {
+                received += 1;
+                sum += at.elapsed();
+            }
+        }
     }
-
-    /// Ends it and returns what it saw.
-    ///
-    /// # Errors
-    /// When it said nothing that can be read.
-    pub fn stop(mut self) -> Result<Ping> {
-        // The answer to the last request may be on its way.
-        std::thread::sleep(Duration::from_millis(100));
-        self.0.signal(Signal::SIGINT);
-        self.finish_by_itself(Duration::from_secs(5))
-    }
-
-    fn finish_by_itself(mut self, timeout: Duration) -> Result<Ping> {
-        self.0.wait(timeout)?;
-        Ping::parse(&self.0.log()).with_context(|| format!("cannot read ping's answer:\n{}", self.0.log()))
-    }
+    let mean_us = if received == 0 { 0.0 } else { sum.as_secs_f64() * 1e6 / f64::from(received) };
+    Ping { sent: sent_at.len() as u32, received, mean_us }
 }
 
 /// What to send by iperf3.
