@@ -95,8 +95,12 @@ impl Process {
         let start = Instant::now();
         loop {
             if let Some(status) = self.try_wait()? {
-                // The readers may be a moment behind.
-                std::thread::sleep(Duration::from_millis(20));
+                // The readers may be behind; each holds the log until it has read everything. A grandchild that keeps
+                // the pipe open is not waited for long.
+                let ended = Instant::now();
+                while Arc::strong_count(&self.log) > 1 && ended.elapsed() < Duration::from_secs(3) {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
                 return Ok(status);
             }
             if start.elapsed() > timeout {
