@@ -26,6 +26,8 @@ reasons! {
     // Outbound.
     /// The tunnel is down.
     NoOutboundSa = "no-outbound-sa",
+    /// To a multicast group of the link alone, which the tunnel's interface is the end of.
+    LinkLocal = "link-local",
     /// The inner packet's headers make no sense.
     Malformed = "inner-malformed",
     /// The virtio-net header lies.

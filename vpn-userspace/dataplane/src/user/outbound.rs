@@ -1,7 +1,7 @@
 //! The outbound worker: reads super-packets from its tunnels' devices, splits, seals and sends them.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -230,6 +230,11 @@ impl Tunnel {
     ) {
         let Tunnel { shared, active, trigger, icmp: icmp_limit, .. } = self;
         let Some(entry) = active else {
+            // The kernel's own chatter on a new interface (MLD, IGMP) asks for no tunnel.
+            if Packet::parse(bytes).is_ok_and(|p| is_link_local(&p)) {
+                shared.counters.out.drops.add(Reason::LinkLocal, 1);
+                return;
+            }
             shared.counters.out.drops.add(Reason::NoOutboundSa, 1);
             if trigger.allow(Instant::now()) {
                 let _ = events.send(DataplaneEvent::Trigger { tunnel: shared.id });
@@ -242,6 +247,10 @@ impl Tunnel {
             return;
         };
         if !entry.selectors.matches_outbound(&packet) {
+            if is_link_local(&packet) {
+                drops.add(Reason::LinkLocal, 1);
+                return;
+            }
             drops.add(Reason::Selector, 1);
             answer(shared, icmp_limit, || icmp::unreachable(bytes, packet.destination()));
             return;
@@ -332,6 +341,14 @@ impl OutboundEntry {
             self.warned = Warned::Soft;
             let _ = events.send(DataplaneEvent::SoftLimit { inbound });
         }
+    }
+}
+
+/// Whether the packet goes to a multicast group that no router forwards (RFC 5771 4, RFC 4291 2.7).
+fn is_link_local(packet: &Packet<'_>) -> bool {
+    match packet.destination() {
+        IpAddr::V4(to) => to.octets()[..3] == [224, 0, 0],
+        IpAddr::V6(to) => matches!(to.octets(), [0xff, scope, ..] if scope & 0x0f <= 2),
     }
 }
 
