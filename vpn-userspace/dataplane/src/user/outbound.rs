@@ -53,8 +53,8 @@ pub(crate) enum Warned {
 struct Tunnel {
     shared: Arc<TunnelShared>,
     token: u64,
-    active: Option<Box<OutboundEntry>>,
-    standby: Vec<Box<OutboundEntry>>,
+    active: Option<OutboundEntry>,
+    standby: Vec<OutboundEntry>,
     trigger: RateLimit,
     icmp: RateLimit,
 }
@@ -131,7 +131,7 @@ impl OutboundWorker {
             Outbound::Add(entry, use_now) => {
                 if let Some(tunnel) = self.tunnel(entry.tunnel) {
                     let spi = entry.inbound;
-                    tunnel.standby.push(entry);
+                    tunnel.standby.push(*entry);
                     if use_now {
                         tunnel.activate(spi);
                     }

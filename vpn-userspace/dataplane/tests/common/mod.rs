@@ -17,20 +17,20 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 /// The one tunnel.
-pub const TUNNEL: TunnelId = TunnelId(1);
+pub(crate) const TUNNEL: TunnelId = TunnelId(1);
 /// Its interface, on both sides.
-pub const INTERFACE: &str = "cv-test";
+pub(crate) const INTERFACE: &str = "cv-test";
 
 /// How both sides of a test are set up.
 #[derive(Clone)]
-pub struct Options {
-    pub suite: &'static str,
-    pub encap: bool,
-    pub esn: bool,
-    pub limits: Option<Limits>,
+pub(crate) struct Options {
+    pub(crate) suite: &'static str,
+    pub(crate) encap: bool,
+    pub(crate) esn: bool,
+    pub(crate) limits: Option<Limits>,
     /// What lies behind A and behind B.
-    pub nets: (Vec<&'static str>, Vec<&'static str>),
-    pub mtu: Option<u32>,
+    pub(crate) nets: (Vec<&'static str>, Vec<&'static str>),
+    pub(crate) mtu: Option<u32>,
 }
 
 impl Default for Options {
@@ -46,17 +46,17 @@ impl Default for Options {
     }
 }
 
-pub fn suite(name: &str) -> Suite {
+pub(crate) fn suite(name: &str) -> Suite {
     Suite::all().find(|s| s.to_string() == name).expect("a suite of that name")
 }
 
-pub struct Gateway<'a> {
+pub(crate) struct Gateway<'a> {
     namespace: &'a Namespace,
     runtime: Runtime,
-    pub dataplane: Dataplane,
-    pub events: UnboundedReceiver<DataplaneEvent>,
-    pub local: IpAddr,
-    pub options: Options,
+    pub(crate) dataplane: Dataplane,
+    pub(crate) events: UnboundedReceiver<DataplaneEvent>,
+    pub(crate) local: IpAddr,
+    pub(crate) options: Options,
     is_a: bool,
 }
 
@@ -64,7 +64,7 @@ type Work<'d, T> = Pin<Box<dyn Future<Output = T> + 'd>>;
 
 impl<'a> Gateway<'a> {
     /// Starts it with its tunnel, routes the peer's networks into it, installs nothing.
-    pub fn start(namespace: &'a Namespace, is_a: bool, local: &str, options: &Options) -> Self {
+    pub(crate) fn start(namespace: &'a Namespace, is_a: bool, local: &str, options: &Options) -> Self {
         let local: IpAddr = local.parse().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let config = DataplaneConfig { wan: vec![local], workers: 2, ..DataplaneConfig::default() };
@@ -81,7 +81,7 @@ impl<'a> Gateway<'a> {
         gateway
     }
 
-    pub fn spec(&self) -> TunnelSpec {
+    pub(crate) fn spec(&self) -> TunnelSpec {
         TunnelSpec {
             id: TUNNEL,
             interface: INTERFACE.to_owned(),
@@ -100,13 +100,16 @@ impl<'a> Gateway<'a> {
     }
 
     /// Calls the data plane inside the namespace.
-    pub fn run<T: Send>(&mut self, work: impl for<'d> FnOnce(&'d mut Dataplane) -> Work<'d, T> + Send) -> T {
+    pub(crate) fn run<T: Send>(
+        &mut self,
+        work: impl for<'d> FnOnce(&'d mut Dataplane) -> Work<'d, T> + Send,
+    ) -> T {
         let Self { namespace, runtime, dataplane, .. } = self;
         namespace.within(|| runtime.block_on(work(dataplane))).unwrap()
     }
 
     /// The SA pair of a generation: 1 is the first, 2 what it is rekeyed to...
-    pub fn setup(&self, generation: u32, remote: SocketAddr) -> SaSetup {
+    pub(crate) fn setup(&self, generation: u32, remote: SocketAddr) -> SaSetup {
         let suite = suite(self.options.suite);
         let keys = |seed: u32| {
             let bytes: Vec<u8> = (0..160u32).map(|i| (i * 7 + seed * 13 + generation) as u8).collect();
@@ -137,7 +140,7 @@ impl<'a> Gateway<'a> {
         }
     }
 
-    pub fn install(&mut self, generation: u32, peer: IpAddr, use_outbound: bool) -> Spi {
+    pub(crate) fn install(&mut self, generation: u32, peer: IpAddr, use_outbound: bool) -> Spi {
         let remote = SocketAddr::new(peer, if self.options.encap { 4500 } else { 0 });
         let setup = self.setup(generation, remote);
         let inbound = setup.inbound;
@@ -145,22 +148,22 @@ impl<'a> Gateway<'a> {
         inbound
     }
 
-    pub fn activate(&mut self, inbound: Spi) {
+    pub(crate) fn activate(&mut self, inbound: Spi) {
         self.run(move |d| Box::pin(d.activate_outbound(inbound))).unwrap();
     }
 
-    pub fn remove(&mut self, inbound: Spi, drain: Duration) -> Result<(), DataplaneError> {
+    pub(crate) fn remove(&mut self, inbound: Spi, drain: Duration) -> Result<(), DataplaneError> {
         self.run(move |d| Box::pin(d.remove(inbound, drain)))
     }
 
-    pub fn stats(&mut self) -> Vec<SaStats> {
+    pub(crate) fn stats(&mut self) -> Vec<SaStats> {
         let mut stats = self.run(|d| Box::pin(async { d.stats().await }));
         stats.sort_by_key(|s| s.inbound);
         stats
     }
 
     /// Packets dropped for a reason, wherever it is counted.
-    pub fn dropped(&mut self, reason: &str) -> u64 {
+    pub(crate) fn dropped(&mut self, reason: &str) -> u64 {
         let of = |drops: &[(&'static str, u64)]| -> u64 {
             drops.iter().filter(|(r, _)| *r == reason).map(|(_, n)| n).sum()
         };
@@ -170,7 +173,7 @@ impl<'a> Gateway<'a> {
     }
 
     /// The first event that is meant, within five seconds; others are passed over.
-    pub fn event<T>(&mut self, mut meant: impl FnMut(&DataplaneEvent) -> Option<T>) -> Option<T> {
+    pub(crate) fn event<T>(&mut self, mut meant: impl FnMut(&DataplaneEvent) -> Option<T>) -> Option<T> {
         let until = Instant::now() + Duration::from_secs(5);
         while Instant::now() < until {
             match self.events.try_recv() {
