@@ -14,7 +14,7 @@ pub(crate) fn packet(v6: bool, tcp: bool, fields: Fields, payload: &[u8]) -> Vec
             2,
             3,
             4,
-            ((20 + fields.options.len()) / 4 << 4) as u8,
+            (((20 + fields.options.len()) / 4) << 4) as u8,
             fields.flags,
             0x20,
             0,
@@ -138,7 +138,7 @@ pub(crate) fn split_all(vnet: &VnetHeader, bytes: &[u8]) -> Result<Vec<Vec<u8>>,
 }
 
 fn data(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i * 31 >> 3) as u8).collect()
+    (0..len).map(|i| ((i * 31) >> 3) as u8).collect()
 }
 
 #[test]
