@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::{Gateway, INTERFACE, Options, TUNNEL};
 use culvert_dataplane::testing::Limits;
 use culvert_dataplane::{Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent};
-use culvert_lab::measure::{Iperf, IperfServer, PingJob, ping, reaches};
+use culvert_lab::measure::{Echo, Iperf, IperfServer, ping, reaches};
 use culvert_lab::topology::{HOST_A, HOST_B, HOST_B6, LAN_A, WAN_A, WAN_A6, WAN_B, WAN_B6};
 use culvert_lab::{Namespace, Site, SiteOptions, wait_for};
 
@@ -106,7 +106,7 @@ fn what_no_selector_takes_is_dropped_and_answered() {
 fn a_rekey_loses_nothing() {
     let site = Site::new().unwrap();
     let (mut a, mut b) = up(&site, &Options::default(), (WAN_A, WAN_B));
-    let running = PingJob::start(&site.host_a, HOST_B, None, Duration::from_millis(2)).unwrap();
+    let running = Echo::start(&site.host_a, &site.host_b, HOST_B, Duration::from_millis(2)).unwrap();
     for generation in 2..6 {
         // The responder may not use the new SA before the initiator has it (RFC 7296 2.8).
         let new_b = b.install(generation, address(WAN_A), false);
