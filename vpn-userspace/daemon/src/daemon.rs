@@ -13,7 +13,7 @@ use culvert_gateway::{Gateway, Input, Loss};
 use culvert_ike::{Command, Endpoint, EndpointConfig, IkeInfo};
 use culvert_sys::netlink::Netlink;
 use culvert_types::{Spi, TunnelId};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::control::{self, Ask, ControlSocket};
@@ -33,6 +33,40 @@ pub(crate) struct Paths {
     pub(crate) config: PathBuf,
     /// The command line's, which outlives reloads.
     pub(crate) control_socket: Option<PathBuf>,
+}
+
+/// The signals that culvertd obeys. To be made before anything that a signal should undo.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// SIGTERM or SIGINT: the process is to end.
+    pub(crate) async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Waits for the next: true to reload, false to stop.
+    async fn next(&mut self) -> bool {
+        tokio::select! {
+            _ = self.terminate.recv() => false,
+            _ = self.interrupt.recv() => false,
+            _ = self.hangup.recv() => true,
+        }
+    }
 }
 
 /// A tunnel that exists.
@@ -173,10 +207,7 @@ impl Daemon {
     }
 
     /// Serves until SIGTERM or SIGINT, then closes everything.
-    pub(crate) async fn run(mut self) -> anyhow::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hangup = signal(SignalKind::hangup())?;
+    pub(crate) async fn run(mut self, mut signals: Signals) -> anyhow::Result<()> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
@@ -192,9 +223,12 @@ impl Daemon {
                     self.gateway.handle_timeout(now);
                 }
                 _ = tick.tick() => self.on_tick().await,
-                _ = hangup.recv() => { self.reload().await; }
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                reload = signals.next() => {
+                    if !reload {
+                        break;
+                    }
+                    self.reload().await;
+                }
             }
         }
         tracing::info!("culvertd stops: closing tunnels");

@@ -79,6 +79,11 @@ fn run(arguments: Arguments, mut config: culvert_config::Config) -> anyhow::Resu
         .build()?;
     runtime.block_on(async {
         let paths = daemon::Paths { config: arguments.config, control_socket: arguments.control_socket };
-        daemon::Daemon::start(paths, config, log, level).await?.run().await
+        let mut signals = daemon::Signals::new()?;
+        let daemon = tokio::select! {
+            daemon = daemon::Daemon::start(paths, config, log, level) => daemon?,
+            () = signals.stop() => return Ok(()),
+        };
+        daemon.run(signals).await
     })
 }
