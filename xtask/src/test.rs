@@ -99,12 +99,21 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 const IN_VM: [(&str, &str, &str); 1] =
     [("6.12", "vm_interop", "Culvert with strongSwan on the kernel's ESP, kernel 6.12")];
 
+/// Kernels on which the eBPF programs must load and judge packets: the oldest supported, Debian's, the newest.
+const GUARD: [&str; 3] = ["6.1", "6.12", "7.3"];
+
 fn in_vm(filter: Option<&str>, sum: &mut Sum) -> Result<()> {
+    let xtask = std::env::current_exe().context("cannot tell where xtask is")?;
+    for kernel in GUARD.into_iter().filter(|_| filter.is_none()) {
+        headline(&format!("the classifier under kernel {kernel}"));
+        let mut command = Command::new(&xtask);
+        follow(command.args(["vm", "--kernel", kernel]), &format!("kernel {kernel}"), sum)?;
+    }
     for (kernel, name, title) in IN_VM {
         headline(title);
         let program = test_program(name)?;
-        let mut command = Command::new(std::env::current_exe().context("cannot tell where xtask is")?);
-        command.args(["vm", "--kernel", kernel, "--", "env"]);
+        let mut command = Command::new(&xtask);
+        command.args(["vm", "--kernel", kernel, "--timeout", "1200", "--", "env"]);
         command.arg(format!("CULVERT_BIN_DIR={}", process::target_dir().join("debug").display()));
         // A guest without KVM is slow: one at a time.
         command.arg(program).args(["--test-threads", "1"]).args(filter);
