@@ -116,7 +116,7 @@ fn in_vm(filter: Option<&str>, sum: &mut Sum) -> Result<()> {
         command.args(["vm", "--kernel", kernel, "--timeout", "1200", "--", "env"]);
         command.arg(format!("CULVERT_BIN_DIR={}", process::target_dir().join("debug").display()));
         // A guest without KVM is slow: one at a time.
-        command.arg(program).args(["--test-threads", "1"]).args(filter);
+        command.arg(program).args(["--color", "never", "--test-threads", "1"]).args(filter);
         follow(&mut command, name, sum)?;
     }
     Ok(())
@@ -157,7 +157,8 @@ fn follow(command: &mut Command, group: &str, sum: &mut Sum) -> Result<()> {
     let before = (sum.failed.len(), sum.passed);
     if let Some(output) = child.stdout.take() {
         for line in BufReader::new(output).split(b'\n') {
-            let line = String::from_utf8_lossy(&line?).trim_end().to_owned();
+            // A virtual machine's console is a terminal: the harness colours what it says there.
+            let line = without_colours(String::from_utf8_lossy(&line?).trim_end());
             sum.line(group, &line);
             // Crates without tests have nothing to tell.
             if !line.is_empty() && line != "running 0 tests" && !line.starts_with("test result: ok. 0 passed")
@@ -192,13 +193,36 @@ impl Sum {
     }
 }
 
+/// Leaves out escape sequences such as `ESC [32m` and `ESC (B`.
+fn without_colours(line: &str) -> String {
+    let mut plain = String::with_capacity(line.len());
+    let mut rest = line.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '\u{1b}' if rest.next() == Some('[') => {
+                rest.by_ref().find(char::is_ascii_alphabetic);
+            }
+            '\u{1b}' => {
+                rest.next();
+            }
+            _ => plain.push(c),
+        }
+    }
+    plain
+}
+
 fn headline(text: &str) {
     println!("\n== {text}");
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Sum;
+    use super::{Sum, without_colours};
+
+    #[test]
+    fn colours_are_left_out() {
+        assert_eq!(without_colours("test a ... \u{1b}[32mok\u{1b}(B\u{1b}[m"), "test a ... ok");
+    }
 
     #[test]
     fn outcomes_are_counted() {
