@@ -115,6 +115,8 @@ macro_rules! rekeyed {
             let case = Case { culvert_encap: "udp".into(), ..case("aes128gcm16-prfsha256-ecp256", $esp) };
             let twins = Twins::bring_up(&case)?;
             let server = IperfServer::start(&twins.site.host_b)?;
+            // Before the tunnel was up something may have been dropped, rightly.
+            let before = twins.a.site()?.drops() + twins.b.site()?.drops();
             let pings = Echo::start(&twins.site.host_a, &twins.site.host_b, HOST_B, Duration::from_millis(10))?;
             let what = Iperf { seconds: 8, udp: Some("5M".into()), ..Iperf::default() };
             let stream = server.begin(&twins.site.host_a, HOST_B, &what)?;
@@ -127,7 +129,7 @@ macro_rules! rekeyed {
             ensure!(stream.lost == 0 && stream.datagrams > 2000, "{stream:?}");
             twins.agree()?;
             let (a, b) = (twins.a.site()?, twins.b.site()?);
-            ensure!(a.drops() == 0 && b.drops() == 0, "a: {:#}\nb: {:#}", a.0, b.0);
+            ensure!(a.drops() + b.drops() == before, "a: {:#}\nb: {:#}", a.0, b.0);
             Ok(())
         }
     )+ };
