@@ -146,8 +146,11 @@ impl Client {
         for record in kept.iter().filter(|r| r.time_ms >= from && request.wants(r)) {
             self.write(&Response::Log((**record).clone())).await?;
         }
+        if !request.follow {
+            return self.write(&Response::done("")).await;
+        }
         let mut scratch = [0; 64];
-        while request.follow {
+        loop {
             let record = tokio::select! {
                 record = live.recv() => record,
                 // Whatever a following client sends, it ends the stream; mostly it just goes away.

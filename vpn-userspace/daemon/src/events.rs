@@ -99,11 +99,11 @@ impl Daemon {
             esn: sa.esn(),
             replay_window: sa.replay_window(),
         };
-        if let Some(entry) = self.tunnels.get_mut(&sa.tunnel()) {
-            if let Some(began) = entry.began.take() {
-                entry.negotiation = Some(now - began);
-                self.latest_negotiation = entry.negotiation;
-            }
+        if let Some(entry) = self.tunnels.get_mut(&sa.tunnel())
+            && let Some(began) = entry.began.take()
+        {
+            entry.negotiation = Some(now - began);
+            self.latest_negotiation = entry.negotiation;
         }
         self.children.insert(sa.inbound(), child);
         self.gateway.handle(now, Input::ChildUp(sa.tunnel(), sa.inbound()));
