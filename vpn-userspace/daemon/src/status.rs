@@ -127,8 +127,9 @@ impl Daemon {
             state: match state.map(|s| s.state) {
                 Some(State::Up) => TunnelState::Up,
                 Some(State::Connecting) => TunnelState::Connecting,
-                Some(State::Disabled) => TunnelState::Disabled,
-                Some(State::Idle | State::Waiting) | None => TunnelState::Down,
+                Some(State::Disabled) if !tunnel.enabled => TunnelState::Disabled,
+                // Taken down by the operator: down, with that as the cause.
+                Some(State::Idle | State::Waiting | State::Disabled) | None => TunnelState::Down,
             },
             since: Self::unix_seconds(state.map_or(self.started, |s| s.since)),
             cause: match state {

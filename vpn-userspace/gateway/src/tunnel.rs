@@ -142,7 +142,7 @@ impl Tunnel {
     pub(crate) fn on_disable(&mut self, now: Instant, out: &mut Outputs) {
         self.retry = None;
         self.children.clear();
-        self.state.cause = Some("disabled by the operator".into());
+        self.state.cause = Some("taken down by the operator".into());
         out.push_back(Output::Terminate(self.plan.id));
         self.enter(now, State::Disabled, out);
     }

@@ -11,6 +11,7 @@ pub(crate) struct Retransmission {
     next: Instant,
     wait: Duration,
     left: u32,
+    repeated: u32,
     factor: f64,
     /// Whatever the schedule says, not later than this.
     limit: Option<Instant>,
@@ -30,7 +31,7 @@ impl Retransmission {
     pub(crate) fn new(now: Instant, policy: &Retransmit, timeout: Option<Duration>) -> Self {
         let (wait, factor) = (policy.initial, policy.factor.clamp(1.0, 10.0));
         let limit = timeout.map(|t| now + t);
-        Self { first: now, next: now + wait, wait, left: policy.tries, factor, limit }
+        Self { first: now, next: now + wait, wait, left: policy.tries, repeated: 0, factor, limit }
     }
 
     pub(crate) fn deadline(&self) -> Instant {
@@ -45,9 +46,15 @@ impl Retransmission {
             return Due::GiveUp(now - self.first);
         }
         self.left -= 1;
+        self.repeated += 1;
         self.wait = self.wait.mul_f64(self.factor);
         self.next = now + self.wait;
         Due::Again
+    }
+
+    /// Whether now is the time to tell the operator that nobody answers: once, after the second repetition.
+    pub(crate) fn worrying(&self) -> bool {
+        self.repeated == 2
     }
 }
 

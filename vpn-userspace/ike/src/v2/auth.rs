@@ -227,7 +227,16 @@ impl AuthSent {
             Due::Nothing => {}
             Due::Again => {
                 let bytes = inflight.bytes.clone();
-                log!(debug, self.config.name, "repeating IKE_AUTH to {}", self.handshake.path.remote);
+                let remote = self.handshake.path.remote;
+                if inflight.retransmission.worrying() {
+                    log!(
+                        warn,
+                        self.config.name,
+                        "{remote} answered IKE_SA_INIT, but not IKE_AUTH yet; see that UDP {} passes both ways",
+                        remote.port()
+                    );
+                }
+                log!(debug, self.config.name, "repeating IKE_AUTH to {remote}");
                 ctx.send(&self.handshake.path, bytes);
             }
             Due::GiveUp(after) => {

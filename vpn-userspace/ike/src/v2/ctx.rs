@@ -55,8 +55,15 @@ impl Ctx<'_> {
 
     /// Reports a failure, in the log and as an event.
     pub(crate) fn failed(&mut self, failure: Failure) {
-        let (connection, tunnel) = split(&failure.name);
-        tracing::warn!(connection, tunnel, "{failure}");
+        let text = failure.to_string();
+        match failure.name.split_once('/') {
+            // The fields name the tunnel; the text need not do so again.
+            Some((connection, tunnel)) => {
+                let text = text.strip_prefix(&format!("{}: ", failure.name)).unwrap_or(&text);
+                tracing::warn!(connection, tunnel, "{text}");
+            }
+            None => tracing::warn!("{text}"),
+        }
         self.event(Event::Failed(failure));
     }
 

@@ -241,6 +241,15 @@ impl InitSent {
         match self.retransmission.on_timeout(ctx.now) {
             Due::Nothing => {}
             Due::Again => {
+                if self.retransmission.worrying() {
+                    let remote = self.remote;
+                    log!(
+                        warn,
+                        self.config.name,
+                        "no answer from {remote} to IKE_SA_INIT yet; see that it is up and that UDP {} reaches it",
+                        remote.port()
+                    );
+                }
                 log!(debug, self.config.name, "repeating IKE_SA_INIT to {}", self.remote);
                 ctx.transmit(self.config.local, self.remote, self.request.clone());
             }
