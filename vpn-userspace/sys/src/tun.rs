@@ -248,6 +248,12 @@ impl Tun {
     }
 }
 
+/// Whether there is an interface of that name. One that was closed may live on for a moment, when a
+/// process was being forked and its copy of the descriptor is not closed yet.
+pub fn exists(name: &str) -> bool {
+    nix::net::if_::if_nametoindex(name).is_ok()
+}
+
 impl AsFd for Tun {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

@@ -191,8 +191,11 @@ impl UserEngine {
         self.outbound[tunnel.outbound].control.send(Outbound::RemoveTunnel(id, done))?;
         gone.await.map_err(|_| DataplaneError::WorkerGone)?;
         // An inbound worker may hold the device for the rest of a batch.
+        let name = tunnel.shared.tun.name().to_owned();
+        let shared = Arc::downgrade(&tunnel.shared);
+        drop(tunnel);
         for _ in 0..1000 {
-            if Arc::strong_count(&tunnel.shared) == 1 {
+            if shared.strong_count() == 0 && !culvert_sys::tun::exists(&name) {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
