@@ -6,7 +6,14 @@ use std::process::{Command, ExitCode};
 /// What the programs are compiled for: 64-bit little endian, with the instructions of kernel 5.12 (`v3`: 32-bit
 /// arithmetic and atomics).
 const TARGET: &str = "bpfel-unknown-none";
-const FLAGS: &[&str] = &["-Clinker=bpf-linker", "-Cdebuginfo=2", "-Ctarget-cpu=v3", "-Clink-arg=--btf"];
+const FLAGS: &[&str] = &[
+    "-Clinker=bpf-linker",
+    "-Cdebuginfo=2",
+    "-Ctarget-cpu=v3",
+    "-Clink-arg=--btf",
+    // Else each array that is zeroed becomes a loop over its bytes, which the verifier follows again and again.
+    "-Clink-arg=--disable-expand-memcpy-in-order",
+];
 
 fn main() -> ExitCode {
     match build() {

@@ -113,6 +113,10 @@ unsafe fn read<const N: usize>(at: usize) -> [u8; N] {
     bytes
 }
 
+/// Bytes on the stack, where they can be written and read in words.
+#[repr(align(8))]
+struct Aligned<const N: usize>([u8; N]);
+
 /// A whole packet at XDP, fragments of jumbo frames included.
 pub(crate) struct XdpPacket {
     pub(crate) ctx: *mut xdp_md,
@@ -127,11 +131,11 @@ impl Bytes for XdpPacket {
 
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> ([u8; N], bool) {
-        let mut bytes = [0; N];
+        let mut bytes = Aligned([0; N]);
         // SAFETY: the helper writes N bytes, or fails.
         let failed =
-            unsafe { bpf_xdp_load_bytes(self.ctx, offset, bytes.as_mut_ptr().cast::<c_void>(), N as u32) };
-        (bytes, failed == 0)
+            unsafe { bpf_xdp_load_bytes(self.ctx, offset, bytes.0.as_mut_ptr().cast::<c_void>(), N as u32) };
+        (bytes.0, failed == 0)
     }
 }
 
@@ -149,11 +153,11 @@ impl Bytes for SkbPacket {
 
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> ([u8; N], bool) {
-        let mut bytes = [0; N];
-        let (skb, to) = (self.skb.cast::<c_void>(), bytes.as_mut_ptr().cast::<c_void>());
+        let mut bytes = Aligned([0; N]);
+        let (skb, to) = (self.skb.cast::<c_void>(), bytes.0.as_mut_ptr().cast::<c_void>());
         // SAFETY: the helper writes N bytes, or fails.
         let failed = unsafe { bpf_skb_load_bytes(skb, offset, to, N as u32) };
-        (bytes, failed == 0)
+        (bytes.0, failed == 0)
     }
 
     #[inline(always)]

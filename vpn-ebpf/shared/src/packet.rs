@@ -76,6 +76,7 @@ pub enum Kind {
 ///
 /// Flat, every field written for every packet: an enum with contents leaves those of its other variants unwritten,
 /// and registers that were never written are what the verifier refuses first. [`Parsed::kind`] gives the enum.
+#[repr(align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parsed {
     /// Outer source; unspecified if the packet has no readable IP header.
