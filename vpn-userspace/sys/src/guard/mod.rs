@@ -173,7 +173,7 @@ impl Guard {
         Ok(attached)
     }
 
-    /// Detaches from all interfaces.
+    /// Detaches from all interfaces. Call it in the network namespace in which they were attached.
     pub fn detach_all(&mut self) -> Result<(), GuardError> {
         let mut outcome = Ok(());
         for hook in self.hooks.drain(..) {
