@@ -536,12 +536,12 @@ impl TunnelStatus {
         self.0["cause"].as_str().unwrap_or_default()
     }
 
-    /// Packets that were dropped, whether they belonged to a child or not. Those that fit no selector do not count: the
-    /// kernel's own IPv6 chatter on a new interface is among them.
+    /// Packets that were dropped, whether they belonged to a child or not. Link-local ones do not count: they are the
+    /// kernel's own IPv6 chatter on a new interface, which no tunnel carries.
     pub fn drops(&self) -> u64 {
         let sum = |drops: &Value| -> u64 {
             let counted =
-                drops.as_object().into_iter().flatten().filter(|(reason, _)| *reason != "selector-mismatch");
+                drops.as_object().into_iter().flatten().filter(|(reason, _)| *reason != "link-local");
             counted.filter_map(|(_, count)| count.as_u64()).sum()
         };
         let children = self.0["children"].as_array().into_iter().flatten();

@@ -166,7 +166,7 @@ impl Daemon {
             ..defaults
         })
         .await?;
-        let guard = WanGuard::start(&config, wan)?;
+        let guard = WanGuard::start(&config, wan);
         let mut daemon = Self {
             paths,
             config: config.clone(),

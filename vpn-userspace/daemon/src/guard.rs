@@ -1,13 +1,12 @@
 //! The guard (the `wan` classifier) as the daemon uses it: attached to each WAN interface, fed with SAs.
 //!
-//! It only saves work: whatever it lets through is checked again. So a host that cannot have it still gets its
-//! tunnels, with a warning, unless the configuration names a hook.
+//! It only saves work: whatever it lets through is checked again. So a host that cannot have it, or not where the
+//! configuration wants it, still gets its tunnels, with a warning.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
 use culvert_config::{Attach, Config};
 use culvert_dataplane::SaStats;
 use culvert_ike::ChildSa;
@@ -39,8 +38,8 @@ pub(crate) struct WanInterface {
 }
 
 impl WanGuard {
-    /// Loads the guard and attaches it to the interfaces; without it where the configuration leaves that open.
-    pub(crate) fn start(config: &Config, interfaces: Vec<(String, Vec<IpAddr>)>) -> anyhow::Result<Self> {
+    /// Loads the guard and attaches it to the interfaces, as far as the host lets it.
+    pub(crate) fn start(config: &Config, interfaces: Vec<(String, Vec<IpAddr>)>) -> Self {
         let mode = config.gateway.guard;
         let interface = |(name, addresses)| WanInterface { name, addresses, attached: None, reason: None };
         let wan: Vec<WanInterface> = interfaces.into_iter().map(interface).collect();
@@ -57,7 +56,7 @@ impl WanGuard {
         let kernel_mode = match mode {
             culvert_config::Guard::Off => {
                 this.explain_absence("guard = \"off\"");
-                return Ok(this);
+                return this;
             }
             culvert_config::Guard::On => GuardMode::On,
             culvert_config::Guard::Learn => GuardMode::Learn,
@@ -67,40 +66,19 @@ impl WanGuard {
             local_addresses: this.locals.clone(),
             ..GuardOptions::default()
         };
-        let required = config.gateway.attach != Attach::Auto;
         let mut guard = match Guard::load(options) {
             Ok(guard) => guard,
-            Err(error) if required => bail!("{error}"),
             Err(error) => {
                 tracing::warn!("runs without the guard: {error}");
                 this.explain_absence(&error.to_string());
-                return Ok(this);
+                return this;
             }
         };
         for interface in &mut this.wan {
-            match guard.attach(&interface.name, attach_mode(config.gateway.attach)) {
-                Ok(attached) => {
-                    let reason = attached.reason.as_deref().map(|r| format!(" ({r})")).unwrap_or_default();
-                    tracing::info!(
-                        "guard attached to {} by {}{reason}",
-                        interface.name,
-                        attached.mode.name()
-                    );
-                    interface.attached = Some(attached.mode);
-                    interface.reason = attached.reason;
-                }
-                Err(error) if required => {
-                    return Err(error)
-                        .context("use attach = \"auto\" in [gateway] for what the interface takes");
-                }
-                Err(error) => {
-                    tracing::warn!("{} runs without the guard: {error}", interface.name);
-                    interface.reason = Some(error.to_string());
-                }
-            }
+            attach(&mut guard, interface, config.gateway.attach);
         }
         this.guard = Some(guard);
-        Ok(this)
+        this
     }
 
     fn explain_absence(&mut self, reason: &str) {
@@ -207,6 +185,31 @@ impl WanGuard {
             && let Err(error) = act(guard)
         {
             tracing::warn!("the guard cannot {what}: {error}");
+        }
+    }
+}
+
+/// Attaches as asked for, or else as the interface takes it: a slower guard is better than none.
+fn attach(guard: &mut Guard, interface: &mut WanInterface, wanted: Attach) {
+    let first = guard.attach(&interface.name, attach_mode(wanted));
+    let (result, refused) = match first {
+        Err(error) if wanted != Attach::Auto => {
+            tracing::warn!("{error}; set attach = \"auto\" in [gateway] for what the interface takes");
+            (guard.attach(&interface.name, AttachMode::Auto), Some(error.to_string()))
+        }
+        first => (first, None),
+    };
+    match result {
+        Ok(attached) => {
+            let reason = refused.or(attached.reason);
+            let because = reason.as_deref().map(|r| format!(" ({r})")).unwrap_or_default();
+            tracing::info!("guard attached to {} by {}{because}", interface.name, attached.mode.name());
+            interface.attached = Some(attached.mode);
+            interface.reason = reason;
+        }
+        Err(error) => {
+            tracing::warn!("{} runs without the guard: {error}", interface.name);
+            interface.reason = Some(error.to_string());
         }
     }
 }

@@ -232,7 +232,7 @@ impl AuthSent {
                     log!(
                         warn,
                         self.config.name,
-                        "{remote} answered IKE_SA_INIT, but not IKE_AUTH yet; see that UDP {} passes both ways",
+                        "no answer from {remote} to IKE_AUTH yet, though it knows IKE_SA_INIT; to mend: let UDP {} pass both ways",
                         remote.port()
                     );
                 }

@@ -246,7 +246,7 @@ impl InitSent {
                     log!(
                         warn,
                         self.config.name,
-                        "no answer from {remote} to IKE_SA_INIT yet; see that it is up and that UDP {} reaches it",
+                        "no answer from {remote} to IKE_SA_INIT yet; to mend: see that the peer runs and that UDP {} passes both ways",
                         remote.port()
                     );
                 }
