@@ -94,8 +94,8 @@ pub(crate) fn install(packages: &[&str], why: &str) -> Result<()> {
         }
     };
     for (service, existed) in UNWANTED_SERVICES.iter().zip(before) {
-        // A service that was here before belongs to the host's owner.
-        if !existed && unit_exists(service) {
+        // A service that was here before belongs to the host's owner; without systemctl (a container) none starts.
+        if !existed && unit_exists(service) && Path::new("/usr/bin/systemctl").exists() {
             println!("setup: {service} came with the packages: disabled, so that it takes no port of IKE");
             process::output(Command::new("systemctl").args(["disable", "--now", "--quiet", service]))
                 .or_else(

@@ -94,15 +94,6 @@ impl Hook {
     }
 }
 
-/// Has the verifier check all programs.
-pub(super) fn load_programs(ebpf: &mut aya::Ebpf) -> Result<(), GuardError> {
-    xdp(ebpf)?.load().map_err(GuardError::load)?;
-    for name in [TC_ETHERNET, TC_IP] {
-        classifier(ebpf, name)?.load().map_err(GuardError::load)?;
-    }
-    Ok(())
-}
-
 pub(super) fn attach(
     ebpf: &mut aya::Ebpf,
     ifname: &str,
@@ -252,13 +243,26 @@ pub(super) fn cleanup_stale() -> Result<Vec<String>, GuardError> {
     Ok(cleaned)
 }
 
+/// The XDP program, verified. Each program is loaded when it is first attached: the verifier takes its time, a second
+/// and more on a slow host, and one of the three is all that most gateways need.
 fn xdp(ebpf: &mut aya::Ebpf) -> Result<&mut Xdp, GuardError> {
-    ebpf.program_mut(XDP).and_then(|program| program.try_into().ok()).ok_or(GuardError::Missing(XDP))
+    let program = ebpf.program_mut(XDP).and_then(|program| <&mut Xdp>::try_from(program).ok());
+    let program = program.ok_or(GuardError::Missing(XDP))?;
+    if program.fd().is_err() {
+        program.load().map_err(GuardError::load)?;
+    }
+    Ok(program)
 }
 
+/// One of the TC programs, verified.
 fn classifier<'a>(
     ebpf: &'a mut aya::Ebpf,
     name: &'static str,
 ) -> Result<&'a mut SchedClassifier, GuardError> {
-    ebpf.program_mut(name).and_then(|program| program.try_into().ok()).ok_or(GuardError::Missing(name))
+    let program = ebpf.program_mut(name).and_then(|program| <&mut SchedClassifier>::try_from(program).ok());
+    let program = program.ok_or(GuardError::Missing(name))?;
+    if program.fd().is_err() {
+        program.load().map_err(GuardError::load)?;
+    }
+    Ok(program)
 }

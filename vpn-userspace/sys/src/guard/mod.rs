@@ -120,14 +120,13 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Loads the programs and creates their maps. Nothing is attached yet.
+    /// Creates the maps. Nothing is attached yet; a program is verified when it is first attached.
     ///
     /// # Errors
     ///
-    /// [`GuardError::NotPermitted`] without privileges, [`GuardError::Load`] when the kernel refuses the programs.
+    /// [`GuardError::NotPermitted`] without privileges, [`GuardError::Load`] when the kernel refuses the maps.
     pub fn load(options: GuardOptions) -> Result<Guard, GuardError> {
         let mut ebpf = aya::EbpfLoader::new().load(OBJECT).map_err(GuardError::load)?;
-        attach::load_programs(&mut ebpf)?;
         let mut maps = Maps::take(&mut ebpf)?;
         let config = Config {
             ike_source: Rate::new(options.ike_rate, options.ike_burst),
@@ -162,8 +161,8 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// [`GuardError::UnknownInterface`], [`GuardError::Occupied`] when another XDP program is there, and
-    /// [`GuardError::Attach`].
+    /// [`GuardError::UnknownInterface`], [`GuardError::Load`] when the kernel refuses the program,
+    /// [`GuardError::Occupied`] when another XDP program is there, and [`GuardError::Attach`].
     pub fn attach(&mut self, ifname: &str, mode: AttachMode) -> Result<Attached, GuardError> {
         if self.hooks.iter().any(|hook| hook.interface() == ifname) {
             return Err(GuardError::AlreadyAttached { interface: ifname.to_owned() });
