@@ -95,6 +95,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(if sum.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// This very program, also when the build of the workspace has put another in its place meanwhile.
+const MYSELF: &str = "/proc/self/exe";
+
 /// Kernels under which a part of the tests runs, with the tests and their title.
 const IN_VM: [(&str, &str, &str); 1] =
     [("6.12", "vm_interop", "Culvert with strongSwan on the kernel's ESP, kernel 6.12")];
@@ -103,16 +106,15 @@ const IN_VM: [(&str, &str, &str); 1] =
 const GUARD: [&str; 3] = ["6.1", "6.12", "7.3"];
 
 fn in_vm(filter: Option<&str>, sum: &mut Sum) -> Result<()> {
-    let xtask = std::env::current_exe().context("cannot tell where xtask is")?;
     for kernel in GUARD.into_iter().filter(|_| filter.is_none()) {
         headline(&format!("the classifier under kernel {kernel}"));
-        let mut command = Command::new(&xtask);
+        let mut command = Command::new(MYSELF);
         follow(command.args(["vm", "--kernel", kernel]), &format!("kernel {kernel}"), sum)?;
     }
     for (kernel, name, title) in IN_VM {
         headline(title);
         let program = test_program(name)?;
-        let mut command = Command::new(&xtask);
+        let mut command = Command::new(MYSELF);
         command.args(["vm", "--kernel", kernel, "--timeout", "1200", "--", "env"]);
         command.arg(format!("CULVERT_BIN_DIR={}", process::target_dir().join("debug").display()));
         // A guest without KVM is slow: one at a time.
