@@ -21,6 +21,7 @@ const TEST_PROGRAMS: &[(&str, &[&str])] = &[
             "charon-systemd",
             "libcharon-extra-plugins",
             "libcharon-extauth-plugins",
+            "libstrongswan-standard-plugins",
             "libstrongswan-extra-plugins",
             "strongswan-pki",
         ],
