@@ -7,7 +7,7 @@ use culvert_api::Level;
 use culvert_config::{Config, Connection, Tunnel};
 use culvert_dataplane::EngineChoice;
 use culvert_gateway::{ConnectionPlan, DeadPeerAction, Start, TunnelPlan};
-use culvert_ike::{Dpd, Identity, Parity, PeerConfig};
+use culvert_ike::{Auth, Dpd, Identity, Parity, PeerConfig};
 use culvert_sys::netlink::Netlink;
 use culvert_types::{TrafficSelector, TunnelId};
 
@@ -97,7 +97,7 @@ pub(crate) fn peer(
         remote_natt_port: gateway.natt_port,
         local_id,
         remote_id: Some(tunnel.remote_id.clone()),
-        psk: tunnel.psk.clone(),
+        auth: Auth::psk(tunnel.psk.clone()),
         ike_proposals: connection.ike.proposals.clone(),
         esp_proposals: connection.esp.proposals.clone(),
         local_ts: selectors(&connection.local),

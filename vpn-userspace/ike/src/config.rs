@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use culvert_types::TrafficSelector;
 
-use crate::{EspProposal, Identity, IkeProposal, Psk};
+use crate::{Auth, EspProposal, Identity, IkeProposal};
 
 /// Limits and times of an endpoint as a whole. The default is good.
 #[derive(Debug, Clone)]
@@ -94,8 +94,8 @@ pub struct PeerConfig {
     pub local_id: Identity,
     /// Who the peer must be; `None`: whoever holds the key.
     pub remote_id: Option<Identity>,
-    /// The key.
-    pub psk: Psk,
+    /// How both prove it.
+    pub auth: Auth,
     /// Offered and accepted for the IKE SA, first preferred.
     pub ike_proposals: Vec<IkeProposal>,
     /// Offered and accepted for CHILD SAs, first preferred.
@@ -190,6 +190,7 @@ impl fmt::Debug for PeerConfig {
             .field("remote", &self.remote)
             .field("local_id", &self.local_id)
             .field("remote_id", &self.remote_id)
+            .field("auth", &self.auth)
             .field("ike_proposals", &self.ike_proposals)
             .field("esp_proposals", &self.esp_proposals)
             .field("local_ts", &self.local_ts)

@@ -30,7 +30,7 @@ mod v2;
 mod window;
 mod wire;
 
-pub use auth::{Psk, PskError};
+pub use auth::{Auth, LocalAuth, Psk, PskError, RemoteAuth};
 pub use child::ChildSa;
 pub use config::{ConfigError, Dpd, EndpointConfig, Parity, PeerConfig, Retransmit};
 pub use endpoint::{Counts, Endpoint};

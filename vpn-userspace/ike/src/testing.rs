@@ -11,8 +11,8 @@ use culvert_crypto::Random;
 use culvert_types::{Spi, TrafficSelector, TunnelId};
 
 use crate::{
-    ChildSa, Command, DownReason, Dpd, Endpoint, EndpointConfig, Event, Failure, Identity, IkeInfo, Output,
-    PeerConfig, Psk,
+    Auth, ChildSa, Command, DownReason, Dpd, Endpoint, EndpointConfig, Event, Failure, Identity, IkeInfo,
+    Output, PeerConfig, Psk,
 };
 
 /// The tunnel that [`Pair`] sets up on both sides.
@@ -86,7 +86,7 @@ pub fn config(at: At) -> PeerConfig {
         remote_natt_port: 4500,
         local_id: id(at),
         remote_id: Some(id(at.other())),
-        psk: Psk::new("correct horse battery staple").expect("a key"),
+        auth: Auth::psk(Psk::new("correct horse battery staple").expect("a key")),
         ike_proposals: vec!["aes128gcm16-prfsha256-curve25519".parse().expect("a proposal")],
         esp_proposals: vec!["aes128gcm16".parse().expect("a proposal")],
         local_ts: selectors(at),

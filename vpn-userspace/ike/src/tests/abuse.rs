@@ -248,7 +248,7 @@ fn a_flood_that_returns_its_cookies_stays_bounded() {
 #[test]
 fn peers_without_the_key_leave_nothing_and_are_reported_seldom() {
     let (mut a, b) = both(|_| {});
-    a.psk = crate::Psk::new("guess").unwrap();
+    a.auth = crate::Auth::psk(crate::Psk::new("guess").unwrap());
     let mut pair = Pair::new(1, a, b);
     for _ in 0..100 {
         pair.command(At::A, Command::Initiate(TUNNEL));

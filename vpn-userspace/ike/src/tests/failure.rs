@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use culvert_types::TrafficSelector;
 
 use super::*;
-use crate::{Blame, Cause, Counts, DownReason, Dpd, EspProposal, Failure, Identity, IkeProposal, Phase, Psk};
+use crate::{
+    Auth, Blame, Cause, Counts, DownReason, Dpd, EspProposal, Failure, Identity, IkeProposal, Phase, Psk,
+};
 
 /// Runs an initiation to its end and gives the failures of both sides.
 fn fail(a: PeerConfig, b: PeerConfig) -> (Pair, Failure, Failure) {
@@ -27,7 +29,7 @@ fn nothing_left(pair: &mut Pair) {
 #[test]
 fn wrong_psk() {
     let (a, mut b) = both(|_| {});
-    b.psk = Psk::new("incorrect horse").unwrap();
+    b.auth = Auth::psk(Psk::new("incorrect horse").unwrap());
     let (mut pair, a, b) = fail(a, b);
     assert_eq!(
         (a.phase, a.blame, a.cause.clone()),

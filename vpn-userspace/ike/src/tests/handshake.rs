@@ -225,14 +225,18 @@ fn spis_have_the_parity_asked_for() {
 
 #[test]
 fn the_responder_picks_the_tunnel_by_ids_and_key() {
-    use crate::Psk;
+    use crate::{Auth, Psk};
     use culvert_types::TunnelId;
     let (a, b) = both(|_| {});
     // Three tunnels with anybody: for another peer, for anyone with another key, for anyone with this key.
     let other =
         PeerConfig { remote: None, remote_id: Some(Identity::parse("c.example").unwrap()), ..b.clone() };
-    let wrong_key =
-        PeerConfig { remote: None, remote_id: None, psk: Psk::new("another key").unwrap(), ..b.clone() };
+    let wrong_key = PeerConfig {
+        remote: None,
+        remote_id: None,
+        auth: Auth::psk(Psk::new("another key").unwrap()),
+        ..b.clone()
+    };
     let right = PeerConfig { remote: None, remote_id: None, ..b.clone() };
     let mut pair = Pair::new(1, a, other);
     pair.command(At::B, Command::AddPeer(TunnelId(2), Box::new(wrong_key)));

@@ -17,7 +17,7 @@ use crate::keymat::{IkeKeys, Nonces, child_keys};
 use crate::protect::Protection;
 use crate::window::{Due, Incoming, Retransmission, Window};
 use crate::wire::{Body, Chain, Exchange, Flags, Header, Id, Notify, Payload, kind, notify};
-use crate::{Identity, IkeSuite, PeerConfig};
+use crate::{Identity, IkeSuite, LocalAuth, PeerConfig, RemoteAuth};
 
 /// What IKE_SA_INIT left: keys, and what AUTH signs.
 pub(crate) struct Handshake {
@@ -87,7 +87,8 @@ impl AuthSent {
         let prf = handshake.suite.prf;
         let (id_kind, id_data) = config.local_id.to_wire();
         let id = Id { kind: id_kind, reserved: [0; 3], data: &id_data };
-        let auth = psk::sign(prf, &config.psk, &handshake.initiator_octets(id));
+        let LocalAuth::Psk(key) = &config.auth.local;
+        let auth = psk::sign(prf, key, &handshake.initiator_octets(id));
         let mut chain = Chain::new();
         chain.push(&Payload::IdI(id));
         // RFC 7296 2.4: no other IKE SA with this peer is known here.
@@ -152,7 +153,8 @@ impl AuthSent {
             return Err(aloud(Cause::AuthMethod(method)));
         }
         let octets = self.handshake.responder_octets(id);
-        if psk::verify(self.handshake.suite.prf, &self.config.psk, &octets, auth) {
+        let RemoteAuth::Psk(key) = &self.config.auth.remote;
+        if psk::verify(self.handshake.suite.prf, key, &octets, auth) {
             Ok(remote_id)
         } else {
             Err(aloud(Cause::WrongPsk(remote_id)))
@@ -372,7 +374,10 @@ impl HalfOpen {
         fitting.sort_by_key(|(_, c)| c.remote_id.is_none());
         let octets = self.handshake.initiator_octets(id_i);
         let prf = self.handshake.suite.prf;
-        match fitting.iter().find(|(_, c)| psk::verify(prf, &c.psk, &octets, auth)) {
+        let has_key = |c: &PeerConfig| match &c.auth.remote {
+            RemoteAuth::Psk(key) => psk::verify(prf, key, &octets, auth),
+        };
+        match fitting.iter().find(|(_, c)| has_key(c)) {
             Some((tunnel, config)) => Ok(Proven { tunnel: *tunnel, config: Arc::clone(config), remote_id }),
             None => {
                 let first = fitting.first().map(|(t, c)| (*t, &***c));
@@ -412,7 +417,8 @@ impl HalfOpen {
 
         let (id_kind, id_data) = config.local_id.to_wire();
         let id = Id { kind: id_kind, reserved: [0; 3], data: &id_data };
-        let auth = psk::sign(handshake.suite.prf, &config.psk, &handshake.responder_octets(id));
+        let LocalAuth::Psk(key) = &config.auth.local;
+        let auth = psk::sign(handshake.suite.prf, key, &handshake.responder_octets(id));
         let mut chain = Chain::new();
         chain.push(&Payload::IdR(id));
         chain.push(&Payload::Auth { method: psk::METHOD, data: &auth });
