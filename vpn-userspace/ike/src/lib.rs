@@ -13,6 +13,7 @@
 mod auth;
 mod child;
 mod config;
+mod ctx;
 mod endpoint;
 mod error;
 mod event;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use culvert_types::TunnelId;
 
-use super::Endpoint;
+use super::{AnySa, Endpoint};
 use crate::v2::Sa;
 use crate::v2::init::InitSent;
 use crate::v2::sa::{Attempt, Task};
@@ -81,12 +81,13 @@ impl Endpoint {
             return Ok(());
         }
         let all = entry.all.clone();
-        let on_its_way = |key: &u64| matches!(self.sas.get(key), Some(Sa::InitSent(_) | Sa::AuthSent(_)));
+        let on_its_way =
+            |key: &u64| matches!(self.sas.get(key), Some(AnySa::V2(Sa::InitSent(_) | Sa::AuthSent(_))));
         if all.iter().any(on_its_way) {
             return Ok(());
         }
         if let Some(state) = self.with_ctx(now, |ctx| InitSent::start(ctx, tunnel, config, remote)) {
-            self.settle(state.spi(), None, Some(Sa::InitSent(state)));
+            self.settle(state.spi(), None, Some(AnySa::V2(Sa::InitSent(state))));
         }
         Ok(())
     }
@@ -94,7 +95,7 @@ impl Endpoint {
     fn terminate(&mut self, now: Instant, tunnel: TunnelId, tell: bool) {
         let all = self.tunnels.get(&tunnel).map(|t| t.all.clone()).unwrap_or_default();
         for key in all {
-            self.step(now, key, |sa, ctx| match sa {
+            self.step_v2(now, key, |sa, ctx| match sa {
                 Sa::Up(mut sa) if tell => {
                     sa.close(ctx, DownReason::LocalRequest);
                     Some(Sa::Up(sa))
@@ -116,7 +117,7 @@ impl Endpoint {
     fn shut_down(&mut self, now: Instant) {
         let all: Vec<u64> = self.sas.keys().copied().collect();
         for key in all {
-            self.step(now, key, |sa, ctx| {
+            self.step_v2(now, key, |sa, ctx| {
                 match sa {
                     Sa::Up(sa) => sa.farewell(ctx),
                     Sa::AuthSent(state) => state.forget(ctx),

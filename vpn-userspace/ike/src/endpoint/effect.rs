@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use culvert_types::TunnelId;
 
-use super::Endpoint;
+use super::{AnySa, Endpoint};
 use crate::v2::Sa;
 use crate::v2::ctx::{Ctx, Effect};
 use crate::v2::sa::IkeSa;
@@ -18,7 +18,7 @@ impl Endpoint {
             }
             Effect::Spawn(sa) => {
                 let key = sa.key();
-                self.settle(key, None, Some(Sa::Up(sa)));
+                self.settle(key, None, Some(AnySa::V2(Sa::Up(sa))));
                 self.step_up(now, key, |mut sa, ctx| {
                     sa.send_next(ctx);
                     Some(Sa::Up(sa))
@@ -58,7 +58,7 @@ impl Endpoint {
     /// An IKE SA that is up.
     pub(super) fn up(&self, key: u64) -> Option<&IkeSa> {
         match self.sas.get(&key) {
-            Some(Sa::Up(sa)) => Some(sa),
+            Some(AnySa::V2(Sa::Up(sa))) => Some(sa),
             _ => None,
         }
     }
@@ -70,7 +70,7 @@ impl Endpoint {
         key: u64,
         act: impl FnOnce(Box<IkeSa>, &mut Ctx<'_>) -> Option<Sa>,
     ) {
-        self.step(now, key, |sa, ctx| match sa {
+        self.step_v2(now, key, |sa, ctx| match sa {
             Sa::Up(sa) => act(sa, ctx),
             other => Some(other),
         });

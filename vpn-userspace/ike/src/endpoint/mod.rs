@@ -1,5 +1,6 @@
 //! The endpoint: tunnels and their IKE SAs, and which of them a datagram, a command or a timeout is for.
 
+mod any;
 mod command;
 mod effect;
 mod guard;
@@ -13,13 +14,14 @@ use std::time::Instant;
 use culvert_crypto::Random;
 use culvert_types::TunnelId;
 
+use crate::ctx::{Ctx, Effect};
 use crate::error::{Cause, Failure, Phase};
 use crate::timer::Timers;
-use crate::v2::ctx::{Ctx, Effect};
 use crate::v2::init::{self, Request, Respond};
 use crate::v2::{Arrival, Sa};
 use crate::wire::{Body, Exchange, HEADER_LEN, Header, WireError, notify};
 use crate::{Command, CommandError, EndpointConfig, Output};
+pub(crate) use any::AnySa;
 use guard::{Admission, Cookies, HalfOpens, Reports};
 pub(crate) use peers::Peers;
 pub(crate) use spis::Spis;
@@ -29,7 +31,7 @@ pub struct Endpoint {
     config: EndpointConfig,
     random: Box<dyn Random>,
     peers: Peers,
-    sas: HashMap<u64, Sa>,
+    sas: HashMap<u64, AnySa>,
     tunnels: HashMap<TunnelId, Tunnel>,
     spis: Spis,
     half_opens: HalfOpens,
@@ -98,12 +100,12 @@ impl Endpoint {
         }
         let (ours, theirs) =
             if header.flags.initiator { (header.spi_r, header.spi_i) } else { (header.spi_i, header.spi_r) };
-        let fits = self.sas.get(&ours).is_some_and(|sa| {
+        let fits = matches!(self.sas.get(&ours), Some(AnySa::V2(sa)) if {
             // The flag says that the sender is the original initiator: then we are not.
             sa.initiator() != header.flags.initiator && (sa.peer_spi() == theirs || sa.peer_spi() == 0)
         });
         if fits {
-            self.step(now, ours, |sa, ctx| sa.on_datagram(ctx, &arrival));
+            self.step_v2(now, ours, |sa, ctx| sa.on_datagram(ctx, &arrival));
         } else {
             tracing::debug!(%remote, "dropped a message for an unknown IKE SA {ours:016x}");
         }
@@ -112,7 +114,7 @@ impl Endpoint {
     /// Does what is due at `now`. To call at the time of [`Output::Deadline`]; calling it early is harmless.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(key) = self.timers.due(now) {
-            self.step(now, key, Sa::on_timeout);
+            self.step(now, key, AnySa::on_timeout);
         }
     }
 
@@ -159,7 +161,7 @@ impl Endpoint {
         let Arrival { local, remote, header, bytes } = *arrival;
         let origin = (remote, header.spi_i);
         if let Some(key) = self.half_opens.find(origin) {
-            return self.step(now, key, |sa, ctx| {
+            return self.step_v2(now, key, |sa, ctx| {
                 if let Sa::HalfOpen(half_open) = &sa {
                     half_open.repeat(ctx, arrival);
                 }
@@ -207,7 +209,7 @@ impl Endpoint {
             Respond::Open(half_open) => {
                 let key = half_open.handshake.spi_r;
                 self.half_opens.insert(key, half_open.origin());
-                self.settle(key, None, Some(Sa::HalfOpen(half_open)));
+                self.settle(key, None, Some(AnySa::V2(Sa::HalfOpen(half_open))));
             }
             Respond::Refuse { notify, data, failure } => {
                 if let Some(failure) = failure {
@@ -227,7 +229,7 @@ impl Endpoint {
     }
 
     /// One step of one IKE SA, and what follows from it for others.
-    fn step(&mut self, now: Instant, key: u64, act: impl FnOnce(Sa, &mut Ctx<'_>) -> Option<Sa>) {
+    fn step(&mut self, now: Instant, key: u64, act: impl FnOnce(AnySa, &mut Ctx<'_>) -> Option<AnySa>) {
         let Some(sa) = self.sas.remove(&key) else { return };
         let tunnel = sa.tunnel();
         let (next, effects, transmits) = self.run(now, |ctx| act(sa, ctx));
@@ -236,6 +238,13 @@ impl Endpoint {
             self.apply(now, effect);
         }
         self.outputs.extend(transmits);
+    }
+
+    /// A step of an IKE SA of IKEv2; nothing for others.
+    fn step_v2(&mut self, now: Instant, key: u64, act: impl FnOnce(Sa, &mut Ctx<'_>) -> Option<Sa>) {
+        if matches!(self.sas.get(&key), Some(AnySa::V2(_))) {
+            self.step(now, key, |AnySa::V2(sa), ctx| act(sa, ctx).map(AnySa::V2));
+        }
     }
 
     /// Something that concerns no IKE SA that is there.
@@ -271,8 +280,8 @@ impl Endpoint {
     }
 
     /// Puts an IKE SA (back) into the tables, or takes its traces out of them.
-    fn settle(&mut self, key: u64, before: Option<TunnelId>, next: Option<Sa>) {
-        let after = next.as_ref().and_then(Sa::tunnel);
+    fn settle(&mut self, key: u64, before: Option<TunnelId>, next: Option<AnySa>) {
+        let after = next.as_ref().and_then(AnySa::tunnel);
         if let Some(tunnel) = before.filter(|b| after != Some(*b))
             && let Some(entry) = self.tunnels.get_mut(&tunnel)
         {
@@ -287,9 +296,8 @@ impl Endpoint {
                 entry.all.push(key);
             }
         }
-        match &next {
-            None | Some(Sa::Up(_)) => self.half_opens.remove(key),
-            Some(_) => {}
+        if next.as_ref().is_none_or(AnySa::is_up) {
+            self.half_opens.remove(key);
         }
         self.timers.set(key, next.as_ref().and_then(|sa| sa.deadline(&self.config)));
         if let Some(sa) = next {

@@ -12,6 +12,7 @@ use super::ctx::{Ctx, Effect, log};
 use super::sa::{IkeSa, Task};
 use super::{Arrival, Path, Sa};
 use crate::auth::psk::{self, SignedOctets};
+use crate::endpoint::AnySa;
 use crate::error::{Cause, Failure, Phase};
 use crate::keymat::{IkeKeys, Nonces, child_keys};
 use crate::protect::Protection;
@@ -79,7 +80,7 @@ impl AuthSent {
         config: Arc<PeerConfig>,
         mut handshake: Handshake,
     ) -> Option<Box<Self>> {
-        let up = |sa: &Sa| matches!(sa, Sa::Up(s) if s.tunnel == tunnel && s.serves());
+        let up = |sa: &AnySa| matches!(sa, AnySa::V2(Sa::Up(s)) if s.tunnel == tunnel && s.serves());
         if ctx.others.values().any(up) {
             log!(debug, config.name, "the peer's own IKE SA came first: ours is given up");
             return None;

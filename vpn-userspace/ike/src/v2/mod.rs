@@ -4,7 +4,6 @@ pub(crate) mod auth;
 pub(crate) mod child;
 mod clock;
 pub(crate) mod closed;
-pub(crate) mod ctx;
 pub(crate) mod info;
 pub(crate) mod init;
 pub(crate) mod nat;
@@ -16,20 +15,10 @@ use std::time::Instant;
 
 use culvert_types::TunnelId;
 
+pub(crate) use crate::ctx::{self, Path};
 use crate::timer::Soonest;
 use crate::wire::Header;
 use ctx::Ctx;
-
-/// Where messages of an IKE SA go, and what lies between.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Path {
-    pub(crate) local: SocketAddr,
-    pub(crate) remote: SocketAddr,
-    pub(crate) nat_local: bool,
-    pub(crate) nat_remote: bool,
-    /// ESP goes in UDP on this path.
-    pub(crate) encap: bool,
-}
 
 /// Where a datagram came in, and its parsed header.
 #[derive(Clone, Copy)]

@@ -7,9 +7,20 @@ use std::time::{Duration, Instant};
 use culvert_crypto::Random;
 use culvert_types::{Spi, TunnelId};
 
-use super::{Path, Sa, child::Child, sa::IkeSa, sa::Task};
-use crate::endpoint::{Peers, Spis};
+use crate::endpoint::{AnySa, Peers, Spis};
+use crate::v2::{child::Child, sa::IkeSa, sa::Task};
 use crate::{DownReason, EndpointConfig, Event, Failure, Output, Parity};
+
+/// Where messages of an IKE SA go, and what lies between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Path {
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) nat_local: bool,
+    pub(crate) nat_remote: bool,
+    /// ESP goes in UDP on this path.
+    pub(crate) encap: bool,
+}
 
 /// The surroundings of one step of one IKE SA.
 pub(crate) struct Ctx<'a> {
@@ -18,7 +29,7 @@ pub(crate) struct Ctx<'a> {
     pub(crate) random: &'a mut dyn Random,
     pub(crate) peers: &'a Peers,
     pub(crate) spis: &'a mut Spis,
-    pub(crate) others: &'a HashMap<u64, Sa>,
+    pub(crate) others: &'a HashMap<u64, AnySa>,
     pub(crate) outputs: &'a mut VecDeque<Output>,
     /// Leave after the events of this step.
     pub(crate) transmits: Vec<Output>,
@@ -118,7 +129,7 @@ pub(crate) fn split(name: &str) -> (&str, &str) {
 /// A log line of a tunnel: level, name, text.
 macro_rules! log {
     ($level:ident, $name:expr, $($text:tt)+) => {{
-        let (connection, tunnel) = $crate::v2::ctx::split(&$name);
+        let (connection, tunnel) = $crate::ctx::split(&$name);
         tracing::$level!(connection, tunnel, $($text)+);
     }};
 }

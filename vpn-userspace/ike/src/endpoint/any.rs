@@ -1,0 +1,41 @@
+//! An IKE SA of either version: what the endpoint keeps in its one table.
+
+use std::time::Instant;
+
+use culvert_types::TunnelId;
+
+use crate::ctx::Ctx;
+use crate::{EndpointConfig, v2};
+
+/// An IKE SA of either version, in any state.
+pub(crate) enum AnySa {
+    V2(v2::Sa),
+}
+
+impl AnySa {
+    /// The tunnel, once it is known.
+    pub(super) fn tunnel(&self) -> Option<TunnelId> {
+        match self {
+            Self::V2(sa) => sa.tunnel(),
+        }
+    }
+
+    /// Whether both sides have authenticated.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self, Self::V2(v2::Sa::Up(_)))
+    }
+
+    /// Does what is due.
+    pub(super) fn on_timeout(self, ctx: &mut Ctx<'_>) -> Option<Self> {
+        match self {
+            Self::V2(sa) => sa.on_timeout(ctx).map(Self::V2),
+        }
+    }
+
+    /// When something is due.
+    pub(super) fn deadline(&self, config: &EndpointConfig) -> Option<(Instant, &'static str)> {
+        match self {
+            Self::V2(sa) => sa.deadline(config),
+        }
+    }
+}
