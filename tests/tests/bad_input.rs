@@ -89,12 +89,28 @@ fn cause(culvert: &Culvert, word: &str) -> Result<()> {
     Ok(())
 }
 
+/// `culvert explain` names the cause and the mend, on the side that initiated and on the one that responded.
+fn explains(both: &Neighbours, initiator: &str, responder: &str) -> Result<()> {
+    for (side, cause) in [(&both.a, initiator), (&both.b, responder)] {
+        let told = side.cli(&["explain", "bad"])?;
+        let value = |key: &str| {
+            let line = told.lines().find_map(|line| line.trim_start().strip_prefix(key));
+            line.map(str::trim).with_context(|| format!("no {key} in:\n{told}"))
+        };
+        ensure!(value("cause ")?.contains(cause), "the cause is not `{cause}` in:\n{told}");
+        ensure!(!value("to mend ")?.is_empty() && value("rule ")?.starts_with("RFC"), "{told}");
+        ensure!(told.contains("failed "), "no history in:\n{told}");
+    }
+    Ok(())
+}
+
 #[test]
 fn wrong_psk() -> Result<()> {
     Neighbours::new(|a, _| a.tunnels[0].psk = "another secret altogether".into())?.attempt(|both| {
         says(&both.a, &["IKE_AUTH", "pre-shared key"])?;
         says(&both.b, &["IKE_AUTH", "pre-shared key"])?;
-        cause(&both.a, "pre-shared key")
+        cause(&both.a, "pre-shared key")?;
+        explains(both, "rejected our identity or pre-shared key", "does not have our pre-shared key")
     })
 }
 
@@ -104,7 +120,7 @@ fn wrong_id() -> Result<()> {
         says(&both.a, &["IKE_AUTH", "identity"])?;
         let line = both.b.wait_log(&["somebody.else.test"], Duration::from_secs(5))?;
         ensure!(line.contains("to mend: "), "no mend in: {line}");
-        Ok(())
+        explains(both, "AUTHENTICATION_FAILED", "somebody.else.test")
     })
 }
 
@@ -122,7 +138,8 @@ fn no_common_ike_proposal() -> Result<()> {
         // What either side offers is in the line of the side that sees both.
         says(&both.b, &["no common proposal", "aes128gcm16", "aes256-sha512"])?;
         says(&both.a, &["IKE_SA_INIT", "NO_PROPOSAL_CHOSEN"])?;
-        cause(&both.a, "propos")
+        cause(&both.a, "propos")?;
+        explains(both, "NO_PROPOSAL_CHOSEN", "no common proposal")
     })
 }
 
@@ -130,7 +147,8 @@ fn no_common_ike_proposal() -> Result<()> {
 fn no_common_esp_proposal() -> Result<()> {
     Neighbours::new(|a, _| a.esp = vec!["aes256-sha512".into()])?.attempt(|both| {
         says(&both.b, &["no common proposal", "aes128gcm16", "aes256-sha512"])?;
-        says(&both.a, &["NO_PROPOSAL_CHOSEN"])
+        says(&both.a, &["NO_PROPOSAL_CHOSEN"])?;
+        explains(both, "NO_PROPOSAL_CHOSEN", "no common proposal")
     })
 }
 
@@ -139,7 +157,8 @@ fn no_common_selector() -> Result<()> {
     Neighbours::new(|a, _| a.remote = vec!["10.77.0.0/24".into()])?.attempt(|both| {
         says(&both.b, &["traffic selectors", "10.77.0.0/24", "10.9.0.0/24"])?;
         says(&both.a, &["TS_UNACCEPTABLE"])?;
-        cause(&both.a, "selector")
+        cause(&both.a, "selector")?;
+        explains(both, "TS_UNACCEPTABLE", "no common traffic selectors")
     })
 }
 

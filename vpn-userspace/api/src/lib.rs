@@ -12,12 +12,14 @@
 //!
 //! This crate does no I/O; [`frame`] turns bytes into lines and lines into values.
 
+mod explain;
 pub mod frame;
 mod protocol;
 mod status;
 mod target;
 mod words;
 
+pub use explain::{Explanation, Happening, Reason, TunnelHistory, What};
 pub use protocol::{
     Change, ChangeKind, Counters, Done, ErrorCode, Failure, Level, LogRecord, LogsRequest, Reloaded, Request,
     Response, TunnelDrops,

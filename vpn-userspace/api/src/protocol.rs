@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::explain::Explanation;
 use crate::status::{Counter, Status};
 use crate::target::Target;
 use crate::words::words;
@@ -39,6 +40,11 @@ pub enum Request {
     Logs(LogsRequest),
     /// Every counter; answered with [`Response::Counters`].
     Counters,
+    /// What happened to a connection or tunnel and why; answered with [`Response::Explanation`].
+    Explain {
+        /// What to explain.
+        target: Target,
+    },
 }
 
 /// Which log records.
@@ -126,6 +132,8 @@ pub enum Response {
     Log(LogRecord),
     /// To [`Request::Counters`].
     Counters(Counters),
+    /// To [`Request::Explain`].
+    Explanation(Explanation),
     /// The request was not carried out.
     Error(Failure),
     /// An answer that this version does not know.

@@ -73,6 +73,21 @@ pub(crate) enum Command {
         /// What to take down
         target: Target,
     },
+    /// Say why a connection or tunnel is as it is: what failed, whose fault, both sides' values, what to change
+    #[command(after_help = "Examples:\n  \
+        culvert explain hangzhou\n  \
+        culvert explain hangzhou/a --verbose   with all of its history that is kept\n  \
+        culvert explain hangzhou --json | jq '.tunnels[].history[-1].failure.mend'")]
+    Explain {
+        /// What to explain
+        target: Target,
+        /// The whole history
+        #[arg(short, long)]
+        verbose: bool,
+        /// As JSON
+        #[arg(long, conflicts_with = "verbose")]
+        json: bool,
+    },
     /// Give a connection or tunnel new keys now
     #[command(
         after_help = "A rekey right after set-up shows whether both sides agree on perfect forward secrecy.\n\n\

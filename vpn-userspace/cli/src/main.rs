@@ -57,6 +57,18 @@ fn run(args: &Args) -> Result<ExitCode> {
             Response::Counters(counters) => out.write_all(render::counters(&counters).as_bytes())?,
             other => return Err(ClientError::unexpected(&other).into()),
         },
+        Command::Explain { target, json: true, .. } => {
+            print_json(&mut client, &mut out, &Request::Explain { target: target.clone() })?;
+        }
+        Command::Explain { target, verbose, .. } => {
+            match client.ask(&Request::Explain { target: target.clone() })? {
+                Response::Explanation(explanation) => {
+                    let view = render::View { now_s: now_s(), colour: colour(), verbose: *verbose };
+                    out.write_all(render::explanation(&explanation, &view).as_bytes())?;
+                }
+                other => return Err(ClientError::unexpected(&other).into()),
+            }
+        }
         Command::Up { target, no_wait, timeout } => {
             if !no_wait {
                 return up::up(&mut client, &mut out, target, timeout.0);

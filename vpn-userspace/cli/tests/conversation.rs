@@ -117,6 +117,25 @@ fn status_is_a_table_or_json() {
 }
 
 #[test]
+fn explain_tells_cause_and_mend() {
+    let answer = include_str!("../src/render/explain.json").replace('\n', " ").replacen(
+        '{',
+        r#"{"response":"explanation","#,
+        1,
+    );
+    let daemon = Daemon::answering(&[&answer]);
+    let output = daemon.culvert(&["explain", "hangzhou/b"]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(text(&output.stdout).contains("to mend    set remote_id here"), "{output:?}");
+    assert_eq!(daemon.requests(), [r#"{"request":"explain","target":"hangzhou/b"}"#]);
+
+    let daemon = Daemon::answering(&[&answer]);
+    let json: serde_json::Value =
+        serde_json::from_slice(&daemon.culvert(&["explain", "x", "--json"]).stdout).unwrap();
+    assert_eq!(json["tunnels"][1]["history"][2]["failure"]["theirs"], "gw2.example");
+}
+
+#[test]
 fn commands_ask_what_they_say() {
     let cases: [(&[&str], &str); 5] = [
         (&["down", "c/a"], r#"{"request":"down","target":"c/a"}"#),

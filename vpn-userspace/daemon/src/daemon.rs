@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::control::{self, Ask, ControlSocket};
 use crate::guard::WanGuard;
+use crate::history::History;
 use crate::log::{LevelHandle, LogStore};
 use crate::plan;
 use crate::wan::{Datagram, IkeSockets};
@@ -122,6 +123,7 @@ pub(crate) struct Daemon {
     pub(crate) children: BTreeMap<Spi, Child>,
     /// Tunnels, by connection and name, that could not be set up, and why.
     pub(crate) missing: BTreeMap<(String, String), String>,
+    pub(crate) history: History,
     pub(crate) latest_negotiation: Option<Duration>,
     pub(crate) wan_addresses: Vec<IpAddr>,
     pub(crate) next_id: u32,
@@ -181,6 +183,7 @@ impl Daemon {
             tunnels: BTreeMap::new(),
             children: BTreeMap::new(),
             missing: BTreeMap::new(),
+            history: History::default(),
             latest_negotiation: None,
             wan_addresses,
             next_id: 1,

@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
+use culvert_api::What;
 use culvert_dataplane::DataplaneEvent;
 use culvert_gateway::{Input, Loss};
 use culvert_ike::{ChildSa, Command, DownReason, Event};
-use culvert_types::Spi;
+use culvert_types::{Spi, TunnelId};
 
 use crate::daemon::{Child, Daemon, Established};
 
@@ -16,17 +17,24 @@ impl Daemon {
         match event {
             Event::IkeUp { tunnel, info } => {
                 self.guard.prove(info.remote.ip());
+                self.happened(
+                    tunnel,
+                    What::Up,
+                    format!("with {} at {}, {}", info.remote_id, info.remote, info.suite),
+                );
                 if let Some(entry) = self.tunnels.get_mut(&tunnel) {
                     entry.ike = Some(Established { info, since: now, told: now });
                 }
             }
             Event::IkeRekeyed { tunnel, info } => {
+                self.happened(tunnel, What::Rekeyed, info.suite.to_string());
                 if let Some(entry) = self.tunnels.get_mut(&tunnel) {
                     let since = entry.ike.as_ref().map_or(now, |ike| ike.since);
                     entry.ike = Some(Established { info, since, told: now });
                 }
             }
             Event::IkeDown { tunnel, reason } => {
+                self.happened(tunnel, What::Down, reason.to_string());
                 if let Some(ike) = self.tunnels.get_mut(&tunnel).and_then(|entry| entry.ike.take()) {
                     self.guard.forget(ike.info.remote.ip());
                 }
@@ -49,6 +57,7 @@ impl Daemon {
                 self.gateway.handle(now, Input::ChildDown(tunnel, inbound, loss(reason), reason.to_string()));
             }
             Event::PeerMoved { tunnel, local, remote } => {
+                self.happened(tunnel, What::Moved, format!("{local} - {remote}"));
                 if let Some(ike) = self.tunnels.get_mut(&tunnel).and_then(|entry| entry.ike.as_mut()) {
                     self.guard.forget(ike.info.remote.ip());
                     self.guard.prove(remote.ip());
@@ -64,6 +73,10 @@ impl Daemon {
                 }
             }
             Event::Failed(failure) => {
+                match failure.tunnel.and_then(|id| self.tunnels.get(&id)) {
+                    Some(t) => self.history.failed(&t.connection, &t.name, &failure),
+                    None => self.history.stranger_failed(&failure),
+                }
                 // A tunnel that carries traffic is not lost because another attempt failed.
                 if let Some(id) = failure.tunnel
                     && !self.children.values().any(|child| child.tunnel == id)
@@ -71,6 +84,12 @@ impl Daemon {
                     self.gateway.handle(now, Input::Lost(id, Loss::Failed, failure.to_string()));
                 }
             }
+        }
+    }
+
+    fn happened(&mut self, tunnel: TunnelId, what: What, text: String) {
+        if let Some(t) = self.tunnels.get(&tunnel) {
+            self.history.happened(&t.connection, &t.name, what, text);
         }
     }
 

@@ -4,6 +4,7 @@ mod control;
 mod daemon;
 mod events;
 mod guard;
+mod history;
 mod log;
 mod plan;
 mod preflight;

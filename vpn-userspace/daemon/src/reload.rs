@@ -42,6 +42,9 @@ impl Daemon {
         }
         self.settle().await;
         self.drop_unused_sockets();
+        let config = &self.config;
+        let configured = |c: &str, t: &str| config.connection(c).is_some_and(|c| c.tunnel(t).is_some());
+        self.history.keep(configured);
         if !self.missing.is_empty() {
             let failure = |((connection, tunnel), text): (&(String, String), &String)| {
                 format!("{connection}/{tunnel} cannot be set up: {text}")

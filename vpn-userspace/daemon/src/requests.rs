@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use culvert_api::{ErrorCode, Request, Response, Target};
+use culvert_api::{ErrorCode, Explanation, Request, Response, Target, TunnelHistory};
 use culvert_gateway::Input;
 use culvert_ike::{Command, CommandError};
 use culvert_types::{Spi, TunnelId};
@@ -15,6 +15,7 @@ impl Daemon {
         let response = match ask.request {
             Request::Status => Response::Status(Box::new(self.status().await)),
             Request::Counters => Response::Counters(self.counters()),
+            Request::Explain { target } => self.explain(&target),
             Request::Up { target } => self.up(&target),
             Request::Down { target } => self.with_targets(&target, |daemon, id| {
                 daemon.gateway.handle(Instant::now(), Input::Disable(id));
@@ -27,6 +28,30 @@ impl Daemon {
         self.settle().await;
         // The client may have gone; what it asked for is done all the same.
         let _ = ask.answer.send(response);
+    }
+
+    /// What happened to tunnels. Those are told of too that could not be set up.
+    fn explain(&self, target: &Target) -> Response {
+        let tunnels = self.config.connections.iter().flat_map(|c| c.tunnels.iter().map(move |t| (c, t)));
+        let covered = tunnels.filter(|(c, t)| target.covers(&c.name, &t.name));
+        let explained: Vec<TunnelHistory> = covered
+            .map(|(connection, tunnel)| {
+                let (state, since, cause) = self.state_of(connection, tunnel);
+                TunnelHistory {
+                    connection: connection.name.clone(),
+                    tunnel: tunnel.name.clone(),
+                    state,
+                    since,
+                    cause,
+                    history: self.history.of(&connection.name, &tunnel.name),
+                    strangers: self.history.strangers(tunnel.remote_address),
+                }
+            })
+            .collect();
+        if explained.is_empty() {
+            return unknown(target);
+        }
+        Response::Explanation(Explanation { tunnels: explained })
     }
 
     fn up(&mut self, target: &Target) -> Response {
@@ -66,11 +91,7 @@ impl Daemon {
             .map(|(id, _)| *id)
             .collect();
         if ids.is_empty() {
-            return Response::error(
-                ErrorCode::UnknownTarget,
-                format!("there is no connection or tunnel `{target}`"),
-                "`culvert status` lists them; a new one needs `culvert reload`",
-            );
+            return unknown(target);
         }
         for id in ids {
             if let Err(error) = act(self, id) {
@@ -86,4 +107,12 @@ impl Daemon {
         }
         Response::done("")
     }
+}
+
+fn unknown(target: &Target) -> Response {
+    Response::error(
+        ErrorCode::UnknownTarget,
+        format!("there is no connection or tunnel `{target}`"),
+        "`culvert status` lists them; a new one needs `culvert reload`",
+    )
 }

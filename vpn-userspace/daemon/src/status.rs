@@ -120,22 +120,14 @@ impl Daemon {
         let id = self.find(&connection.name, &tunnel.name);
         let entry = id.and_then(|id| self.tunnels.get(&id));
         let state = id.and_then(|id| self.gateway.state(id));
+        let (tunnel_state, since, cause) = self.state_of(connection, tunnel);
         let user = entry.filter(|e| e.report.engine == culvert_dataplane::Engine::User);
         Tunnel {
             name: tunnel.name.clone(),
             interface: tunnel.interface.clone(),
-            state: match state.map(|s| s.state) {
-                Some(State::Up) => TunnelState::Up,
-                Some(State::Connecting) => TunnelState::Connecting,
-                Some(State::Disabled) if !tunnel.enabled => TunnelState::Disabled,
-                // Taken down by the operator: down, with that as the cause.
-                Some(State::Idle | State::Waiting | State::Disabled) | None => TunnelState::Down,
-            },
-            since: Self::unix_seconds(state.map_or(self.started, |s| s.since)),
-            cause: match state {
-                Some(state) => state.cause.clone(),
-                None => self.missing.get(&(connection.name.clone(), tunnel.name.clone())).cloned(),
-            },
+            state: tunnel_state,
+            since,
+            cause,
             failures: state.map_or(0, |s| s.failures_total),
             local_address: entry.map(|e| e.local.to_string()),
             remote_address: tunnel.remote_address.map(|a| a.to_string()),
@@ -150,6 +142,27 @@ impl Daemon {
             children: id.map(|id| self.children_of(now, id, stats)).unwrap_or_default(),
             drops: id.map(|id| self.drops_of(id)).unwrap_or_default(),
         }
+    }
+
+    /// What state a tunnel is in, since when (Unix time in seconds), and why it is not up.
+    pub(crate) fn state_of(
+        &self,
+        connection: &culvert_config::Connection,
+        tunnel: &culvert_config::Tunnel,
+    ) -> (TunnelState, u64, Option<String>) {
+        let state = self.find(&connection.name, &tunnel.name).and_then(|id| self.gateway.state(id));
+        let shown = match state.map(|s| s.state) {
+            Some(State::Up) => TunnelState::Up,
+            Some(State::Connecting) => TunnelState::Connecting,
+            Some(State::Disabled) if !tunnel.enabled => TunnelState::Disabled,
+            // Taken down by the operator: down, with that as the cause.
+            Some(State::Idle | State::Waiting | State::Disabled) | None => TunnelState::Down,
+        };
+        let cause = match state {
+            Some(state) => state.cause.clone(),
+            None => self.missing.get(&(connection.name.clone(), tunnel.name.clone())).cloned(),
+        };
+        (shown, Self::unix_seconds(state.map_or(self.started, |s| s.since)), cause)
     }
 
     fn children_of(&self, now: Instant, id: TunnelId, stats: &[SaStats]) -> Vec<Child> {

@@ -1,12 +1,14 @@
 //! Answers as text. Whatever comes from peers is cleaned before a terminal sees it.
 
 mod details;
+mod explain;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod log;
 mod status;
 mod table;
 
+pub(crate) use explain::explanation;
 pub(crate) use log::log_line;
 pub(crate) use status::{engine, narrow, status};
 
@@ -99,7 +101,7 @@ pub(crate) fn reloaded(reloaded: &Reloaded) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use culvert_api::{Change, Level, LogRecord, TunnelDrops};
+    use culvert_api::{Change, Explanation, Level, LogRecord, TunnelDrops, TunnelHistory};
 
     fn view(verbose: bool) -> View {
         View { now_s: fixture::NOW_S, colour: false, verbose }
@@ -186,6 +188,22 @@ mod tests {
         ];
         insta::assert_snapshot!("reloaded", reloaded(&Reloaded { changes }));
         assert_eq!(reloaded(&Reloaded { changes: vec![] }), "nothing changed\n");
+    }
+
+    #[test]
+    fn explanations_are_as_reviewed() {
+        let view = View { now_s: fixture::NOW_S, colour: false, verbose: false };
+        insta::assert_snapshot!("explain", explanation(&fixture::explanation(), &view));
+        let evil = Explanation {
+            tunnels: vec![TunnelHistory {
+                cause: Some("a\u{1b}[2J".into()),
+                ..fixture::explanation().tunnels.remove(2)
+            }],
+        };
+        assert!(!explanation(&evil, &view).contains('\u{1b}'));
+        assert!(
+            explanation(&fixture::explanation(), &View { colour: true, ..view }).contains("\u{1b}[31mdown")
+        );
     }
 
     #[test]
