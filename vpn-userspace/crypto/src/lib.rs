@@ -12,16 +12,19 @@
 mod algorithm;
 mod cipher;
 mod dh;
+mod hash;
 mod mac;
 mod modp;
 mod packet;
 mod prf;
 mod random;
 mod secret;
+pub mod sign;
 mod suite;
 
 pub use algorithm::{DhGroup, Encryption, Integrity, Prf};
 pub use dh::{DhError, KeyPair};
+pub use hash::Hash;
 pub use packet::{Associated, CipherError, KeyError, PacketCipher};
 pub use prf::{PrfPlusError, prf_plus, sha1};
 pub use random::{Random, SystemRandom};
