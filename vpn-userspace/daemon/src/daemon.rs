@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use crate::control::{self, Ask, ControlSocket};
 use crate::guard::WanGuard;
 use crate::history::History;
+use crate::jobs::Jobs;
 use crate::log::{LevelHandle, LogStore};
 use crate::plan;
 use crate::wan::{Datagram, IkeSockets};
@@ -132,6 +133,7 @@ pub(crate) struct Daemon {
     asks: mpsc::Receiver<Ask>,
     datagrams: mpsc::Receiver<Datagram>,
     events: mpsc::UnboundedReceiver<DataplaneEvent>,
+    jobs: Jobs,
 }
 
 impl Daemon {
@@ -192,6 +194,7 @@ impl Daemon {
             asks,
             datagrams,
             events,
+            jobs: Jobs::new(),
         };
         for connection in &config.connections {
             daemon.add_connection(connection).await;
@@ -219,6 +222,7 @@ impl Daemon {
             tokio::select! {
                 Some(datagram) = self.datagrams.recv() => self.take_in(datagram),
                 Some(event) = self.events.recv() => self.on_plane_event(event).await,
+                done = self.jobs.next() => self.ike.handle_job(Instant::now(), done),
                 Some(ask) = self.asks.recv() => self.on_ask(ask).await,
                 () = sleep_until(deadline) => {
                     let now = Instant::now();
@@ -274,6 +278,7 @@ impl Daemon {
                     // Lost or not, the next one follows.
                     let _ = self.plane.send_keepalive(local, remote);
                 }
+                culvert_ike::Output::Job(job) => self.jobs.add(job),
                 culvert_ike::Output::Event(event) => self.on_ike_event(event).await,
                 culvert_ike::Output::Deadline(at, _) => return Some(at),
                 culvert_ike::Output::Idle => return None,

@@ -5,6 +5,7 @@ mod daemon;
 mod events;
 mod guard;
 mod history;
+mod jobs;
 mod log;
 mod plan;
 mod preflight;

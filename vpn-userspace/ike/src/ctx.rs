@@ -8,8 +8,10 @@ use culvert_crypto::Random;
 use culvert_types::{Spi, TunnelId};
 
 use crate::endpoint::{AnySa, Peers, Spis};
+use crate::job::Work;
+use crate::kex::Spawn;
 use crate::v2::{child::Child, sa::IkeSa, sa::Task};
-use crate::{DownReason, EndpointConfig, Event, Failure, Output, Parity};
+use crate::{DownReason, EndpointConfig, Event, Failure, Job, JobId, Output, Parity};
 
 /// Where messages of an IKE SA go, and what lies between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub(crate) struct Ctx<'a> {
     pub(crate) effects: Vec<Effect>,
     /// Unproven strangers may cause this many more reports now.
     pub(crate) may_report: bool,
+    /// Jobs asked for so far.
+    pub(crate) jobs: &'a mut u64,
 }
 
 /// What one IKE SA's step means for others.
@@ -118,6 +122,19 @@ impl Ctx<'_> {
         self.random.fill(&mut bytes);
         let share = f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX);
         whole.mul_f64(part + (1.0 - part) * share)
+    }
+}
+
+impl Spawn for Ctx<'_> {
+    fn random(&mut self) -> &mut dyn Random {
+        self.random
+    }
+
+    fn spawn(&mut self, sa: u64, proven: bool, work: Work) -> u64 {
+        *self.jobs += 1;
+        let number = *self.jobs;
+        self.outputs.push_back(Output::Job(Job::new(JobId { sa, number }, proven, work)));
+        number
     }
 }
 

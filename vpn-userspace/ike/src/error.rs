@@ -6,6 +6,7 @@ use std::time::Duration;
 use culvert_crypto::{DhError, DhGroup};
 use culvert_types::TunnelId;
 
+use crate::job::JobError;
 use crate::wire::{WireError, notify};
 use crate::{Identity, IdentityError};
 
@@ -82,6 +83,9 @@ pub enum Cause {
     /// The peer's public value is no good.
     #[error(transparent)]
     Dh(#[from] DhError),
+    /// A job of ours was lost.
+    #[error("this gateway did not finish its part of the key exchange")]
+    Unfinished,
     /// The peer's AUTH does not verify with our key.
     #[error("the peer {0} does not have our pre-shared key")]
     WrongPsk(Identity),
@@ -198,6 +202,15 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+impl From<JobError> for Cause {
+    fn from(error: JobError) -> Self {
+        match error {
+            JobError::Dh(e) => Self::Dh(e),
+            JobError::Lost => Self::Unfinished,
+        }
+    }
+}
+
 impl Cause {
     /// Blame, mend and RFC section of a cause in a phase.
     fn verdict(&self, phase: Phase) -> (Blame, &'static str, &'static str) {
@@ -224,6 +237,11 @@ impl Cause {
             Self::Dh(_) => {
                 (Peer, "ask the peer's vendor: its Diffie-Hellman value is not valid", "RFC 6989 2")
             }
+            Self::Unfinished => (
+                Local,
+                "see whether this gateway is short of processor time; it is tried again",
+                "RFC 7296 1.2",
+            ),
             Self::WrongPsk(_) => {
                 (Configuration, "set the same pre-shared key on both sides", "RFC 7296 2.15")
             }
@@ -319,6 +337,8 @@ impl Cause {
             | Self::AuthMethod(_)
             | Self::Eap => notify::AUTHENTICATION_FAILED,
             Self::NoSelectors | Self::SelectorsWidened => notify::TS_UNACCEPTABLE,
+            // RFC 7296 2.25: something transient on our side.
+            Self::Unfinished => notify::TEMPORARY_FAILURE,
             _ => return None,
         })
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use culvert_types::{Spi, TunnelId};
 
-use crate::{ChildSa, ConfigError, Failure, Identity, IkeSuite, PeerConfig};
+use crate::{ChildSa, ConfigError, Failure, Identity, IkeSuite, Job, PeerConfig};
 
 /// What an owner asks of an [`Endpoint`](crate::Endpoint).
 #[derive(Debug, Clone)]
@@ -52,6 +52,8 @@ pub enum Output {
         /// To.
         remote: SocketAddr,
     },
+    /// Run this anywhere, and hand back what comes out by [`handle_job`](crate::Endpoint::handle_job).
+    Job(Job),
     /// Something that the owner must know.
     Event(Event),
     /// Nothing more for now; call [`handle_timeout`](crate::Endpoint::handle_timeout) at this time, for

@@ -2,7 +2,8 @@
 //!
 //! An [`Endpoint`] serves any number of tunnels, as initiator and as responder. Its owner feeds it with
 //! [`Endpoint::handle_datagram`], [`Endpoint::handle_command`] and [`Endpoint::handle_timeout`], and
-//! after each of them drains [`Endpoint::poll`]. Nothing here reads a clock, opens a socket or draws
+//! after each of them drains [`Endpoint::poll`]. Slow cryptography leaves as a [`Job`], runs wherever the owner
+//! likes and comes back by [`Endpoint::handle_job`]. Nothing here reads a clock, opens a socket or draws
 //! randomness that was not handed in.
 //!
 //! Inside: `wire` is the message format and knows no state; `proposal`, `selector`, `identity`, `auth`
@@ -18,6 +19,8 @@ mod endpoint;
 mod error;
 mod event;
 mod identity;
+mod job;
+mod kex;
 mod keymat;
 pub mod proposal;
 mod protect;
@@ -38,5 +41,6 @@ pub use endpoint::{Counts, Endpoint};
 pub use error::{Blame, Cause, Failure, Phase};
 pub use event::{Command, CommandError, DownReason, Event, IkeInfo, Output};
 pub use identity::{Identity, IdentityError};
+pub use job::{Job, JobDone, JobId};
 pub use proposal::{EspProposal, EspSuite, IkeProposal, IkeSuite, ProposalError};
 pub use wire::WireError;

@@ -3,7 +3,7 @@
 //! For tests of this crate, and for those of others that need real CHILD SAs: [`pair`].
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use culvert_types::{Spi, TrafficSelector, TunnelId};
 
 use crate::{
     Auth, ChildSa, Command, DownReason, Dpd, Endpoint, EndpointConfig, Event, Failure, Identity, IkeInfo,
-    Output, PeerConfig, Psk,
+    Job, JobDone, Output, PeerConfig, Psk,
 };
 
 /// The tunnel that [`Pair`] sets up on both sides.
@@ -125,6 +125,17 @@ impl Default for Link {
     }
 }
 
+/// When the jobs of both sides come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Jobs {
+    /// Before anything else happens.
+    AtOnce,
+    /// After this long; each at the same pace.
+    After(Duration),
+    /// They stay in [`Side::jobs`].
+    Held,
+}
+
 /// A datagram on its way.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Flight {
@@ -160,6 +171,11 @@ pub struct Side {
     pub sent: Vec<Vec<u8>>,
     /// Where the peer moved, each time.
     pub moves: Vec<SocketAddr>,
+    /// Jobs that were asked for and are held.
+    pub jobs: Vec<Job>,
+    /// Jobs asked for so far.
+    pub asked: usize,
+    done: VecDeque<(Instant, JobDone)>,
     deadline: Option<Instant>,
 }
 
@@ -177,6 +193,9 @@ impl Side {
             keepalives: 0,
             sent: Vec::new(),
             moves: Vec::new(),
+            jobs: Vec::new(),
+            asked: 0,
+            done: VecDeque::new(),
             deadline: None,
         }
     }
@@ -234,6 +253,8 @@ pub struct Pair {
     pub time: Instant,
     /// The link.
     pub link: Link,
+    /// When jobs come back.
+    pub jobs: Jobs,
     /// Side A.
     pub a: Side,
     /// Side B.
@@ -257,6 +278,7 @@ impl Pair {
         let mut pair = Self {
             time,
             link: Link::default(),
+            jobs: Jobs::AtOnce,
             a: Side::new(endpoint.clone(), seed.wrapping_mul(2)),
             b: Side::new(endpoint, seed.wrapping_mul(2) + 1),
             started: time,
@@ -308,6 +330,7 @@ impl Pair {
         loop {
             match self.side(at).endpoint.poll() {
                 Output::Event(event) => self.side(at).on_event(event),
+                Output::Job(job) => self.work(at, job),
                 Output::Transmit { local, remote, bytes } => {
                     self.side(at).sent.push(bytes.clone());
                     self.transmit(at, local, remote, bytes);
@@ -322,6 +345,26 @@ impl Pair {
                     return;
                 }
             }
+        }
+    }
+
+    fn work(&mut self, at: At, job: Job) {
+        let (time, jobs) = (self.time, self.jobs);
+        let side = self.side(at);
+        side.asked += 1;
+        match jobs {
+            Jobs::AtOnce => side.endpoint.handle_job(time, job.run()),
+            Jobs::After(wait) => side.done.push_back((time + wait, job.run())),
+            Jobs::Held => side.jobs.push(job),
+        }
+    }
+
+    /// Runs the jobs that are held, in order.
+    pub fn run_held(&mut self, at: At) {
+        let (time, held) = (self.time, std::mem::take(&mut self.side(at).jobs));
+        for job in held {
+            self.side(at).endpoint.handle_job(time, job.run());
+            self.drain(at);
         }
     }
 
@@ -382,7 +425,9 @@ impl Pair {
     /// The next thing happens. `false` if nothing is left to happen, or not before `limit`.
     pub fn step(&mut self, limit: Instant) -> bool {
         let flight = self.flights.peek().map(|f| f.0.when);
-        let next = [flight, self.a.deadline, self.b.deadline].into_iter().flatten().min();
+        let done = |side: &Side| side.done.iter().map(|(when, _)| *when).min();
+        let job = [done(&self.a), done(&self.b)].into_iter().flatten().min();
+        let next = [flight, job, self.a.deadline, self.b.deadline].into_iter().flatten().min();
         let Some(next) = next.filter(|next| *next <= limit) else {
             self.time = self.time.max(limit);
             return false;
@@ -394,6 +439,17 @@ impl Pair {
                 self.inject_from(at, f.local, f.remote, &f.bytes);
             }
             return true;
+        }
+        for at in [At::A, At::B] {
+            let time = self.time;
+            let side = self.side(at);
+            if let Some(at_work) = side.done.iter().position(|(when, _)| *when <= time)
+                && let Some((_, done)) = side.done.remove(at_work)
+            {
+                side.endpoint.handle_job(time, done);
+                self.drain(at);
+                return true;
+            }
         }
         for at in [At::A, At::B] {
             let time = self.time;

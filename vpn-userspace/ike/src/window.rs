@@ -74,13 +74,13 @@ struct Answered {
 
 /// Length and last bytes of a protected request: its check value tells it from every other.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Fingerprint {
+pub(crate) struct Fingerprint {
     length: usize,
     tail: [u8; 12],
 }
 
 impl Fingerprint {
-    fn of(datagram: &[u8]) -> Self {
+    pub(crate) fn of(datagram: &[u8]) -> Self {
         Self { length: datagram.len(), tail: datagram.last_chunk().copied().unwrap_or_default() }
     }
 }
@@ -159,7 +159,11 @@ impl Window {
 
     /// Notes the answer to the request that was [`Incoming::Next`].
     pub(crate) fn respond(&mut self, request: &[u8], response: Vec<u8>) {
-        let fingerprint = Fingerprint::of(request);
+        self.respond_to(Fingerprint::of(request), response);
+    }
+
+    /// The same, for a request that is no longer at hand.
+    pub(crate) fn respond_to(&mut self, fingerprint: Fingerprint, response: Vec<u8>) {
         self.answered = Some(Answered { id: self.expected, fingerprint, response });
         self.expected = self.expected.wrapping_add(1);
     }

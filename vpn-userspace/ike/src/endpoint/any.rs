@@ -5,6 +5,7 @@ use std::time::Instant;
 use culvert_types::TunnelId;
 
 use crate::ctx::Ctx;
+use crate::job::Done;
 use crate::{EndpointConfig, v2};
 
 /// An IKE SA of either version, in any state.
@@ -23,6 +24,13 @@ impl AnySa {
     /// Whether both sides have authenticated.
     pub(super) fn is_up(&self) -> bool {
         matches!(self, Self::V2(v2::Sa::Up(_)))
+    }
+
+    /// Takes in what a job brought that was asked for on its behalf.
+    pub(super) fn on_job(self, ctx: &mut Ctx<'_>, number: u64, done: &mut Option<Done>) -> Option<Self> {
+        match self {
+            Self::V2(sa) => sa.on_job(ctx, number, done).map(Self::V2),
+        }
     }
 
     /// Does what is due.

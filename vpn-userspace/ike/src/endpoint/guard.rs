@@ -102,6 +102,9 @@ pub(crate) enum Admission {
 
 impl HalfOpens {
     pub(crate) fn insert(&mut self, key: u64, origin: (SocketAddr, u64)) {
+        if self.by_key.contains_key(&key) {
+            return;
+        }
         self.by_origin.insert(origin, key);
         self.by_key.insert(key, origin);
         *self.per_address.entry(origin.0.ip()).or_default() += 1;

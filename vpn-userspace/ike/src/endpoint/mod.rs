@@ -16,11 +16,12 @@ use culvert_types::TunnelId;
 
 use crate::ctx::{Ctx, Effect};
 use crate::error::{Cause, Failure, Phase};
+use crate::kex::Answering;
 use crate::timer::Timers;
-use crate::v2::init::{self, Request, Respond};
+use crate::v2::init::{self, Opening, Request, Respond};
 use crate::v2::{Arrival, Sa};
 use crate::wire::{Body, Exchange, HEADER_LEN, Header, WireError, notify};
-use crate::{Command, CommandError, EndpointConfig, Output};
+use crate::{Command, CommandError, EndpointConfig, JobDone, Output};
 pub(crate) use any::AnySa;
 use guard::{Admission, Cookies, HalfOpens, Reports};
 pub(crate) use peers::Peers;
@@ -39,6 +40,8 @@ pub struct Endpoint {
     reports: Reports,
     timers: Timers,
     outputs: VecDeque<Output>,
+    /// Jobs asked for so far.
+    jobs: u64,
     shut_down: bool,
 }
 
@@ -76,6 +79,7 @@ impl Endpoint {
             reports: Reports::default(),
             timers: Timers::default(),
             outputs: VecDeque::new(),
+            jobs: 0,
             shut_down: false,
         }
     }
@@ -108,6 +112,30 @@ impl Endpoint {
             self.step_v2(now, ours, |sa, ctx| sa.on_datagram(ctx, &arrival));
         } else {
             tracing::debug!(%remote, "dropped a message for an unknown IKE SA {ours:016x}");
+        }
+    }
+
+    /// Takes in what a [`Job`](crate::Job) brought. One whose IKE SA is gone is dropped.
+    pub fn handle_job(&mut self, now: Instant, done: JobDone) {
+        let JobDone { id, done } = done;
+        if self.shut_down {
+            return;
+        }
+        let mut done = Some(done);
+        match self.sas.remove(&id.sa) {
+            Some(AnySa::V2(Sa::Opening(mut opening))) => {
+                if opening.answering.on_job(id.number, &mut done) {
+                    let Opening { stash, answering, .. } = *opening;
+                    self.open(now, &stash.arrival(), id.sa, Some(answering));
+                } else {
+                    self.sas.insert(id.sa, AnySa::V2(Sa::Opening(opening)));
+                }
+            }
+            Some(sa) => {
+                self.sas.insert(id.sa, sa);
+                self.step(now, id.sa, |sa, ctx| sa.on_job(ctx, id.number, &mut done));
+            }
+            None => {}
         }
     }
 
@@ -205,17 +233,39 @@ impl Endpoint {
                 }
             }
         }
-        match self.with_ctx(now, |ctx| init::respond(ctx, arrival, &body, &request, &candidates)) {
-            Respond::Open(half_open) => {
-                let key = half_open.handshake.spi_r;
-                self.half_opens.insert(key, half_open.origin());
-                self.settle(key, None, Some(AnySa::V2(Sa::HalfOpen(half_open))));
-            }
-            Respond::Refuse { notify, data, failure } => {
-                if let Some(failure) = failure {
-                    self.with_ctx(now, |ctx| ctx.stranger_failed(*failure));
+        let spi_r = self.with_ctx(now, |ctx| ctx.ike_spi());
+        self.open(now, arrival, spi_r, None);
+    }
+
+    /// Answers an IKE_SA_INIT request that has been admitted; `ready` is what a job has brought for it.
+    fn open(&mut self, now: Instant, arrival: &Arrival<'_>, spi_r: u64, ready: Option<Answering>) {
+        let Arrival { local, remote, header, bytes } = *arrival;
+        let body = Body::parse(header.next, bytes.get(HEADER_LEN..).unwrap_or_default()).ok();
+        let candidates = self.peers.candidates(local.ip(), remote.ip());
+        let request = body.as_ref().and_then(Request::read);
+        // The tunnels may have been removed while a job was at work.
+        let (Some(body), Some(request), false) = (&body, request, candidates.is_empty()) else {
+            return self.settle(spi_r, None, None);
+        };
+        let next = self.with_ctx(now, |ctx| {
+            let respond = init::respond(ctx, arrival, body, &request, &candidates, spi_r, ready);
+            match respond {
+                Respond::Open(half_open) => Ok(Sa::HalfOpen(half_open)),
+                Respond::Later(answering) => Ok(Sa::Opening(Opening::new(ctx, arrival, answering))),
+                Respond::Refuse { notify, data, failure } => {
+                    failure.into_iter().for_each(|failure| ctx.stranger_failed(*failure));
+                    Err(init::refusal(&header, notify, &data))
                 }
-                self.answer(arrival, answer(notify, &data));
+            }
+        });
+        if next.is_ok() {
+            self.half_opens.insert(spi_r, (remote, header.spi_i));
+        }
+        match next {
+            Ok(sa) => self.settle(spi_r, None, Some(AnySa::V2(sa))),
+            Err(refusal) => {
+                self.settle(spi_r, None, None);
+                self.answer(arrival, refusal);
             }
         }
     }
@@ -270,6 +320,7 @@ impl Endpoint {
             transmits: Vec::new(),
             effects: Vec::new(),
             may_report,
+            jobs: &mut self.jobs,
         };
         let result = act(&mut ctx);
         let Ctx { effects, transmits, may_report: left, .. } = ctx;

@@ -3,6 +3,7 @@
 mod abuse;
 mod failure;
 mod handshake;
+mod jobs;
 mod loss;
 mod rekey;
 

@@ -1,6 +1,5 @@
 //! IKE_AUTH (RFC 7296 1.2, 2.15): identities, pre-shared keys and the first CHILD SA; both roles.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -260,8 +259,6 @@ impl AuthSent {
 pub(crate) struct HalfOpen {
     pub(crate) handshake: Handshake,
     pub(crate) expires: Instant,
-    /// Where IKE_SA_INIT came from.
-    pub(crate) source: SocketAddr,
     /// The tunnels that the addresses allow, best first.
     pub(crate) candidates: Vec<TunnelId>,
 }
@@ -452,11 +449,6 @@ impl HalfOpen {
         ctx.effects.push(Effect::Established { tunnel, key: sa.key(), initial_contact });
         ctx.transmit(arrival.local, arrival.remote, response);
         Sa::Up(sa)
-    }
-
-    /// The endpoint's index of half-open IKE SAs: where from, and the peer's SPI.
-    pub(crate) fn origin(&self) -> (SocketAddr, u64) {
-        (self.source, self.handshake.spi_i)
     }
 }
 

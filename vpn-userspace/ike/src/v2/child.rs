@@ -16,6 +16,8 @@ pub(crate) struct Child {
     pub(crate) inbound: Spi,
     pub(crate) outbound: Spi,
     pub(crate) state: State,
+    /// Inbound SPI of the SA that it took the place of.
+    pub(crate) replaces: Option<Spi>,
     /// When we rekey it.
     pub(crate) soft: Option<Instant>,
     /// When it must be gone.

@@ -11,7 +11,8 @@ use crate::{DownReason, EndpointConfig, Event};
 
 impl IkeSa {
     pub(crate) fn deadlines(&self, config: &EndpointConfig, soonest: &mut Soonest) {
-        if let Some(inflight) = self.window.inflight() {
+        // An answer that waits for a job is an answer.
+        if let Some(inflight) = self.window.inflight().filter(|_| self.response.is_none()) {
             soonest.at(inflight.retransmission.deadline(), "retransmit a request");
         }
         soonest.at(self.hard, "IKE SA lifetime ends");
@@ -39,7 +40,8 @@ impl IkeSa {
     }
 
     pub(crate) fn on_timeout(mut self: Box<Self>, ctx: &mut Ctx<'_>) -> Option<Sa> {
-        let due = self.window.inflight_mut().map_or(Due::Nothing, |i| i.retransmission.on_timeout(ctx.now));
+        let inflight = self.window.inflight_mut().filter(|_| self.response.is_none());
+        let due = inflight.map_or(Due::Nothing, |i| i.retransmission.on_timeout(ctx.now));
         match due {
             Due::Nothing => {}
             Due::Again => {

@@ -69,12 +69,27 @@ impl IkeSa {
             log!(debug, self.config.name, "the peer deleted SPI {outbound:08x}, which is not here");
             return;
         };
-        let (inbound, state) = (child.inbound, child.state);
+        let (inbound, state, replaces) = (child.inbound, child.state, child.replaces);
         // RFC 7296 1.4.1: when both delete at the same time, neither names the SA in its answer.
         if state != State::Deleting {
             answer.extend_from_slice(&inbound.to_bytes());
         }
         self.drop_child(ctx, inbound, DownReason::PeerDeleted);
+        if state == State::Live {
+            self.revive(ctx, replaces);
+        }
+    }
+
+    /// The peer took back the SA that it had rekeyed this one into: this one serves again.
+    fn revive(&mut self, ctx: &mut Ctx<'_>, old: Option<Spi>) {
+        let ours = matches!(&self.pending, Some(Pending::Child(exchange)) if exchange.replaces == old);
+        let Some(child) = old.filter(|_| !ours).and_then(|old| self.child(old)) else { return };
+        if child.state == State::Replaced {
+            child.state = State::Live;
+            child.soft = Some(Self::retry_at(ctx, child.hard));
+            let inbound = child.inbound;
+            ctx.event(Event::OutboundReady { tunnel: self.tunnel, inbound });
+        }
     }
 
     /// The children's outbound sides are the ones to use, after another IKE SA of the tunnel went.

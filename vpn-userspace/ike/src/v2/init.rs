@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use culvert_crypto::{DhGroup, KeyPair};
+use culvert_crypto::DhGroup;
 use culvert_types::TunnelId;
 
 use super::auth::{AuthSent, HalfOpen, Handshake};
 use super::ctx::{Ctx, log};
-use super::{Arrival, Path, Sa, nat};
+use super::{Arrival, Path, Sa, Stash, nat};
 use crate::error::{Cause, Failure, Phase, group_name};
+use crate::job::{Answered, Done};
+use crate::kex::{Agreement, Answering, Half};
 use crate::keymat::{IkeKeys, Nonces, first_seed};
 use crate::proposal::{self, IkeProposal, select};
 use crate::protect::Protection;
@@ -30,7 +32,9 @@ pub(crate) struct InitSent {
     started: Instant,
     remote: SocketAddr,
     nonce: Vec<u8>,
-    pair: KeyPair,
+    half: Half,
+    /// The answer that waits for the agreement.
+    stash: Option<Stash>,
     offered: Vec<Proposal>,
     cookie: Option<Vec<u8>>,
     request: Vec<u8>,
@@ -43,7 +47,8 @@ pub(crate) struct InitSent {
 const MAX_RETRIES: u32 = 5;
 
 impl InitSent {
-    /// Opens the negotiation of a tunnel. `None`, with a failure reported, when there is no key pair.
+    /// Opens the negotiation of a tunnel, at once or when its key pair is made. `None`, with a failure reported,
+    /// when there is none.
     pub(crate) fn start(
         ctx: &mut Ctx<'_>,
         tunnel: TunnelId,
@@ -51,8 +56,9 @@ impl InitSent {
         remote: SocketAddr,
     ) -> Option<Box<Self>> {
         let group = *config.ike_proposals.first()?.groups().first()?;
-        let pair = match KeyPair::generate(group, ctx.random) {
-            Ok(pair) => pair,
+        let spi = ctx.ike_spi();
+        let half = match Half::start(ctx, spi, group) {
+            Ok(half) => half,
             Err(e) => {
                 ctx.failed(Failure::new(Some(tunnel), &config.name, Phase::IkeSaInit, e.into()));
                 return None;
@@ -62,11 +68,12 @@ impl InitSent {
         let mut state = Box::new(Self {
             tunnel,
             retransmission: Retransmission::new(ctx.now, &ctx.config.retransmit, None),
-            spi: ctx.ike_spi(),
+            spi,
             started: ctx.now,
             remote,
             nonce: ctx.nonce(),
-            pair,
+            half,
+            stash: None,
             offered: select::offer_ike(&config.ike_proposals, &[]),
             cookie: None,
             request: Vec::new(),
@@ -83,14 +90,16 @@ impl InitSent {
         self.spi
     }
 
+    /// Sends the request, once there is a public value to put into it.
     fn send(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(public) = self.half.public() else { return };
         let mut chain = Chain::new();
         // RFC 7296 2.6: the cookie comes first, everything else as it was.
         if let Some(cookie) = &self.cookie {
             chain.push(&Payload::Notify(Notify::new(notify::COOKIE, cookie)));
         }
         chain.push(&Payload::Sa(self.offered.clone()));
-        chain.push(&Payload::Ke { group: self.pair.group().iana(), data: self.pair.public() });
+        chain.push(&Payload::Ke { group: self.half.group().iana(), data: public });
         chain.push(&Payload::Nonce(&self.nonce));
         let ends = (self.config.local, self.remote);
         nat::announce(&mut chain, ctx.random, (self.spi, 0), ends, self.config.force_encap);
@@ -105,7 +114,8 @@ impl InitSent {
     pub(crate) fn on_response(mut self: Box<Self>, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) -> Option<Sa> {
         let header = &arrival.header;
         let fits = header.exchange == Exchange::SaInit && header.flags.response && header.message_id == 0;
-        if !fits || arrival.remote.ip() != self.remote.ip() {
+        // While a job is at work, nothing else is listened to: repetitions come again if it brings nothing.
+        if !fits || arrival.remote.ip() != self.remote.ip() || self.half.waits() {
             return Some(Sa::InitSent(self));
         }
         let answer = arrival.bytes.get(HEADER_LEN..).unwrap_or_default();
@@ -116,6 +126,10 @@ impl InitSent {
         match result {
             Ok(Step::Again) => {
                 self.send(ctx);
+                Some(Sa::InitSent(self))
+            }
+            Ok(Step::Later) => {
+                self.stash = Some(Stash::of(arrival));
                 Some(Sa::InitSent(self))
             }
             Ok(Step::Done(handshake)) => {
@@ -168,18 +182,17 @@ impl InitSent {
         let Some(suite) = select::accept_ike(&self.offered, answer) else {
             return Err(Stop::Fail(Cause::WrongChoice, proposal::describe(answer)));
         };
-        if group != suite.group.iana() || suite.group != self.pair.group() {
+        if group != suite.group.iana() || suite.group != self.half.group() {
             return Err(Stop::Fail(
                 Cause::WrongChoice,
                 format!("{suite} with a value of {}", group_name(group)),
             ));
         }
         let found = nat::detect(body, (self.spi, spi_r), arrival.local, arrival.remote);
-        // The pair is used up by agreeing: a fresh one takes its place, should the value be no good.
-        let fresh =
-            KeyPair::generate(suite.group, ctx.random).map_err(|e| Stop::Fail(e.into(), String::new()))?;
-        let shared = std::mem::replace(&mut self.pair, fresh).agree(value);
-        let shared = shared.map_err(|e| Stop::Fail(e.into(), String::new()))?;
+        let shared = match self.half.agree(ctx, value) {
+            Agreement::Later => return Ok(Step::Later),
+            Agreement::Done(shared) => shared.map_err(|e| Stop::Fail(e.into(), String::new()))?,
+        };
 
         let nonces = Nonces { initiator: &self.nonce, responder: nr };
         let seed = first_seed(suite.prf, nonces, &shared);
@@ -221,13 +234,13 @@ impl InitSent {
     fn other_group(&mut self, ctx: &mut Ctx<'_>, wanted: u16) -> Result<Step, Stop> {
         self.count_retry()?;
         let group = DhGroup::from_iana(wanted).filter(|g| {
-            *g != self.pair.group() && self.config.ike_proposals.iter().any(|p| p.groups().contains(g))
+            *g != self.half.group() && self.config.ike_proposals.iter().any(|p| p.groups().contains(g))
         });
         let Some(group) = group else {
             return Err(Stop::Fail(Cause::GroupRefused(wanted), group_name(wanted)));
         };
-        log!(debug, self.config.name, "the peer asks for {group} instead of {}", self.pair.group());
-        self.pair = KeyPair::generate(group, ctx.random).map_err(|e| Stop::Fail(e.into(), String::new()))?;
+        log!(debug, self.config.name, "the peer asks for {group} instead of {}", self.half.group());
+        self.half = Half::start(ctx, self.spi, group).map_err(|e| Stop::Fail(e.into(), String::new()))?;
         Ok(Step::Again)
     }
 
@@ -237,9 +250,39 @@ impl InitSent {
         ctx.failed(failure.offered(ours, theirs));
     }
 
+    /// A key pair is made, or an agreement with the answer that waits for it.
+    pub(crate) fn on_job(
+        mut self: Box<Self>,
+        ctx: &mut Ctx<'_>,
+        number: u64,
+        done: &mut Option<Done>,
+    ) -> Option<Sa> {
+        match (self.half.on_job(number, done), self.stash.take()) {
+            (None, stash) => {
+                self.stash = stash;
+                Some(Sa::InitSent(self))
+            }
+            (Some(Err(e)), _) => {
+                self.fail(ctx, e.into(), String::new());
+                None
+            }
+            (Some(Ok(())), Some(stash)) => self.on_response(ctx, &stash.arrival()),
+            (Some(Ok(())), None) => {
+                self.send(ctx);
+                Some(Sa::InitSent(self))
+            }
+        }
+    }
+
     pub(crate) fn on_timeout(mut self: Box<Self>, ctx: &mut Ctx<'_>) -> Option<Sa> {
         match self.retransmission.on_timeout(ctx.now) {
             Due::Nothing => {}
+            // The answer is there, or nothing has been sent yet.
+            Due::Again if self.half.waits() => {}
+            Due::GiveUp(_) if self.half.waits() => {
+                self.fail(ctx, Cause::Unfinished, String::new());
+                return None;
+            }
             Due::Again => {
                 if self.retransmission.worrying() {
                     let remote = self.remote;
@@ -265,6 +308,8 @@ impl InitSent {
 
 enum Step {
     Again,
+    /// A job is at work on the agreement.
+    Later,
     Done(Box<Handshake>),
 }
 
@@ -277,6 +322,8 @@ enum Stop {
 pub(crate) enum Respond {
     /// Half-open state and its answer.
     Open(Box<HalfOpen>),
+    /// A job is at work on the answer.
+    Later(Answering),
     /// An error for the peer, and what to tell our side.
     Refuse { notify: u16, data: Vec<u8>, failure: Option<Box<Failure>> },
 }
@@ -294,13 +341,34 @@ impl<'a> Request<'a> {
     }
 }
 
-/// The responder's part. `candidates`: the tunnels that the addresses allow, best first, not empty.
+/// The responder, whose answer waits for a job. It counts as half-open.
+pub(crate) struct Opening {
+    pub(crate) expires: Instant,
+    pub(crate) stash: Stash,
+    pub(crate) answering: Answering,
+}
+
+impl Opening {
+    pub(crate) fn new(ctx: &Ctx<'_>, arrival: &Arrival<'_>, answering: Answering) -> Box<Self> {
+        let expires = ctx.now + ctx.config.half_open_lifetime;
+        Box::new(Self { expires, stash: Stash::of(arrival), answering })
+    }
+
+    pub(crate) fn spi_i(&self) -> u64 {
+        self.stash.header.spi_i
+    }
+}
+
+/// The responder's part. `spi_r`: our SPI, which is free. `ready`: what a job has brought for this request.
+/// `candidates`: the tunnels that the addresses allow, best first, not empty.
 pub(crate) fn respond(
     ctx: &mut Ctx<'_>,
     arrival: &Arrival<'_>,
     body: &Body<'_>,
     request: &Request<'_>,
     candidates: &[(TunnelId, Arc<PeerConfig>)],
+    spi_r: u64,
+    mut ready: Option<Answering>,
 ) -> Respond {
     let sole = match candidates {
         [(tunnel, config)] => (Some(*tunnel), config.name.clone()),
@@ -332,19 +400,17 @@ pub(crate) fn respond(
         let data = wanted.iana().to_be_bytes().to_vec();
         return Respond::Refuse { notify: notify::INVALID_KE_PAYLOAD, data, failure: None };
     }
-    let pair = KeyPair::generate(wanted, ctx.random);
-    let agreed = pair.and_then(|pair| {
-        let public = pair.public().to_vec();
-        pair.agree(request.ke.1).map(|shared| (public, shared))
-    });
-    let (public, shared) = match agreed {
-        Ok(both) => both,
-        Err(e) => {
-            let failure = Some(Box::new(failure(Cause::Dh(e))));
+    let answered = Answering::answer(&mut ready, ctx, (spi_r, false), (wanted, request.ke.1));
+    let Answered { public, shared } = match (answered, ready) {
+        (Some(Ok(answered)), _) => answered,
+        (None, Some(answering)) => return Respond::Later(answering),
+        (refused, _) => {
+            let cause = refused.and_then(Result::err).map_or(Cause::Unfinished, Cause::from);
+            let failure = Some(Box::new(failure(cause)));
             return Respond::Refuse { notify: notify::INVALID_SYNTAX, data: Vec::new(), failure };
         }
     };
-    let (spi_i, spi_r, nr) = (arrival.header.spi_i, ctx.ike_spi(), ctx.nonce());
+    let (spi_i, nr) = (arrival.header.spi_i, ctx.nonce());
     let nonces = Nonces { initiator: request.nonce, responder: &nr };
     let keys = IkeKeys::derive(&suite, &first_seed(suite.prf, nonces, &shared), nonces, spi_i, spi_r);
     let found = nat::detect(body, (spi_i, 0), arrival.local, arrival.remote);
@@ -369,7 +435,6 @@ pub(crate) fn respond(
     Respond::Open(Box::new(HalfOpen {
         candidates: candidates.iter().map(|(tunnel, _)| *tunnel).collect(),
         expires: ctx.now + ctx.config.half_open_lifetime,
-        source: arrival.remote,
         handshake: Handshake {
             spi_i,
             spi_r,

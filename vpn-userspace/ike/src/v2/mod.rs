@@ -16,7 +16,10 @@ use std::time::Instant;
 use culvert_types::TunnelId;
 
 pub(crate) use crate::ctx::{self, Path};
+use crate::job::Done;
+use crate::protect::Opened;
 use crate::timer::Soonest;
+use crate::window::Fingerprint;
 use crate::wire::Header;
 use ctx::Ctx;
 
@@ -29,10 +32,40 @@ pub(crate) struct Arrival<'a> {
     pub(crate) bytes: &'a [u8],
 }
 
+/// A datagram that waits for a job.
+pub(crate) struct Stash {
+    local: SocketAddr,
+    remote: SocketAddr,
+    header: Header,
+    bytes: Vec<u8>,
+}
+
+impl Stash {
+    pub(crate) fn of(arrival: &Arrival<'_>) -> Self {
+        let Arrival { local, remote, header, bytes } = *arrival;
+        Self { local, remote, header, bytes: bytes.to_vec() }
+    }
+
+    pub(crate) fn arrival(&self) -> Arrival<'_> {
+        Arrival { local: self.local, remote: self.remote, header: self.header, bytes: &self.bytes }
+    }
+}
+
+/// A protected message of an established IKE SA, checked and decrypted.
+pub(crate) struct Message {
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) header: Header,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) opened: Opened,
+}
+
 /// An IKE SA in one of its states.
 pub(crate) enum Sa {
     /// Initiator, waiting for the answer to IKE_SA_INIT.
     InitSent(Box<init::InitSent>),
+    /// Responder, whose answer to IKE_SA_INIT waits for a job.
+    Opening(Box<init::Opening>),
     /// Initiator, waiting for the answer to IKE_AUTH.
     AuthSent(Box<auth::AuthSent>),
     /// Responder, waiting for IKE_AUTH.
@@ -48,6 +81,7 @@ impl Sa {
     pub(crate) fn peer_spi(&self) -> u64 {
         match self {
             Self::InitSent(_) => 0,
+            Self::Opening(s) => s.spi_i(),
             Self::AuthSent(s) => s.handshake.spi_r,
             Self::HalfOpen(s) => s.handshake.spi_i,
             Self::Up(s) => s.peer_spi(),
@@ -59,7 +93,7 @@ impl Sa {
     pub(crate) fn initiator(&self) -> bool {
         match self {
             Self::InitSent(_) | Self::AuthSent(_) => true,
-            Self::HalfOpen(_) => false,
+            Self::Opening(_) | Self::HalfOpen(_) => false,
             Self::Up(s) => s.initiator,
             Self::Closed(s) => s.initiator,
         }
@@ -70,7 +104,7 @@ impl Sa {
         match self {
             Self::InitSent(s) => Some(s.tunnel),
             Self::AuthSent(s) => Some(s.tunnel),
-            Self::HalfOpen(_) => None,
+            Self::Opening(_) | Self::HalfOpen(_) => None,
             Self::Up(s) => Some(s.tunnel),
             Self::Closed(_) => None,
         }
@@ -80,10 +114,21 @@ impl Sa {
     pub(crate) fn on_datagram(self, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) -> Option<Self> {
         match self {
             Self::InitSent(s) => s.on_response(ctx, arrival),
+            Self::Opening(_) => Some(self),
             Self::AuthSent(s) => s.on_response(ctx, arrival),
             Self::HalfOpen(s) => s.on_request(ctx, arrival),
             Self::Up(s) => s.on_datagram(ctx, arrival),
             Self::Closed(s) => s.on_datagram(ctx, arrival),
+        }
+    }
+
+    /// Takes in what a job brought that was asked for on behalf of this IKE SA. The endpoint does so for one that
+    /// is still opening.
+    pub(crate) fn on_job(self, ctx: &mut Ctx<'_>, number: u64, done: &mut Option<Done>) -> Option<Self> {
+        match self {
+            Self::InitSent(s) => s.on_job(ctx, number, done),
+            Self::Up(s) => s.on_job(ctx, number, done),
+            Self::Opening(_) | Self::AuthSent(_) | Self::HalfOpen(_) | Self::Closed(_) => Some(self),
         }
     }
 
@@ -92,6 +137,7 @@ impl Sa {
         match self {
             Self::InitSent(s) => s.on_timeout(ctx),
             Self::AuthSent(s) => s.on_timeout(ctx),
+            Self::Opening(s) => (ctx.now < s.expires).then_some(Self::Opening(s)),
             Self::HalfOpen(s) => (ctx.now < s.expires).then_some(Self::HalfOpen(s)),
             Self::Up(s) => s.on_timeout(ctx),
             Self::Closed(s) => (ctx.now < s.expires).then_some(Self::Closed(s)),
@@ -106,6 +152,7 @@ impl Sa {
             Self::AuthSent(s) => s.window.inflight().into_iter().for_each(|i| {
                 soonest.at(i.retransmission.deadline(), "retransmit IKE_AUTH");
             }),
+            Self::Opening(s) => soonest.at(s.expires, "half-open IKE SA expires"),
             Self::HalfOpen(s) => soonest.at(s.expires, "half-open IKE SA expires"),
             Self::Up(s) => s.deadlines(config, &mut soonest),
             Self::Closed(s) => soonest.at(s.expires, "closed IKE SA is forgotten"),

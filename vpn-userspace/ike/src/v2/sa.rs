@@ -13,12 +13,13 @@ use super::child::{Agreed, Child, State};
 use super::closed::Closed;
 use super::ctx::{Ctx, Effect, log};
 use super::rekey::{ChildExchange, IkeExchange};
-use super::{Arrival, Path, Sa};
+use super::{Arrival, Message, Path, Sa};
 use crate::error::{Cause, Failure, Phase};
 use crate::event::IkeInfo;
+use crate::kex::{Answering, Half};
 use crate::protect::Protection;
-use crate::window::{Retransmission, Window};
-use crate::wire::{Body, Chain, Exchange, Flags, Header, Notify, Payload, WireError, notify};
+use crate::window::{Fingerprint, Retransmission, Window};
+use crate::wire::{Chain, Exchange, Flags, Header, Notify, Payload, WireError, notify};
 use crate::{ChildSa, DownReason, Event, Identity, IkeSuite, PeerConfig};
 
 /// How long a replaced inbound SA still receives.
@@ -88,6 +89,13 @@ pub(crate) struct IkeSa {
     pub(crate) remote_id: Identity,
     pub(crate) children: Vec<Child>,
     pub(crate) pending: Option<Pending>,
+    /// The authentic answer to it, while a job is at work on the agreement.
+    pub(crate) response: Option<Box<Message>>,
+    /// Our half of the next request's key exchange, while or after a job makes its key pair.
+    pub(crate) making: Option<Half>,
+    /// The peer's request, while a job is at work on our half of its key exchange.
+    pub(crate) request: Option<Box<Message>>,
+    pub(crate) answering: Option<Answering>,
     pub(crate) tasks: VecDeque<Task>,
     pub(crate) life: Life,
     /// Of the IKE_SA_INIT that made it; `None` for a rekeyed one.
@@ -121,6 +129,8 @@ pub(crate) enum Reply {
     Answer(Chain),
     /// Answer, then the IKE SA is gone.
     Last(Chain, DownReason),
+    /// Nothing yet: a job is at work.
+    Later,
 }
 
 impl Reply {
@@ -198,6 +208,10 @@ impl IkeSa {
             remote_id,
             children: Vec::new(),
             pending: None,
+            response: None,
+            making: None,
+            request: None,
+            answering: None,
             tasks: VecDeque::new(),
             life: Life::Serving,
             origin,
@@ -265,6 +279,7 @@ impl IkeSa {
             inbound,
             outbound,
             state: State::Live,
+            replaces,
             soft: Some(ctx.now + rekey_in),
             hard: ctx.now + hard_lifetime,
             outbound_due: (!use_outbound).then(|| ctx.now + OUTBOUND_GRACE),
@@ -337,7 +352,10 @@ impl IkeSa {
 
     /// Starts the next task if no request is waiting for its answer.
     pub(crate) fn send_next(&mut self, ctx: &mut Ctx<'_>) {
-        while self.pending.is_none() && self.window.free().is_some() {
+        while self.pending.is_none()
+            && self.window.free().is_some()
+            && !self.making.as_ref().is_some_and(Half::waits)
+        {
             let Some(task) = self.tasks.pop_front() else { return };
             match task {
                 Task::Liveness => {
@@ -381,9 +399,9 @@ impl IkeSa {
     pub(crate) fn on_datagram(mut self: Box<Self>, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) -> Option<Sa> {
         let header = &arrival.header;
         let wanted = if header.flags.response {
-            self.window.awaits(header.message_id)
+            self.window.awaits(header.message_id) && self.response.is_none()
         } else {
-            !repeated(&self.window, ctx, arrival)
+            !repeated(&self.window, ctx, arrival) && self.request.is_none()
         };
         if !wanted {
             return Some(Sa::Up(self));
@@ -397,10 +415,16 @@ impl IkeSa {
         };
         self.last_heard = ctx.now;
         self.follow(ctx, arrival.local, arrival.remote);
-        let next = match (header.flags.response, opened.body()) {
-            (true, Ok(body)) => self.on_response(ctx, &body),
-            (true, Err(e)) => self.on_bad_response(ctx, e),
-            (false, body) => self.on_request(ctx, arrival, body),
+        let Arrival { local, remote, header, bytes } = *arrival;
+        self.on_message(ctx, Message { local, remote, header, fingerprint: Fingerprint::of(bytes), opened })
+    }
+
+    /// Takes in a message, or one that waited for a job, with what the job brought at hand.
+    pub(crate) fn on_message(self: Box<Self>, ctx: &mut Ctx<'_>, message: Message) -> Option<Sa> {
+        let next = if message.header.flags.response {
+            self.on_response(ctx, message)
+        } else {
+            self.on_request(ctx, message)
         };
         next.map(|sa| match sa {
             Sa::Up(mut sa) => {
@@ -426,7 +450,15 @@ impl IkeSa {
         }
     }
 
-    fn on_response(mut self: Box<Self>, ctx: &mut Ctx<'_>, body: &Body<'_>) -> Option<Sa> {
+    fn on_response(mut self: Box<Self>, ctx: &mut Ctx<'_>, message: Message) -> Option<Sa> {
+        let body = &match message.opened.body() {
+            Ok(body) => body,
+            Err(e) => return self.on_bad_response(ctx, e),
+        };
+        if self.agreement_waits(ctx, body) {
+            self.response = Some(Box::new(message));
+            return Some(Sa::Up(self));
+        }
         self.window.answered();
         match self.pending.take() {
             Some(Pending::Child(exchange)) => self.finish_child(ctx, *exchange, body),
@@ -452,14 +484,9 @@ impl IkeSa {
         Some(Sa::Up(self))
     }
 
-    fn on_request(
-        mut self: Box<Self>,
-        ctx: &mut Ctx<'_>,
-        arrival: &Arrival<'_>,
-        body: Result<Body<'_>, WireError>,
-    ) -> Option<Sa> {
-        let exchange = arrival.header.exchange;
-        let reply = match (exchange, &body) {
+    fn on_request(mut self: Box<Self>, ctx: &mut Ctx<'_>, message: Message) -> Option<Sa> {
+        let exchange = message.header.exchange;
+        let reply = match (exchange, &message.opened.body()) {
             (_, Err(e)) => self.on_bad_request(ctx, *e),
             (Exchange::CreateChild, Ok(body)) => self.on_create_child(ctx, body),
             (Exchange::Informational, Ok(body)) => self.on_informational(ctx, body),
@@ -471,12 +498,18 @@ impl IkeSa {
         let (chain, end) = match reply {
             Reply::Answer(chain) => (chain, None),
             Reply::Last(chain, reason) => (chain, Some(reason)),
+            Reply::Later => {
+                self.request = Some(Box::new(message));
+                return Some(Sa::Up(self));
+            }
         };
-        let header = self.header(exchange, true, arrival.header.message_id);
+        // What a job brought was for this request and no other.
+        self.answering = None;
+        let header = self.header(exchange, true, message.header.message_id);
         let response = self.protection.seal(&header, &chain);
-        self.window.respond(arrival.bytes, response.clone());
+        self.window.respond_to(message.fingerprint, response.clone());
         self.last_sent = ctx.now;
-        ctx.transmit(arrival.local, arrival.remote, response);
+        ctx.transmit(message.local, message.remote, response);
         match end {
             None => Some(Sa::Up(self)),
             Some(reason) => {
@@ -523,6 +556,7 @@ impl IkeSa {
             _ => {}
         }
         self.tasks.clear();
+        self.making = None;
         while let Some(inbound) = self.children.first().map(|c| c.inbound) {
             self.drop_child(ctx, inbound, reason);
         }
@@ -537,9 +571,17 @@ impl IkeSa {
         if self.life == Life::Closing {
             return;
         }
+        // What our rekeying makes at the peer must be deleted there as well: its answer is waited for.
+        let rekeying =
+            self.pending.take_if(|p| matches!(p, Pending::Ike(exchange) if exchange.met.is_none()));
         self.take_down(ctx, reason);
         self.life = Life::Closing;
-        if self.window.inflight().is_some() {
+        if rekeying.is_some() {
+            self.pending = rekeying;
+        } else if self.response.take().is_some() {
+            // An answer that waits for a job is an answer.
+            self.window.answered();
+        } else if self.window.inflight().is_some() {
             self.pending = Some(Pending::Abandoned);
         }
         self.queue(Task::DeleteIke);
@@ -565,6 +607,7 @@ impl IkeSa {
     /// Gives the children to another IKE SA of the tunnel; the peer is to delete this one.
     pub(crate) fn hand_over(&mut self, ctx: &mut Ctx<'_>, to: u64) {
         let children = std::mem::take(&mut self.children);
+        self.making = None;
         let (keep, go): (Vec<_>, Vec<_>) = self
             .tasks
             .drain(..)
@@ -583,6 +626,15 @@ impl IkeSa {
 }
 
 impl Pending {
+    /// Our half of its key exchange.
+    pub(crate) fn half(&mut self) -> Option<&mut Half> {
+        match self {
+            Self::Child(exchange) => exchange.half.as_mut(),
+            Self::Ike(exchange) => Some(&mut exchange.half),
+            _ => None,
+        }
+    }
+
     pub(crate) fn phase(&self) -> Phase {
         match self {
             Self::Child(exchange) if exchange.replaces.is_some() => Phase::RekeyChild,

@@ -1,10 +1,11 @@
 //! CREATE_CHILD_SA for CHILD SAs: new ones (RFC 7296 1.3.1) and rekeyed ones (1.3.3, 2.8).
 
-use culvert_crypto::{KeyPair, SharedSecret};
+use culvert_crypto::SharedSecret;
 use culvert_types::Spi;
 
 use super::{Attempt, ChildExchange, Met, agree, ours_loses};
 use crate::error::{Cause, Phase, group_name};
+use crate::kex::Half;
 use crate::keymat::{Nonces, child_keys};
 use crate::v2::child::{self, Offer, Refusal, State};
 use crate::v2::ctx::{Ctx, log};
@@ -31,9 +32,13 @@ impl IkeSa {
         }
         self.refresh_config(ctx);
         let group = attempt.group.or_else(|| child::first_group(&self.config));
-        let pair = match group.map(|g| KeyPair::generate(g, ctx.random)).transpose() {
-            Ok(pair) => pair,
-            Err(e) => return self.child_failed(ctx, old, e.into(), String::new(), String::new()),
+        let half = match group.map(|g| self.half(ctx, g)).transpose() {
+            Ok(Some(None)) => {
+                let task = old.map_or(Task::CreateChild(attempt), |old| Task::RekeyChild(old, attempt));
+                return self.tasks.push_front(task);
+            }
+            Ok(half) => half.flatten(),
+            Err(cause) => return self.child_failed(ctx, old, cause, String::new(), String::new()),
         };
         let (nonce, owner) = (ctx.nonce(), self.key());
         let offer = Offer::new(ctx, &self.config, owner, true);
@@ -46,15 +51,15 @@ impl IkeSa {
         }
         offer.write_sa(&mut chain);
         chain.push(&Payload::Nonce(&nonce));
-        if let Some(pair) = &pair {
-            chain.push(&Payload::Ke { group: pair.group().iana(), data: pair.public() });
+        if let Some((group, data)) = half.as_ref().and_then(|h| Some((h.group().iana(), h.public()?))) {
+            chain.push(&Payload::Ke { group, data });
         }
         offer.write_selectors(&mut chain);
-        let exchange = ChildExchange { offer, replaces: old, nonce, pair, attempt, met: None };
+        let exchange = ChildExchange { offer, replaces: old, nonce, half, attempt, met: None };
         self.request(ctx, Exchange::CreateChild, &chain, Pending::Child(Box::new(exchange)));
     }
 
-    fn child_failed(
+    pub(super) fn child_failed(
         &mut self,
         ctx: &mut Ctx<'_>,
         old: Option<Spi>,
@@ -75,10 +80,10 @@ impl IkeSa {
 
     /// The answer to our request.
     pub(crate) fn finish_child(&mut self, ctx: &mut Ctx<'_>, exchange: ChildExchange, body: &Body<'_>) {
-        let ChildExchange { offer, replaces, nonce, pair, attempt, met } = exchange;
+        let ChildExchange { offer, replaces, nonce, half, attempt, met } = exchange;
         if let Some(error) = body.error().filter(|_| body.sa().is_none()) {
             ctx.spis.release(offer.inbound);
-            let current = pair.as_ref().map(KeyPair::group);
+            let current = half.as_ref().map(Half::group);
             return match error.kind {
                 // The peer rekeyed the SA itself: that one lives on.
                 _ if met.is_some() => {}
@@ -121,10 +126,10 @@ impl IkeSa {
             let refuse =
                 |cause| Refusal { cause, ours: String::new(), theirs: String::new(), peer_has_it: true };
             let nr = body.nonce().ok_or_else(|| refuse(Cause::MissingPayload("nonce")))?;
-            let shared: Option<SharedSecret> = match (agreed.suite.group, pair) {
+            let shared: Option<SharedSecret> = match (agreed.suite.group, half) {
                 (None, _) => None,
-                (Some(group), Some(pair)) if pair.group() == group => {
-                    Some(agree(pair, body).map_err(refuse)?)
+                (Some(group), Some(half)) if half.group() == group => {
+                    Some(agree(half, ctx, body).map_err(refuse)?)
                 }
                 (Some(_), _) => return Err(refuse(Cause::WrongChoice)),
             };
@@ -218,6 +223,7 @@ impl IkeSa {
         let phase = if old.is_some() { Phase::RekeyChild } else { Phase::ChildSa };
         match self.make_child(ctx, body, old) {
             Ok(chain) => Reply::Answer(chain),
+            Err(Stop::Later) => Reply::Later,
             Err(Stop::Regroup(group)) => Reply::notify(notify::INVALID_KE_PAYLOAD, &group.to_be_bytes()),
             Err(Stop::Refuse(refusal)) => {
                 let told = refusal.cause.notify().unwrap_or(notify::NO_PROPOSAL_CHOSEN);
@@ -238,12 +244,11 @@ impl IkeSa {
         let keyed = match agreed.suite.group {
             None => Ok(None),
             Some(group) => match body.ke() {
-                Some((number, value)) if number == group.iana() => KeyPair::generate(group, ctx.random)
-                    .and_then(|pair| {
-                        let public = pair.public().to_vec();
-                        pair.agree(value).map(|shared| Some((group, public, shared)))
-                    })
-                    .map_err(|e| refuse(e.into())),
+                Some((number, value)) if number == group.iana() => match self.answer(ctx, group, value) {
+                    None => Err(Stop::Later),
+                    Some(Ok(answered)) => Ok(Some((group, answered))),
+                    Some(Err(e)) => Err(refuse(e.into())),
+                },
                 // RFC 7296 1.3.1: another group than chosen, or none.
                 _ => Err(Stop::Regroup(group.iana())),
             },
@@ -253,12 +258,12 @@ impl IkeSa {
         let mut chain = Chain::new();
         chain.push(&Payload::Sa(vec![answer]));
         chain.push(&Payload::Nonce(&nr));
-        if let Some((group, public, _)) = &keyed {
-            chain.push(&Payload::Ke { group: group.iana(), data: public });
+        if let Some((group, answered)) = &keyed {
+            chain.push(&Payload::Ke { group: group.iana(), data: &answered.public });
         }
         child::write_answer_selectors(&mut chain, &agreed);
         let nonces = Nonces { initiator: ni, responder: &nr };
-        let shared = keyed.as_ref().map(|(_, _, shared)| shared);
+        let shared = keyed.as_ref().map(|(_, answered)| &answered.shared);
         let (in_keys, out_keys) =
             child_keys(self.suite.prf, &self.sk_d, shared, nonces, agreed.suite.protection);
         let inbound = agreed.inbound;
@@ -298,6 +303,8 @@ impl IkeSa {
 }
 
 enum Stop {
+    /// A job is at work on our half of the key exchange.
+    Later,
     Regroup(u16),
     Refuse(Refusal),
 }

@@ -1,10 +1,12 @@
 //! CREATE_CHILD_SA for IKE SAs: rekeying (RFC 7296 1.3.2, 2.8.2, 2.18).
 
-use culvert_crypto::{DhGroup, KeyPair, SharedSecret};
+use culvert_crypto::{DhGroup, SharedSecret};
 
 use super::{Attempt, IkeExchange, Met, agree, ours_loses};
 use crate::IkeSuite;
 use crate::error::{Cause, Phase, group_name};
+use crate::job::Answered;
+use crate::kex::Half;
 use crate::keymat::{IkeKeys, Nonces, rekey_seed};
 use crate::proposal::{self, select};
 use crate::protect::Protection;
@@ -23,18 +25,20 @@ impl IkeSa {
         let groups = self.ike_groups();
         let group = attempt.group.or_else(|| groups.iter().copied().find(|g| *g == self.suite.group));
         let Some(group) = group.or_else(|| groups.first().copied()) else { return };
-        let pair = match KeyPair::generate(group, ctx.random) {
-            Ok(pair) => pair,
-            Err(e) => return self.ike_failed(ctx, e.into(), String::new()),
+        let half = match self.half(ctx, group) {
+            Ok(Some(half)) => half,
+            Ok(None) => return self.tasks.push_front(Task::RekeyIke(attempt)),
+            Err(cause) => return self.ike_failed(ctx, cause, String::new()),
         };
+        let Some(public) = half.public() else { return };
         let (spi, nonce) = (ctx.ike_spi(), ctx.nonce());
         // RFC 7296 3.3.1: the new SPI stands in the proposals.
         let offered = select::offer_ike(&self.config.ike_proposals, &spi.to_be_bytes());
         let mut chain = Chain::new();
         chain.push(&Payload::Sa(offered.clone()));
         chain.push(&Payload::Nonce(&nonce));
-        chain.push(&Payload::Ke { group: group.iana(), data: pair.public() });
-        let exchange = IkeExchange { spi, nonce, pair, offered, attempt, met: None };
+        chain.push(&Payload::Ke { group: group.iana(), data: public });
+        let exchange = IkeExchange { spi, nonce, half, offered, attempt, met: None };
         self.request(ctx, Exchange::CreateChild, &chain, Pending::Ike(Box::new(exchange)));
     }
 
@@ -42,7 +46,7 @@ impl IkeSa {
         self.config.ike_proposals.iter().flat_map(|p| p.groups().iter().copied()).collect()
     }
 
-    fn ike_failed(&mut self, ctx: &mut Ctx<'_>, cause: Cause, theirs: String) {
+    pub(super) fn ike_failed(&mut self, ctx: &mut Ctx<'_>, cause: Cause, theirs: String) {
         let ours = proposal::list(&self.config.ike_proposals);
         ctx.failed(self.failure(Phase::RekeyIke, cause).offered(ours, theirs));
         self.soft = Some(Self::retry_at(ctx, self.hard));
@@ -65,13 +69,14 @@ impl IkeSa {
 
     /// The answer to our request.
     pub(crate) fn finish_ike(&mut self, ctx: &mut Ctx<'_>, exchange: IkeExchange, body: &Body<'_>) {
-        let IkeExchange { spi, nonce, pair, offered, attempt, met } = exchange;
+        let IkeExchange { spi, nonce, half, offered, attempt, met } = exchange;
         if let Some(error) = body.error().filter(|_| body.sa().is_none()) {
             return match (error.kind, met) {
+                _ if self.life == Life::Closing => {}
                 // RFC 7296 2.25.2: ours failed, the peer's succeeded: that one lives on.
                 (_, Some(met)) => self.hand_over(ctx, met.key),
                 (notify::INVALID_KE_PAYLOAD, None) => {
-                    match attempt.regrouped(body, Some(pair.group()), &self.ike_groups()) {
+                    match attempt.regrouped(body, Some(half.group()), &self.ike_groups()) {
                         Ok(attempt) => self.tasks.push_front(Task::RekeyIke(attempt)),
                         Err(cause) => {
                             let theirs = match &cause {
@@ -92,16 +97,25 @@ impl IkeSa {
                 (other, None) => self.ike_failed(ctx, Cause::Refused(other), String::new()),
             };
         }
-        let made = self.read_answer(body, spi, &nonce, pair, &offered);
+        let closing = self.life == Life::Closing;
+        let made = self.read_answer(ctx, body, spi, &nonce, half, &offered);
         let (fresh, lowest) = match (made, met.as_ref().map(|m| m.key)) {
             (Ok(made), _) => made,
             (Err((cause, _)), Some(key)) => {
                 log!(debug, self.config.name, "our rekeying failed: {cause}; the peer's IKE SA stays");
                 return self.hand_over(ctx, key);
             }
+            (Err(_), None) if closing => return,
             (Err((cause, theirs)), None) => return self.ike_failed(ctx, cause, theirs),
         };
         let mut new = self.successor(ctx, fresh);
+        if closing {
+            // The tunnel was taken down meanwhile: the new one goes as the old one does.
+            new.life = Life::Closing;
+            new.queue(Task::DeleteIke);
+            ctx.effects.push(Effect::Spawn(new));
+            return;
+        }
         match met {
             Some(met) if ours_loses(&lowest, &met.lowest) => {
                 // RFC 7296 2.8.2: ours goes, by our own hand; the peer deletes the old one.
@@ -123,20 +137,21 @@ impl IkeSa {
 
     fn read_answer(
         &self,
+        ctx: &mut Ctx<'_>,
         body: &Body<'_>,
         spi: u64,
         nonce: &[u8],
-        pair: KeyPair,
+        half: Half,
         offered: &[Proposal],
     ) -> Result<(Fresh, Vec<u8>), (Cause, String)> {
         let plain = |cause| (cause, String::new());
         let answer = body.sa().ok_or_else(|| plain(Cause::MissingPayload("SA")))?;
         let suite = select::accept_ike(offered, answer)
-            .filter(|s| s.group == pair.group())
+            .filter(|s| s.group == half.group())
             .ok_or_else(|| (Cause::WrongChoice, proposal::describe(answer)))?;
         let theirs = new_spi(answer.first()).ok_or_else(|| plain(Cause::BadSpi(0)))?;
         let nr = body.nonce().ok_or_else(|| plain(Cause::MissingPayload("nonce")))?;
-        let shared = agree(pair, body).map_err(plain)?;
+        let shared = agree(half, ctx, body).map_err(plain)?;
         let nonces = Nonces { initiator: nonce, responder: nr };
         let fresh = self.fresh(suite, (spi, theirs), nonces, &shared, true);
         Ok((fresh, nonce.min(nr).to_vec()))
@@ -170,15 +185,14 @@ impl IkeSa {
         if group != suite.group.iana() {
             return Reply::notify(notify::INVALID_KE_PAYLOAD, &suite.group.iana().to_be_bytes());
         }
-        let agreed = KeyPair::generate(suite.group, ctx.random).and_then(|pair| {
-            let public = pair.public().to_vec();
-            pair.agree(value).map(|shared| (public, shared))
-        });
-        let (public, shared) = match agreed {
-            Ok(agreed) => agreed,
-            Err(e) => {
-                ctx.failed(self.failure(Phase::RekeyIke, e.into()));
-                return Reply::notify(notify::INVALID_SYNTAX, &[]);
+        let Answered { public, shared } = match self.answer(ctx, suite.group, value) {
+            None => return Reply::Later,
+            Some(Ok(answered)) => answered,
+            Some(Err(e)) => {
+                let cause = Cause::from(e);
+                let told = cause.notify().unwrap_or(notify::INVALID_SYNTAX);
+                ctx.failed(self.failure(Phase::RekeyIke, cause));
+                return Reply::notify(told, &[]);
             }
         };
         let (ours, nr) = (ctx.ike_spi(), ctx.nonce());

@@ -17,13 +17,16 @@ mod ike;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use culvert_crypto::{DhGroup, KeyPair, SharedSecret};
+use culvert_crypto::{DhGroup, SharedSecret};
 use culvert_types::Spi;
 
+use super::Sa;
 use super::child::Offer;
 use super::ctx::Ctx;
-use super::sa::{Attempt, IkeSa, Life, Reply};
+use super::sa::{Attempt, IkeSa, Life, Pending, Reply, Task};
 use crate::error::Cause;
+use crate::job::{Answered, Done, JobError};
+use crate::kex::{Agreement, Answering, Half};
 use crate::wire::{Body, Proposal, notify, protocol};
 
 /// Our request for a CHILD SA, in flight.
@@ -32,7 +35,7 @@ pub(crate) struct ChildExchange {
     /// Inbound SPI of the SA to be replaced.
     pub(crate) replaces: Option<Spi>,
     nonce: Vec<u8>,
-    pair: Option<KeyPair>,
+    pub(crate) half: Option<Half>,
     attempt: Attempt,
     /// The peer rekeyed the same SA meanwhile.
     met: Option<Met<Spi>>,
@@ -42,7 +45,7 @@ pub(crate) struct ChildExchange {
 pub(crate) struct IkeExchange {
     spi: u64,
     nonce: Vec<u8>,
-    pair: KeyPair,
+    pub(crate) half: Half,
     offered: Vec<Proposal>,
     attempt: Attempt,
     /// The peer rekeyed the IKE SA meanwhile.
@@ -83,10 +86,16 @@ impl Attempt {
     }
 }
 
-/// The key agreement of an answer to our request.
-fn agree(pair: KeyPair, body: &Body<'_>) -> Result<SharedSecret, Cause> {
+/// The key agreement of an answer to our request. A job that it takes has been run before.
+fn agree(mut half: Half, ctx: &mut Ctx<'_>, body: &Body<'_>) -> Result<SharedSecret, Cause> {
     let (group, value) = body.ke().ok_or(Cause::MissingPayload("KE"))?;
-    if group == pair.group().iana() { Ok(pair.agree(value)?) } else { Err(Cause::WrongChoice) }
+    if group != half.group().iana() {
+        return Err(Cause::WrongChoice);
+    }
+    match half.agree(ctx, value) {
+        Agreement::Done(shared) => Ok(shared?),
+        Agreement::Later => Err(Cause::Unfinished),
+    }
 }
 
 impl IkeSa {
@@ -98,10 +107,87 @@ impl IkeSa {
     }
 
     /// When to try again what failed, given when it must have succeeded.
-    fn retry_at(ctx: &mut Ctx<'_>, hard: Instant) -> Instant {
+    pub(super) fn retry_at(ctx: &mut Ctx<'_>, hard: Instant) -> Instant {
         let patience = ctx.jittered(Duration::from_secs(15), 0.6);
         let left = hard.saturating_duration_since(ctx.now) / 4;
         ctx.now + patience.min(left).max(Duration::from_secs(1))
+    }
+
+    /// A half of a key exchange in this group; `None` while a job is making its key pair.
+    fn half(&mut self, ctx: &mut Ctx<'_>, group: DhGroup) -> Result<Option<Half>, Cause> {
+        let half = match self.making.take().filter(|half| half.group() == group) {
+            Some(half) => half,
+            None => Half::start(ctx, self.key(), group)?,
+        };
+        if half.waits() {
+            self.making = Some(half);
+            return Ok(None);
+        }
+        Ok(Some(half))
+    }
+
+    /// Our half of the peer's key exchange; `None` while a job is at work on it.
+    fn answer(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        group: DhGroup,
+        value: &[u8],
+    ) -> Option<Result<Answered, JobError>> {
+        let key = self.key();
+        Answering::answer(&mut self.answering, ctx, (key, true), (group, value))
+    }
+
+    /// Whether the answer to our request waits for a job: its agreement.
+    pub(crate) fn agreement_waits(&mut self, ctx: &mut Ctx<'_>, body: &Body<'_>) -> bool {
+        let half = self.pending.as_mut().and_then(Pending::half);
+        match (half, body.sa(), body.ke()) {
+            (Some(half), Some(_), Some((group, value))) if group == half.group().iana() => {
+                half.prepare(ctx, value)
+            }
+            _ => false,
+        }
+    }
+
+    /// What a job brought: a key pair of ours, our half of the peer's exchange, or an agreement.
+    pub(crate) fn on_job(
+        mut self: Box<Self>,
+        ctx: &mut Ctx<'_>,
+        number: u64,
+        done: &mut Option<Done>,
+    ) -> Option<Sa> {
+        if let Some(result) = self.making.as_mut().and_then(|half| half.on_job(number, done)) {
+            if let Err(e) = result {
+                self.making = None;
+                self.next_task_failed(ctx, e.into());
+            }
+        } else if self.answering.as_mut().is_some_and(|a| a.on_job(number, done)) {
+            if let Some(message) = self.request.take() {
+                return self.on_message(ctx, *message);
+            }
+        } else if self
+            .pending
+            .as_mut()
+            .and_then(Pending::half)
+            .is_some_and(|h| h.on_job(number, done).is_some())
+            && let Some(message) = self.response.take()
+        {
+            return self.on_message(ctx, *message);
+        }
+        self.send_next(ctx);
+        Some(Sa::Up(self))
+    }
+
+    /// The task at the front of the queue cannot be begun.
+    fn next_task_failed(&mut self, ctx: &mut Ctx<'_>, cause: Cause) {
+        match self.tasks.pop_front() {
+            Some(Task::CreateChild(_)) => self.child_failed(ctx, None, cause, String::new(), String::new()),
+            Some(Task::RekeyChild(old, _)) => {
+                self.child_failed(ctx, Some(old), cause, String::new(), String::new());
+            }
+            Some(Task::RekeyIke(_)) => self.ike_failed(ctx, cause, String::new()),
+            Some(other) => self.tasks.push_front(other),
+            None => {}
+        }
     }
 
     /// A CREATE_CHILD_SA request.
