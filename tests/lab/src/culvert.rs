@@ -23,6 +23,8 @@ pub struct GatewayConfig {
     pub gateway: Vec<(String, String)>,
     /// The connections.
     pub connections: Vec<Connection>,
+    /// Files beside the configuration, for their owner only: name and content.
+    pub files: Vec<(String, Vec<u8>)>,
     /// Where culvertd and culvert are; looked for otherwise, see [`binary`].
     pub binaries: Option<PathBuf>,
 }
@@ -31,7 +33,7 @@ impl GatewayConfig {
     /// A gateway whose interfaces are called `wan` and `lan`, as the lab's are.
     pub fn new(connections: Vec<Connection>) -> Self {
         let gateway = vec![("wan".into(), "\"wan\"".into()), ("lan".into(), "[\"lan\"]".into())];
-        Self { gateway, connections, binaries: None }
+        Self { gateway, connections, files: Vec::new(), binaries: None }
     }
 
     /// Takes culvertd and culvert from this directory.
@@ -75,6 +77,9 @@ pub struct Connection {
     pub dpd: String,
     /// Further lines, key and value as TOML.
     pub extra: Vec<(String, String)>,
+    /// Changes to all of the above: `ike.version` or `tunnel.a.local_id` with a value as TOML; an empty one takes the
+    /// key away.
+    pub set: Vec<(String, String)>,
     /// The tunnels.
     pub tunnels: Vec<Tunnel>,
 }
@@ -117,6 +122,7 @@ impl Connection {
             esp_lifetime: "1h".into(),
             dpd: "{ interval = \"2s\", timeout = \"6s\", action = \"restart\" }".into(),
             extra: Vec::new(),
+            set: Vec::new(),
             tunnels: vec![Tunnel {
                 name: "a".into(),
                 local_address: local.into(),
@@ -143,6 +149,21 @@ impl Connection {
     }
 
     fn write(&self, out: &mut String, directory: &Path) -> Result<()> {
+        let mut text = String::new();
+        self.write_plain(&mut text, directory)?;
+        if !self.set.is_empty() {
+            let mut table: toml::Table = text.parse().context("the lab's own configuration")?;
+            for (path, value) in &self.set {
+                let whole = format!("connection.{}.{path}", self.name);
+                set(&mut table, &whole, value).with_context(|| format!("{path} = {value}"))?;
+            }
+            text = toml::to_string(&table)?;
+        }
+        out.push_str(&text);
+        Ok(())
+    }
+
+    fn write_plain(&self, out: &mut String, directory: &Path) -> Result<()> {
         let list = |items: &[String]| {
             let quoted: Vec<String> = items.iter().map(|item| format!("{item:?}")).collect();
             format!("[{}]", quoted.join(", "))
@@ -171,9 +192,7 @@ impl Connection {
                 }
             }
             let secret = format!("{}-{}.psk", self.name, tunnel.name);
-            let path = directory.join(&secret);
-            fs::write(&path, &tunnel.psk)?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+            write_secret(&directory.join(&secret), tunnel.psk.as_bytes())?;
             writeln!(out, "psk_file = {secret:?}")?;
             for (key, value) in &tunnel.extra {
                 writeln!(out, "{key} = {value}")?;
@@ -181,6 +200,23 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+/// Sets one key, by its dotted path; an empty value takes it away.
+fn set(table: &mut toml::Table, path: &str, value: &str) -> Result<()> {
+    let (sections, key) = path.rsplit_once('.').context("a path has a section and a key")?;
+    let mut at = table;
+    for name in sections.split('.') {
+        let entry = at.entry(name).or_insert_with(|| toml::Table::new().into());
+        at = entry.as_table_mut().with_context(|| format!("{name} is no section"))?;
+    }
+    if value.is_empty() {
+        at.remove(key);
+    } else {
+        let mut line: toml::Table = format!("value = {value}").parse()?;
+        at.insert(key.to_owned(), line.remove("value").context("no value")?);
+    }
+    Ok(())
 }
 
 /// Where `culvertd` and `culvert` are: `CULVERT_BIN_DIR`, or beside the running program, or under target/.
@@ -221,8 +257,19 @@ pub fn write_to(directory: &Path, config: &GatewayConfig) -> Result<()> {
     for connection in &config.connections {
         connection.write(&mut text, directory)?;
     }
+    for (name, content) in &config.files {
+        write_secret(&directory.join(name), content)?;
+    }
     let file = directory.join("culvert.toml");
     fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
+}
+
+fn write_secret(path: &Path, content: &[u8]) -> Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    fs::write(path, content)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(Into::into)
 }
 
 /// A directory with a configuration, and what can be done with it.
@@ -474,6 +521,12 @@ impl Culvert {
         matches!(self.process.try_wait(), Ok(None))
     }
 
+    /// What has happened to the tunnel `site/a`, wherever it is told: the status's cause and every line of the log.
+    pub fn told(&self) -> Vec<String> {
+        let cause = self.site().map(|tunnel| tunnel.cause().to_owned()).unwrap_or_default();
+        std::iter::once(cause).chain(self.log_lines()).collect()
+    }
+
     /// kill -9.
     pub fn kill(mut self) -> Setup {
         self.process.kill();
@@ -546,5 +599,23 @@ impl TunnelStatus {
         };
         let children = self.0["children"].as_array().into_iter().flatten();
         sum(&self.0["drops"]) + children.map(|child| sum(&child["drops"])).sum::<u64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::set;
+
+    #[test]
+    fn keys_are_set_by_path() {
+        let mut table: toml::Table =
+            "[connection.site]\nike = { version = 2, lifetime = \"4h\" }".parse().unwrap();
+        set(&mut table, "connection.site.ike.version", "1").unwrap();
+        set(&mut table, "connection.site.ike.lifetime", "").unwrap();
+        set(&mut table, "connection.site.tunnel.a.pool", "[\"10.9.0.0/24\"]").unwrap();
+        let expected =
+            "[connection.site.ike]\nversion = 1\n[connection.site.tunnel.a]\npool = [\"10.9.0.0/24\"]";
+        assert_eq!(table, expected.parse().unwrap());
+        assert!(set(&mut table, "connection.site.ike.version.major", "1").is_err());
     }
 }

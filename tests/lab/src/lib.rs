@@ -11,7 +11,9 @@ pub mod culvert;
 pub mod measure;
 pub mod netns;
 pub mod process;
+pub mod settings;
 pub mod strongswan;
+mod swan_sas;
 pub mod topology;
 pub mod vici;
 
@@ -19,7 +21,7 @@ pub use capture::Capture;
 pub use culvert::{Connection, Culvert, GatewayConfig, Tunnel};
 pub use netns::Namespace;
 pub use process::Process;
-pub use strongswan::{StrongSwan, SwanChild, SwanConnection, SwanEngine};
+pub use strongswan::{StrongSwan, SwanChild, SwanConfig, SwanConnection, SwanEngine};
 pub use topology::{Site, SiteOptions};
 
 use std::time::{Duration, Instant};

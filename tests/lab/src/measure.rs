@@ -1,6 +1,6 @@
 //! Measuring: ping, iperf3 and the machine's CPU time.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -88,6 +88,21 @@ impl Echo {
     /// # Errors
     /// When the sockets cannot be opened.
     pub fn start(from: &Namespace, at: &Namespace, to: &str, interval: Duration) -> Result<Self> {
+        let any = if to.contains(':') { "::" } else { "0.0.0.0" };
+        Self::between((from, any), (at, to), interval, 8)
+    }
+
+    /// The same from an address of the sender's, with so many bytes in each datagram, from 8 to 1400.
+    ///
+    /// # Errors
+    /// When the sockets cannot be opened.
+    pub fn between(
+        (from, source): (&Namespace, &str),
+        (at, to): (&Namespace, &str),
+        interval: Duration,
+        bytes: usize,
+    ) -> Result<Self> {
+        let source: IpAddr = source.parse().context("no address")?;
         let to: IpAddr = to.parse().context("no address")?;
         let open = |namespace: &Namespace, address: SocketAddr| -> Result<UdpSocket> {
             let socket =
@@ -95,15 +110,13 @@ impl Echo {
             socket.set_read_timeout(Some(Duration::from_millis(2)))?;
             Ok(socket)
         };
-        let any =
-            if to.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
         let server = open(at, SocketAddr::new(to, 0))?;
         let port = server.local_addr()?.port();
-        let client = open(from, SocketAddr::new(any, 0))?;
+        let client = open(from, SocketAddr::new(source, 0))?;
         let (stop, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let asked = Arc::clone(&ended);
         let answering = std::thread::spawn(move || {
-            let mut buffer = [0; 64];
+            let mut buffer = [0; 1400];
             while !asked.load(Ordering::Relaxed) {
                 if let Ok((length, peer)) = server.recv_from(&mut buffer) {
                     let _ = server.send_to(&buffer[..length], peer);
@@ -111,8 +124,8 @@ impl Echo {
             }
         });
         let asked = Arc::clone(&stop);
-        let sender =
-            std::thread::spawn(move || exchange(&client, SocketAddr::new(to, port), interval, &asked));
+        let to = SocketAddr::new(to, port);
+        let sender = std::thread::spawn(move || exchange(&client, to, interval, bytes, &asked));
         Ok(Self { stop, sender, answering, ended })
     }
 
@@ -129,11 +142,28 @@ impl Echo {
     }
 }
 
-fn exchange(socket: &UdpSocket, to: SocketAddr, interval: Duration, stop: &AtomicBool) -> Ping {
+/// Sends `count` datagrams that come back, see [`Echo::between`].
+///
+/// # Errors
+/// As for [`Echo`]. Loss is no error.
+pub fn echo(
+    from: (&Namespace, &str),
+    to: (&Namespace, &str),
+    count: u32,
+    interval: Duration,
+    bytes: usize,
+) -> Result<Ping> {
+    let job = Echo::between(from, to, interval, bytes)?;
+    std::thread::sleep(interval * count);
+    job.stop()
+}
+
+fn exchange(socket: &UdpSocket, to: SocketAddr, interval: Duration, bytes: usize, stop: &AtomicBool) -> Ping {
     let mut sent_at: Vec<Option<Instant>> = Vec::new();
     let (mut received, mut sum) = (0_u32, Duration::ZERO);
     let mut next = Instant::now();
-    let mut buffer = [0; 64];
+    let mut buffer = [0; 1400];
+    let bytes = bytes.clamp(8, buffer.len());
     let mut end = None;
     loop {
         let sending = !stop.load(Ordering::Relaxed);
@@ -145,11 +175,16 @@ fn exchange(socket: &UdpSocket, to: SocketAddr, interval: Duration, stop: &Atomi
         }
         if sending && Instant::now() >= next {
             // What the kernel refuses to send (no route, no buffer) is lost as well.
-            let _ = socket.send_to(&(sent_at.len() as u64).to_be_bytes(), to);
+            let mut datagram = (sent_at.len() as u64).to_be_bytes().to_vec();
+            datagram.resize(bytes, 0xa5);
+            let _ = socket.send_to(&datagram, to);
             sent_at.push(Some(Instant::now()));
             next = Instant::now() + interval;
         }
-        while let Ok((8, _)) = socket.recv_from(&mut buffer) {
+        while let Ok((length, _)) = socket.recv_from(&mut buffer) {
+            if length != bytes {
+                continue;
+            }
             let number = u64::from_be_bytes(buffer[..8].try_into().unwrap_or_default()) as usize;
             // Only the first answer counts.
             if let Some(at) = sent_at.get_mut(number).and_then(Option::take) {

@@ -1,8 +1,7 @@
 //! strongSwan as the peer: one charon per namespace, configured from a struct, asked through swanctl.
 
-use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -13,6 +12,8 @@ use serde_json::{Map, Value};
 use crate::cleanup::Scratch;
 use crate::netns::Namespace;
 use crate::process::{Process, run};
+use crate::settings::Settings;
+pub use crate::swan_sas::{SwanChildSa, SwanIke};
 use crate::{vici, wait_for};
 
 /// Who does ESP for strongSwan.
@@ -49,6 +50,9 @@ pub struct SwanConnection {
     pub rekey_time: u32,
     /// Its children.
     pub children: Vec<SwanChild>,
+    /// Changes to all of the above: `version` or `children.net.mode`, relative to the connection; `/secrets.eap-joe.id`
+    /// from the root of swanctl.conf. An empty value takes the key away.
+    pub set: Vec<(String, String)>,
 }
 
 /// A child of a [`SwanConnection`].
@@ -90,43 +94,71 @@ impl SwanConnection {
                 rekey_time: 0,
                 start_action: "none".into(),
             }],
+            set: Vec::new(),
         }
     }
 
-    fn write(&self, out: &mut String) {
+    fn write(&self, settings: &mut Settings) {
+        let root = format!("connections.{}", self.name);
         let yes = |flag| if flag { "yes" } else { "no" };
-        let _ = write!(
-            out,
-            "connections {{ {name} {{\n version = 2\n mobike = no\n local_addrs = {local}\n remote_addrs = {remote}\n \
-             encap = {encap}\n proposals = {proposals}\n dpd_delay = {dpd}s\n rekey_time = {rekey}s\n \
-             local {{\n auth = psk\n id = {local_id}\n }}\n remote {{\n auth = psk\n id = {remote_id}\n }}\n children {{\n",
-            name = self.name,
-            local = self.local_address,
-            remote = self.remote_address,
-            encap = yes(self.encap),
-            proposals = self.proposals,
-            dpd = self.dpd_delay,
-            rekey = self.rekey_time,
-            local_id = self.local_id,
-            remote_id = self.remote_id,
-        );
+        for (key, value) in [
+            ("version", "2"),
+            ("mobike", "no"),
+            ("local_addrs", &self.local_address),
+            ("remote_addrs", &self.remote_address),
+            ("encap", yes(self.encap)),
+            ("proposals", &self.proposals),
+            ("dpd_delay", &format!("{}s", self.dpd_delay)),
+            ("rekey_time", &format!("{}s", self.rekey_time)),
+            ("local.auth", "psk"),
+            ("local.id", &self.local_id),
+            ("remote.auth", "psk"),
+            ("remote.id", &self.remote_id),
+        ] {
+            settings.set(&format!("{root}.{key}"), value);
+        }
         for child in &self.children {
-            let _ = write!(
-                out,
-                " {} {{\n local_ts = {}\n remote_ts = {}\n esp_proposals = {}\n rekey_time = {}s\n start_action = {}\n }}\n",
-                child.name,
-                child.local_ts,
-                child.remote_ts,
-                child.esp_proposals,
-                child.rekey_time,
-                child.start_action,
-            );
+            for (key, value) in [
+                ("local_ts", &child.local_ts),
+                ("remote_ts", &child.remote_ts),
+                ("esp_proposals", &child.esp_proposals),
+                ("rekey_time", &format!("{}s", child.rekey_time)),
+                ("start_action", &child.start_action),
+            ] {
+                settings.set(&format!("{root}.children.{}.{key}", child.name), value);
+            }
         }
-        let _ = write!(out, "}} }} }}\nsecrets {{ ike-{} {{\n secret = \"{}\"\n", self.name, self.psk);
+        let secret = format!("secrets.ike-{}", self.name);
+        settings.set(&format!("{secret}.secret"), &self.psk);
         if self.remote_id != "%any" {
-            let _ = writeln!(out, " id-remote = {}", self.remote_id);
+            settings.set(&format!("{secret}.id-remote"), &self.remote_id);
         }
-        out.push_str("} }\n");
+        for (path, value) in &self.set {
+            match path.strip_prefix('/') {
+                Some(path) => settings.set(path, value),
+                None => settings.set(&format!("{root}.{path}"), value),
+            }
+        }
+    }
+}
+
+/// Everything that a charon is told.
+#[derive(Debug, Clone)]
+pub struct SwanConfig {
+    /// Who does ESP.
+    pub engine: SwanEngine,
+    /// Changes to strongswan.conf, relative to charon's section: `fragment_size` with a value. They hold from the start.
+    pub charon: Vec<(String, String)>,
+    /// The connections.
+    pub connections: Vec<SwanConnection>,
+    /// Keys and certificates, under swanctl's directory: `x509/b.pem`, `private/b.key`, `x509ca/ca.pem`.
+    pub files: Vec<(String, Vec<u8>)>,
+}
+
+impl SwanConfig {
+    /// These connections, the rest plain.
+    pub fn new(engine: SwanEngine, connections: &[SwanConnection]) -> Self {
+        Self { engine, charon: Vec::new(), connections: connections.to_vec(), files: Vec::new() }
     }
 }
 
@@ -135,7 +167,14 @@ impl SwanConnection {
 pub struct StrongSwan {
     scratch: Scratch,
     process: Process,
+    engine: SwanEngine,
+    charon: Vec<(String, String)>,
 }
+
+/// charon's plugins but those for the kernel; which is not installed is left out by charon.
+const PLUGINS: &str = "random nonce aes des rc2 openssl sha1 sha2 md5 mgf1 hmac cmac xcbc kdf gcm ccm ctr chapoly gmp drbg \
+     fips-prf pem pkcs1 pkcs7 pkcs8 pkcs12 pubkey x509 constraints revocation curl curve25519 attr unity counters \
+     eap-identity eap-mschapv2 eap-md5 eap-tls eap-ttls eap-radius xauth-generic";
 
 impl StrongSwan {
     /// Starts charon in the namespace and loads the connections.
@@ -143,38 +182,60 @@ impl StrongSwan {
     /// # Errors
     /// When strongSwan is not installed, does not start, or refuses the configuration.
     pub fn start(namespace: &Namespace, engine: SwanEngine, connections: &[SwanConnection]) -> Result<Self> {
+        Self::with(namespace, &SwanConfig::new(engine, connections))
+    }
+
+    /// Starts charon in the namespace and loads the whole configuration.
+    ///
+    /// # Errors
+    /// When strongSwan is not installed, does not start, or refuses the configuration.
+    pub fn with(namespace: &Namespace, config: &SwanConfig) -> Result<Self> {
         let scratch = Scratch::new("charon")?;
-        let directory = scratch.path().display().to_string();
+        let at = scratch.path().display();
         // The order matters: the plugin that is loaded first does ESP.
-        let kernel = match engine {
+        let kernel = match config.engine {
             SwanEngine::User => "kernel-libipsec kernel-netlink",
             SwanEngine::Kernel => "kernel-netlink",
         };
-        let conf = format!(
-            "charon-systemd {{\n load = random nonce openssl aes sha1 sha2 hmac kdf gcm chapoly drbg pem pkcs1 pubkey \
-             x509 curve25519 {kernel} socket-default vici updown\n piddir = {directory}\n \
-             install_virtual_ip = no\n delete_rekeyed_delay = 2\n retransmit_timeout = 1.0\n retransmit_tries = 3\n \
-             filelog {{ stderr {{ default = 1\n knl = 1\n }}\n }}\n journal {{ default = -1\n }}\n \
-             plugins {{ vici {{ socket = unix://{directory}/vici.sock\n }}\n }}\n}}\n\
-             swanctl {{ load = pem pkcs1 x509 openssl\n }}\n"
-        );
-        fs::write(scratch.path().join("strongswan.conf"), conf)?;
-        for directory in SWANCTL_DIRECTORIES {
-            fs::create_dir(scratch.path().join(directory))?;
+        let mut settings = Settings::new();
+        for (path, value) in [
+            ("load", format!("{PLUGINS} {kernel} socket-default vici updown").as_str()),
+            ("piddir", &at.to_string()),
+            ("install_virtual_ip", "no"),
+            ("delete_rekeyed_delay", "2"),
+            ("retransmit_timeout", "1.0"),
+            ("retransmit_tries", "3"),
+            ("filelog.stderr.default", "1"),
+            ("filelog.stderr.knl", "1"),
+            ("journal.default", "-1"),
+            ("plugins.vici.socket", &format!("unix://{at}/vici.sock")),
+        ] {
+            settings.set(&format!("charon-systemd.{path}"), value);
         }
+        for (path, value) in &config.charon {
+            settings.set(&format!("charon-systemd.{path}"), value);
+        }
+        settings.set("swanctl.load", "pem pkcs1 pkcs7 pkcs8 pkcs12 x509 openssl curve25519");
+        fs::write(scratch.path().join("strongswan.conf"), settings.render())?;
         let mut command = namespace.command("unshare");
         command.args(["--mount", "--propagation", "private", "charon-systemd"]);
         command.env("STRONGSWAN_CONF", scratch.path().join("strongswan.conf"));
         let process = Process::spawn(format!("charon in {}", namespace.name()), &mut command)?;
-        let mut swan = Self { scratch, process };
+        let mut swan = Self { scratch, process, engine: config.engine, charon: config.charon.clone() };
         let socket = swan.scratch.path().join("vici.sock");
         let started =
             wait_for("charon's control socket", Duration::from_secs(10), || socket.exists().then_some(()));
         if started.is_err() || swan.process.try_wait()?.is_some() {
             bail!("charon did not start (is charon-systemd installed?); its log:\n{}", swan.process.log());
         }
-        swan.load(connections)?;
+        swan.load_all(config)?;
         Ok(swan)
+    }
+
+    /// Whether a running charon can take this configuration by [`StrongSwan::load_all`]: what it has from its start is
+    /// the same.
+    pub fn can_load(&self, config: &SwanConfig) -> bool {
+        self.engine == config.engine && self.charon == config.charon
     }
 
     /// Loads these connections and secrets in place of those that it has.
@@ -182,16 +243,43 @@ impl StrongSwan {
     /// # Errors
     /// When strongSwan refuses one.
     pub fn load(&self, connections: &[SwanConnection]) -> Result<()> {
-        let mut text = String::new();
-        for connection in connections {
-            connection.write(&mut text);
-        }
-        let file = self.scratch.path().join("swanctl.conf");
-        fs::write(&file, text)?;
-        self.swanctl(&["--load-all", "--clear", "--file", &file.display().to_string()]).map(drop)
+        self.load_all(&SwanConfig::new(self.engine, connections))
     }
 
-    fn swanctl(&self, arguments: &[&str]) -> Result<String> {
+    /// Loads connections, secrets, keys and certificates in place of those that it has.
+    ///
+    /// # Errors
+    /// When strongSwan refuses one.
+    pub fn load_all(&self, config: &SwanConfig) -> Result<()> {
+        for directory in SWANCTL_DIRECTORIES {
+            let path = self.scratch.path().join(directory);
+            let _ = fs::remove_dir_all(&path);
+            fs::create_dir(&path)?;
+        }
+        for (name, content) in &config.files {
+            fs::write(self.scratch.path().join(name), content)
+                .with_context(|| format!("no place for the file {name}"))?;
+        }
+        let mut settings = Settings::new();
+        for connection in &config.connections {
+            connection.write(&mut settings);
+        }
+        let file = self.scratch.path().join("swanctl.conf");
+        fs::write(&file, settings.render())?;
+        self.swanctl(&["--load-all", "--clear", "--noprompt", "--file", &file.display().to_string()])
+            .map(drop)
+    }
+
+    /// Where its configuration is.
+    pub fn directory(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// `swanctl ARGUMENTS`, and what it printed.
+    ///
+    /// # Errors
+    /// When it fails, with its words.
+    pub fn swanctl(&self, arguments: &[&str]) -> Result<String> {
         let socket: PathBuf = self.scratch.path().join("vici.sock");
         let mut command = Command::new("swanctl");
         command.args(arguments).arg("--uri").arg(format!("unix://{}", socket.display()));
@@ -277,23 +365,20 @@ impl StrongSwan {
     /// # Errors
     /// When charon does not answer.
     pub fn child(&self, name: &str) -> Result<Option<SwanChildSa>> {
-        Ok(self.children(name)?.into_iter().max_by_key(|child| child.unique))
+        let named = self.children()?.into_iter().filter(|child| child.name == name);
+        Ok(named.max_by_key(|child| child.unique))
     }
 
-    /// The installed children of that name.
+    /// All installed children.
     ///
     /// # Errors
     /// When charon does not answer.
-    pub fn children(&self, name: &str) -> Result<Vec<SwanChildSa>> {
+    pub fn children(&self) -> Result<Vec<SwanChildSa>> {
         let mut found = Vec::new();
         for sa in self.sas()? {
             for ike in sa.values() {
                 let children = ike["child-sas"].as_object().into_iter().flat_map(Map::values);
-                found.extend(
-                    children
-                        .filter(|c| c["name"] == name && c["state"] == "INSTALLED")
-                        .map(SwanChildSa::read),
-                );
+                found.extend(children.filter(|c| c["state"] == "INSTALLED").map(SwanChildSa::read));
             }
         }
         Ok(found)
@@ -311,6 +396,16 @@ impl StrongSwan {
     /// Everything charon has logged.
     pub fn log(&self) -> String {
         self.process.log()
+    }
+
+    /// How many lines charon has logged.
+    pub fn log_len(&self) -> usize {
+        self.process.lines().len()
+    }
+
+    /// What charon has logged after so many lines.
+    pub fn log_since(&self, lines: usize) -> String {
+        self.process.lines().get(lines..).unwrap_or_default().join("\n")
     }
 
     /// Its process id.
@@ -346,102 +441,3 @@ const SWANCTL_DIRECTORIES: [&str; 13] = [
     "x509", "x509ca", "x509ocsp", "x509aa", "x509ac", "x509crl", "pubkey", "private", "rsa", "ecdsa",
     "bliss", "pkcs8", "pkcs12",
 ];
-
-/// An IKE SA of strongSwan.
-#[derive(Debug, Clone)]
-pub struct SwanIke {
-    /// Its running number.
-    pub unique: u64,
-    /// `ESTABLISHED` and others.
-    pub state: String,
-    /// Whether strongSwan initiated it.
-    pub initiator: bool,
-    /// 16 hexadecimal digits.
-    pub spi_initiator: String,
-    /// 16 hexadecimal digits.
-    pub spi_responder: String,
-    /// The peer's UDP port.
-    pub remote_port: u16,
-    /// The peer's proven id.
-    pub remote_id: String,
-    /// Whether strongSwan is behind a NAT (or pretends it).
-    pub nat_local: bool,
-    /// Whether the peer is (or pretends it).
-    pub nat_remote: bool,
-    /// `AES_GCM_16`, …
-    pub encryption: String,
-    /// `ECP_256`, …
-    pub dh: String,
-}
-
-impl SwanIke {
-    fn read(sa: &Value) -> Option<Self> {
-        let text = |key: &str| sa[key].as_str().unwrap_or_default().to_owned();
-        Some(Self {
-            unique: text("uniqueid").parse().ok()?,
-            state: text("state"),
-            initiator: text("initiator") == "yes",
-            spi_initiator: text("initiator-spi"),
-            spi_responder: text("responder-spi"),
-            remote_port: text("remote-port").parse().ok()?,
-            remote_id: text("remote-id"),
-            nat_local: text("nat-local") == "yes",
-            nat_remote: text("nat-remote") == "yes",
-            encryption: text("encr-alg"),
-            dh: text("dh-group"),
-        })
-    }
-}
-
-/// A child SA of strongSwan.
-#[derive(Debug, Clone)]
-pub struct SwanChildSa {
-    /// Its running number.
-    pub unique: u64,
-    /// 8 hexadecimal digits.
-    pub spi_in: String,
-    /// 8 hexadecimal digits.
-    pub spi_out: String,
-    /// Whether ESP goes in UDP.
-    pub encap: bool,
-    /// `AES_GCM_16`, `AES_CBC`, `CHACHA20_POLY1305`.
-    pub encryption: String,
-    /// Bits of the key, where the cipher has several lengths.
-    pub key_bits: Option<u32>,
-    /// `HMAC_SHA2_256_128`, …; empty for AEAD.
-    pub integrity: String,
-    /// The group of its own key exchange, if any.
-    pub dh: String,
-    /// Inner bytes in.
-    pub bytes_in: u64,
-    /// Inner bytes out.
-    pub bytes_out: u64,
-    /// Own networks.
-    pub local_ts: Vec<String>,
-    /// The peer's networks.
-    pub remote_ts: Vec<String>,
-}
-
-impl SwanChildSa {
-    fn read(child: &Value) -> Self {
-        let text = |key: &str| child[key].as_str().unwrap_or_default().to_owned();
-        let list = |key: &str| {
-            let items = child[key].as_array().into_iter().flatten();
-            items.filter_map(|item| item.as_str().map(str::to_owned)).collect()
-        };
-        Self {
-            unique: text("uniqueid").parse().unwrap_or(0),
-            spi_in: text("spi-in"),
-            spi_out: text("spi-out"),
-            encap: text("encap") == "yes",
-            encryption: text("encr-alg"),
-            key_bits: text("encr-keysize").parse().ok(),
-            integrity: text("integ-alg"),
-            dh: text("dh-group"),
-            bytes_in: text("bytes-in").parse().unwrap_or(0),
-            bytes_out: text("bytes-out").parse().unwrap_or(0),
-            local_ts: list("local-ts"),
-            remote_ts: list("remote-ts"),
-        }
-    }
-}

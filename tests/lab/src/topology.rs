@@ -45,6 +45,14 @@ pub const HOST_A6: &str = "fd01::2";
 pub const HOST_B: &str = "10.2.0.2";
 /// Host B, IPv6.
 pub const HOST_B6: &str = "fd02::2";
+/// Host A in the second network of site A.
+pub const HOST_A_TOO: &str = "10.11.0.2";
+/// Host B in the second network of site B.
+pub const HOST_B_TOO: &str = "10.12.0.2";
+/// The second network of site A, on the same link.
+pub const LAN_A_TOO: &str = "10.11.0.0/24";
+/// The second network of site B, on the same link.
+pub const LAN_B_TOO: &str = "10.12.0.0/24";
 /// The network of site A.
 pub const LAN_A: &str = "10.1.0.0/24";
 /// The network of site A, IPv6.
@@ -110,8 +118,8 @@ impl Site {
         let end = |namespace, name, addresses| End { namespace, name, addresses };
         let mtu = options.wan_mtu;
         link(
-            end(&site.host_a, "eth0", &["10.1.0.2/24", "fd01::2/64"]),
-            end(&site.gateway_a, "lan", &["10.1.0.1/24", "fd01::1/64"]),
+            end(&site.host_a, "eth0", &["10.1.0.2/24", "10.11.0.2/24", "fd01::2/64"]),
+            end(&site.gateway_a, "lan", &["10.1.0.1/24", "10.11.0.1/24", "fd01::1/64"]),
             None,
         )?;
         match &site.nat {
@@ -143,8 +151,8 @@ impl Site {
             mtu,
         )?;
         link(
-            end(&site.host_b, "eth0", &["10.2.0.2/24", "fd02::2/64"]),
-            end(&site.gateway_b, "lan", &["10.2.0.1/24", "fd02::1/64"]),
+            end(&site.host_b, "eth0", &["10.2.0.2/24", "10.12.0.2/24", "fd02::2/64"]),
+            end(&site.gateway_b, "lan", &["10.2.0.1/24", "10.12.0.1/24", "fd02::1/64"]),
             None,
         )?;
         for (host, v4, v6) in [(&site.host_a, "10.1.0.1", "fd01::1"), (&site.host_b, "10.2.0.1", "fd02::1")] {

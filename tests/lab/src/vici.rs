@@ -46,14 +46,23 @@ fn section(rest: &mut &str) -> Option<Map<String, Value>> {
     }
 }
 
+/// Where a value ends: before the next ` key=` or ` section {`. Keys are in small letters, so that the attributes of a
+/// distinguished name (`C=CH, CN=gw`) stay in its value.
 fn value_end(text: &str) -> usize {
+    let is_key = |word: &str| {
+        !word.is_empty()
+            && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+    };
     let mut position = 0;
     while let Some(space) = text[position..].find(' ').map(|at| at + position) {
         let next = &text[space + 1..];
-        let word = next.find([' ', '=', '{']).map(|at| next.as_bytes()[at]);
-        let opens = word == Some(b'=')
-            || word == Some(b'{')
-            || next.find(' ').is_some_and(|at| next[at..].trim_start().starts_with('{'));
+        let end = next.find([' ', '=', '{']).unwrap_or(next.len());
+        let opens = match next.as_bytes().get(end) {
+            Some(b'=') => is_key(&next[..end]),
+            Some(b'{') => true,
+            Some(_) => next[end..].trim_start().starts_with('{'),
+            None => false,
+        };
         if opens {
             return space;
         }
@@ -76,10 +85,7 @@ mod tests {
             "child-sas": {"net-1": {"name": "net", "spi-in": "80081f38",
                 "local-ts": ["10.1.0.0/24", "fd01::/64"], "remote-ts": ["10.2.0.0/24"]}},
         }});
-        let read = parse_line(line).map(serde_json::Value::Object);
-        // Distinguished names hold `=` themselves; only the lab's ids (addresses and host names) must come whole.
-        assert_eq!(read.as_ref().map(|r| &r["site"]["child-sas"]), Some(&expected["site"]["child-sas"]));
-        assert_eq!(read.as_ref().map(|r| &r["site"]["nat-any"]), Some(&expected["site"]["nat-any"]));
+        assert_eq!(parse_line(line).map(serde_json::Value::Object), Some(expected));
     }
 
     #[test]

@@ -172,12 +172,6 @@ fn strongswan(site: &Site) -> Result<Daemons> {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     a.pin(0)?;
     b.pin(1 % cpus)?;
-    println!(
-        "  up: {} {} bit, SPIs {} in, {} out",
-        child.encryption,
-        child.key_bits.unwrap_or(0),
-        child.spi_in,
-        child.spi_out
-    );
+    println!("  up: {}, SPIs {} in, {} out", child.suite, child.spi_in, child.spi_out);
     Ok(Daemons::StrongSwan { a, b })
 }
