@@ -5,7 +5,7 @@ use std::time::Instant;
 use culvert_api::What;
 use culvert_dataplane::DataplaneEvent;
 use culvert_gateway::{Input, Loss};
-use culvert_ike::{ChildSa, Command, DownReason, Event};
+use culvert_ike::{CertificateRefused, ChildSa, Command, DownReason, Event};
 use culvert_types::{Spi, TunnelId};
 
 use crate::daemon::{Child, Daemon, Established};
@@ -71,6 +71,13 @@ impl Daemon {
                 if let Err(error) = self.plane.move_peer(tunnel, local, remote).await {
                     tracing::warn!("cannot move {tunnel:?} to {remote}: {error}");
                 }
+            }
+            Event::CheckCertificate { check, tunnel: _, identity: _, chain: _ } => {
+                let refused = CertificateRefused {
+                    what: "no authority is configured for this tunnel".to_owned(),
+                    mend: "let the peer authenticate by pre-shared key".to_owned(),
+                };
+                let _ = self.ike.handle_command(now, Command::CertificateChecked(check, Err(refused)));
             }
             Event::Failed(failure) => {
                 match failure.tunnel.and_then(|id| self.tunnels.get(&id)) {

@@ -138,6 +138,16 @@ pub enum ConfigError {
     /// The two local addresses differ.
     #[error("IKE and NAT traversal must use one local address, not {0} and {1}")]
     LocalAddresses(IpAddr, IpAddr),
+    /// The certificates are none, or too many to send.
+    #[error(
+        "a certificate chain must have 1 to {} certificates of {} bytes in all",
+        crate::MAX_CERTIFICATES,
+        crate::MAX_CHAIN
+    )]
+    Chain,
+    /// A pattern where one identity must stand.
+    #[error("the local id must be one identity, without \"*\"")]
+    LocalPattern,
     /// A lifetime that is too short to rekey within.
     #[error("an {0} lifetime of {1:?} is too short; at least 10 s")]
     Lifetime(&'static str, Duration),
@@ -167,6 +177,15 @@ impl PeerConfig {
             && remote.is_ipv4() != self.local.is_ipv4()
         {
             return Err(ConfigError::Families(self.local.ip(), remote.ip()));
+        }
+        if let Some(signer) = self.auth.local.as_signer() {
+            let (count, bytes) = (signer.chain.len(), signer.chain.iter().map(Vec::len).sum::<usize>());
+            if !(1..=crate::MAX_CERTIFICATES).contains(&count) || bytes > crate::MAX_CHAIN {
+                return Err(ConfigError::Chain);
+            }
+        }
+        if self.local_id.is_pattern() {
+            return Err(ConfigError::LocalPattern);
         }
         for (what, lifetime) in [("IKE", self.ike_lifetime), ("ESP", self.child_lifetime)] {
             if lifetime < Duration::from_secs(10) {

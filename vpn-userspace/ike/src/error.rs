@@ -3,12 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use culvert_crypto::sign::{KeyKind, Scheme, SignError};
 use culvert_crypto::{DhError, DhGroup};
 use culvert_types::TunnelId;
 
 use crate::job::JobError;
 use crate::wire::{WireError, notify};
-use crate::{Identity, IdentityError};
+use crate::{CertificateRefused, Identity, IdentityError};
 
 /// Which exchange failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -119,9 +120,55 @@ pub enum Cause {
     /// The peer's identity cannot be read.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// The peer authenticates with something else than a pre-shared key.
-    #[error("the peer authenticates by method {0}, not by pre-shared key")]
-    AuthMethod(u8),
+    /// The peer authenticates by another method than is configured (RFC 7296 3.8).
+    #[error("the peer authenticates by method {got}, not by {expected}")]
+    AuthMethod {
+        /// IANA's number.
+        got: u8,
+        /// What is configured.
+        expected: String,
+    },
+    /// The peer's AUTH does not verify with its certificate's key.
+    #[error("the peer's signature ({scheme}) is not by the key of its certificate: {error}")]
+    WrongSignature {
+        /// As the peer names it.
+        scheme: Scheme,
+        /// What is wrong.
+        error: SignError,
+    },
+    /// The peer signs by an algorithm that we do not take.
+    #[error("the peer signs by an algorithm that is not taken: {0}")]
+    SignatureScheme(String),
+    /// We cannot sign in a way that the peer understands.
+    #[error("our {key} key cannot sign by any hash that the peer knows ({hashes:?})")]
+    NoSignature {
+        /// Our key.
+        key: KeyKind,
+        /// The peer's SIGNATURE_HASH_ALGORITHMS, by IANA's numbers; empty where it knows nothing of RFC 7427.
+        hashes: Vec<u16>,
+    },
+    /// Signing failed.
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    /// The peer's certificate is not trusted.
+    #[error("the certificate of {identity} is not trusted: {refused}")]
+    Certificate {
+        /// Who the peer says it is.
+        identity: Identity,
+        /// By whom the certificate was judged.
+        refused: Box<CertificateRefused>,
+    },
+    /// Nobody judged the peer's certificate in time.
+    #[error("the peer's certificate could not be checked within {} s", .0.as_secs())]
+    Unjudged(Duration),
+    /// More certificates than anybody needs.
+    #[error("the peer sent {certificates} certificates of {bytes} bytes, which is too much")]
+    LongChain {
+        /// How many.
+        certificates: usize,
+        /// How long, together.
+        bytes: usize,
+    },
     /// The peer wants EAP.
     #[error("the peer wants to authenticate by EAP")]
     Eap,
@@ -270,9 +317,40 @@ impl Cause {
                 "let the peer identify itself by an address, a name, user@host or a key id",
                 "RFC 7296 3.5",
             ),
-            Self::AuthMethod(_) | Self::Eap => {
-                (Configuration, "let the peer authenticate by pre-shared key", "RFC 7296 3.8")
+            Self::AuthMethod { .. } | Self::Eap => (
+                Configuration,
+                "let the peer authenticate as remote_auth says, or change that",
+                "RFC 7296 3.8",
+            ),
+            Self::WrongSignature { .. } => (
+                Configuration,
+                "give the peer the private key that belongs to its certificate",
+                "RFC 7296 2.15",
+            ),
+            Self::SignatureScheme(_) => (
+                Configuration,
+                "let the peer sign with SHA-2 (RSA, ECDSA or Ed25519); SHA-1 must be allowed here by name",
+                "RFC 8247 3.2",
+            ),
+            Self::NoSignature { .. } => (
+                Configuration,
+                "use an ECDSA key, or let the peer speak RFC 7427; with RSA and an old peer, allow SHA-1 by name",
+                "RFC 7427 3",
+            ),
+            Self::Sign(_) => (Local, "look whether the private key is sound", "RFC 7296 2.15"),
+            Self::Certificate { .. } => (
+                Configuration,
+                "give the peer a certificate of an authority in `ca` with its id in it, or add the authority",
+                "RFC 7296 3.6",
+            ),
+            Self::Unjudged(_) => {
+                (Local, "look into the log why certificates cannot be checked here", "RFC 7296 3.6")
             }
+            Self::LongChain { .. } => (
+                Peer,
+                "let the peer send its own certificate and what lies between it and the root",
+                "RFC 7296 3.6",
+            ),
             Self::NoSelectors | Self::SelectorsRefused => (
                 Configuration,
                 "make the local networks of each side overlap the remote networks of the other",
@@ -334,7 +412,14 @@ impl Cause {
             | Self::WrongRemoteId { .. }
             | Self::NoSuchPeer { .. }
             | Self::Identity(_)
-            | Self::AuthMethod(_)
+            | Self::AuthMethod { .. }
+            | Self::WrongSignature { .. }
+            | Self::SignatureScheme(_)
+            | Self::NoSignature { .. }
+            | Self::Sign(_)
+            | Self::Certificate { .. }
+            | Self::Unjudged(_)
+            | Self::LongChain { .. }
             | Self::Eap => notify::AUTHENTICATION_FAILED,
             Self::NoSelectors | Self::SelectorsWidened => notify::TS_UNACCEPTABLE,
             // RFC 7296 2.25: something transient on our side.
@@ -359,7 +444,10 @@ impl Failure {
     pub(crate) fn new(tunnel: Option<TunnelId>, name: &str, phase: Phase, cause: Cause) -> Self {
         let (blame, mend, rfc) = cause.verdict(phase);
         let (offered_local, offered_remote) = (String::new(), String::new());
-        let mend = mend.to_owned();
+        let mend = match &cause {
+            Cause::Certificate { refused, .. } if !refused.mend.is_empty() => refused.mend.clone(),
+            _ => mend.to_owned(),
+        };
         Self { tunnel, name: name.to_owned(), phase, blame, cause, offered_local, offered_remote, mend, rfc }
     }
 

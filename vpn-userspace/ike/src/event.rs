@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use culvert_crypto::sign::PublicKey;
 use culvert_types::{Spi, TunnelId};
 
 use crate::{ChildSa, ConfigError, Failure, Identity, IkeSuite, Job, PeerConfig};
@@ -27,8 +28,29 @@ pub enum Command {
     RekeyIke(TunnelId),
     /// Ask the peer now whether it lives.
     CheckLiveness(TunnelId),
+    /// The answer to [`Event::CheckCertificate`]: the key of the peer's certificate, which is trusted for the
+    /// identity and the tunnel named there, or why it is not.
+    CertificateChecked(CheckId, Result<PublicKey, CertificateRefused>),
     /// Delete every SA at its peer, once and without waiting for answers, and take no more input.
     Shutdown,
+}
+
+/// What tells a certificate check from every other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CheckId {
+    /// Our SPI of the IKE SA that waits.
+    pub(crate) sa: u64,
+    pub(crate) number: u64,
+}
+
+/// Why a certificate is not trusted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct CertificateRefused {
+    /// What is wrong with it.
+    pub what: String,
+    /// What to do about it; empty for the usual.
+    pub mend: String,
 }
 
 /// What an [`Endpoint`](crate::Endpoint) wants done, in order.
@@ -124,6 +146,20 @@ pub enum Event {
         local: SocketAddr,
         /// The peer's side.
         remote: SocketAddr,
+    },
+    /// Judge the certificate of a peer that has not authenticated yet, and answer with
+    /// [`Command::CertificateChecked`] within a few seconds: its chain ends at an authority of the tunnel, it is
+    /// valid now, it may sign, and it names the identity.
+    CheckCertificate {
+        /// For the answer.
+        check: CheckId,
+        /// The tunnel whose rules hold.
+        tunnel: TunnelId,
+        /// Who the peer says it is; it fits what the tunnel expects.
+        identity: Identity,
+        /// DER, the peer's own certificate first; as sent, nothing is checked. At most
+        /// [`MAX_CERTIFICATES`](crate::MAX_CERTIFICATES), of [`MAX_CHAIN`](crate::MAX_CHAIN) bytes in all.
+        chain: Vec<Vec<u8>>,
     },
     /// Something failed.
     Failed(Failure),

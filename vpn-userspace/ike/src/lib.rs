@@ -34,13 +34,13 @@ mod v2;
 mod window;
 mod wire;
 
-pub use auth::{Auth, LocalAuth, Psk, PskError, RemoteAuth};
+pub use auth::{Auth, LocalAuth, MAX_CERTIFICATES, MAX_CHAIN, Psk, PskError, RemoteAuth, Signer, Trust};
 pub use child::ChildSa;
 pub use config::{ConfigError, Dpd, EndpointConfig, Parity, PeerConfig, Retransmit};
 pub use endpoint::{Counts, Endpoint};
 pub use error::{Blame, Cause, Failure, Phase};
-pub use event::{Command, CommandError, DownReason, Event, IkeInfo, Output};
-pub use identity::{Identity, IdentityError};
+pub use event::{CertificateRefused, CheckId, Command, CommandError, DownReason, Event, IkeInfo, Output};
+pub use identity::{Dn, Identity, IdentityError};
 pub use job::{Job, JobDone, JobId};
 pub use proposal::{EspProposal, EspSuite, IkeProposal, IkeSuite, ProposalError};
 pub use wire::WireError;

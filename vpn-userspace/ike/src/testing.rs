@@ -8,11 +8,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use culvert_crypto::Random;
+use culvert_crypto::sign::PublicKey;
 use culvert_types::{Spi, TrafficSelector, TunnelId};
 
 use crate::{
-    Auth, ChildSa, Command, DownReason, Dpd, Endpoint, EndpointConfig, Event, Failure, Identity, IkeInfo,
-    Job, JobDone, Output, PeerConfig, Psk,
+    Auth, CertificateRefused, CheckId, ChildSa, Command, DownReason, Dpd, Endpoint, EndpointConfig, Event,
+    Failure, Identity, IkeInfo, Job, JobDone, Output, PeerConfig, Psk,
 };
 
 /// The tunnel that [`Pair`] sets up on both sides.
@@ -147,6 +148,16 @@ struct Flight {
     bytes: Vec<u8>,
 }
 
+/// Judges a chain of certificates.
+pub type Judge = fn(&[Vec<u8>]) -> Result<PublicKey, CertificateRefused>;
+
+/// Takes the first certificate for a bare SubjectPublicKeyInfo and trusts it: these tests are of IKE.
+pub fn as_spki(chain: &[Vec<u8>]) -> Result<PublicKey, CertificateRefused> {
+    let first = chain.first().map(Vec::as_slice).unwrap_or_default();
+    let refused = |e| CertificateRefused { what: format!("{e}"), mend: String::new() };
+    PublicKey::from_spki(first).map_err(refused)
+}
+
 /// One side and what its owner knows from its events.
 pub struct Side {
     /// The endpoint itself.
@@ -169,6 +180,10 @@ pub struct Side {
     pub keepalives: usize,
     /// Every message sent.
     pub sent: Vec<Vec<u8>>,
+    /// Who answers checks of certificates, at once; `None`: the test itself, or nobody.
+    pub judge: Option<Judge>,
+    /// Checks of certificates that nobody has answered.
+    pub checks: Vec<(CheckId, Vec<Vec<u8>>)>,
     /// Where the peer moved, each time.
     pub moves: Vec<SocketAddr>,
     /// Jobs that were asked for and are held.
@@ -192,6 +207,8 @@ impl Side {
             downs: Vec::new(),
             keepalives: 0,
             sent: Vec::new(),
+            judge: Some(as_spki),
+            checks: Vec::new(),
             moves: Vec::new(),
             jobs: Vec::new(),
             asked: 0,
@@ -205,6 +222,7 @@ impl Side {
             Event::ChildUp { sa, replaces, use_outbound } => {
                 format!("ChildUp in {} replaces {replaces:?} use {use_outbound}", sa.inbound())
             }
+            Event::CheckCertificate { identity, .. } => format!("CheckCertificate of {identity}"),
             Event::Failed(failure) => failure.to_string(),
             other => format!("{other:?}"),
         });
@@ -236,6 +254,7 @@ impl Side {
                 self.gone.push((inbound, reason));
             }
             Event::PeerMoved { remote, .. } => self.moves.push(remote),
+            Event::CheckCertificate { check, chain, .. } => self.checks.push((check, chain)),
             Event::Failed(failure) => self.failures.push(failure),
         }
     }
@@ -328,6 +347,13 @@ impl Pair {
     /// Takes out what a side has for the world.
     pub fn drain(&mut self, at: At) {
         loop {
+            let (time, side) = (self.time, self.side(at));
+            if let Some(judge) = side.judge
+                && let Some((check, chain)) = side.checks.pop()
+            {
+                let verdict = Command::CertificateChecked(check, judge(&chain));
+                side.endpoint.handle_command(time, verdict).expect("a verdict is taken");
+            }
             match self.side(at).endpoint.poll() {
                 Output::Event(event) => self.side(at).on_event(event),
                 Output::Job(job) => self.work(at, job),

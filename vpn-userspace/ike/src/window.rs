@@ -158,11 +158,6 @@ impl Window {
     }
 
     /// Notes the answer to the request that was [`Incoming::Next`].
-    pub(crate) fn respond(&mut self, request: &[u8], response: Vec<u8>) {
-        self.respond_to(Fingerprint::of(request), response);
-    }
-
-    /// The same, for a request that is no longer at hand.
     pub(crate) fn respond_to(&mut self, fingerprint: Fingerprint, response: Vec<u8>) {
         self.answered = Some(Answered { id: self.expected, fingerprint, response });
         self.expected = self.expected.wrapping_add(1);
@@ -212,13 +207,13 @@ mod tests {
         let request = [7u8; 60];
         assert_eq!(w.incoming(5, &request), Incoming::Next);
         assert_eq!(w.incoming(4, &request), Incoming::Stale);
-        w.respond(&request, vec![1, 2, 3]);
+        w.respond_to(Fingerprint::of(&request), vec![1, 2, 3]);
         assert_eq!(w.incoming(5, &request), Incoming::Repeated(&[1, 2, 3]));
         assert_eq!(w.incoming(5, &request[1..]), Incoming::Stale);
         assert_eq!(w.incoming(5, &[8; 60]), Incoming::Stale);
         assert_eq!(w.incoming(6, &request), Incoming::Next);
         assert_eq!(w.incoming(7, &request), Incoming::Stale);
-        w.respond(&[9; 60], vec![4]);
+        w.respond_to(Fingerprint::of(&[9; 60]), vec![4]);
         assert_eq!(w.incoming(5, &request), Incoming::Stale);
     }
 

@@ -1,8 +1,16 @@
 //! How peers prove who they are.
 
 pub(crate) mod psk;
+pub(crate) mod signature;
 
+use std::fmt;
+
+use culvert_crypto::{Prf, Random, Secret};
+
+use crate::error::Cause;
+use crate::wire::Id;
 pub use psk::{Psk, PskError};
+pub use signature::{MAX_CERTIFICATES, MAX_CHAIN, Signer, Trust};
 
 /// How both sides of a tunnel prove who they are. The two need not be of a kind (RFC 7296 2.15).
 #[derive(Debug, Clone)]
@@ -18,6 +26,8 @@ pub struct Auth {
 pub enum LocalAuth {
     /// The key that the peer has as well.
     Psk(Psk),
+    /// A private key and the certificates of its public half.
+    Signature(Signer),
 }
 
 /// What the peer must prove its identity with.
@@ -25,6 +35,8 @@ pub enum LocalAuth {
 pub enum RemoteAuth {
     /// The key that we have as well.
     Psk(Psk),
+    /// A signature, by a key whose certificate the endpoint's owner trusts.
+    Certificate(Trust),
 }
 
 impl Auth {
@@ -39,6 +51,29 @@ impl LocalAuth {
     pub fn as_psk(&self) -> Option<&Psk> {
         match self {
             Self::Psk(psk) => Some(psk),
+            Self::Signature(_) => None,
+        }
+    }
+
+    /// The private key with its certificates, where that is the way.
+    pub fn as_signer(&self) -> Option<&Signer> {
+        match self {
+            Self::Signature(signer) => Some(signer),
+            Self::Psk(_) => None,
+        }
+    }
+
+    /// The AUTH payload: method and data.
+    pub(crate) fn prove(
+        &self,
+        prf: Prf,
+        octets: &SignedOctets<'_>,
+        peer_hashes: &[u16],
+        random: &mut dyn Random,
+    ) -> Result<Proof, Cause> {
+        match self {
+            Self::Psk(key) => Ok(Proof { method: psk::METHOD, data: psk::sign(prf, key, octets).to_vec() }),
+            Self::Signature(signer) => signer.sign(prf, octets, peer_hashes, random),
         }
     }
 }
@@ -48,6 +83,56 @@ impl RemoteAuth {
     pub fn as_psk(&self) -> Option<&Psk> {
         match self {
             Self::Psk(psk) => Some(psk),
+            Self::Certificate(_) => None,
         }
+    }
+
+    /// What is trusted, where certificates are the way.
+    pub fn as_trust(&self) -> Option<&Trust> {
+        match self {
+            Self::Certificate(trust) => Some(trust),
+            Self::Psk(_) => None,
+        }
+    }
+
+    /// Whether a peer may prove itself by this method of AUTH (RFC 7296 3.8).
+    pub(crate) fn takes(&self, method: u8) -> bool {
+        match self {
+            Self::Psk(_) => method == psk::METHOD,
+            Self::Certificate(_) => signature::is_method(method),
+        }
+    }
+}
+
+impl fmt::Display for RemoteAuth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Psk(_) => "pre-shared key",
+            Self::Certificate(_) => "certificate",
+        })
+    }
+}
+
+/// An AUTH payload of ours.
+#[derive(Debug)]
+pub(crate) struct Proof {
+    pub(crate) method: u8,
+    pub(crate) data: Vec<u8>,
+}
+
+/// What a side signs: its first message as sent, the other side's nonce, and its own identity under
+/// its SK_p (RFC 7296 2.15).
+pub(crate) struct SignedOctets<'a> {
+    pub(crate) message: &'a [u8],
+    pub(crate) peer_nonce: &'a [u8],
+    pub(crate) sk_p: &'a [u8],
+    /// The body of its ID payload.
+    pub(crate) id: Id<'a>,
+}
+
+impl SignedOctets<'_> {
+    /// MACedIDForX = prf(SK_px, RestOfIDPayload).
+    fn maced_id(&self, prf: Prf) -> Secret {
+        prf.compute(self.sk_p, &[&[self.id.kind], &self.id.reserved, self.id.data])
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use culvert_crypto::{Prf, Secret, equal};
 
+use super::SignedOctets;
+
 /// A pre-shared key. Zeroized when dropped, redacted in `Debug`; compares in constant time.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Psk(Secret);
@@ -33,21 +35,10 @@ impl fmt::Debug for Psk {
 /// AUTH method 2: shared key message integrity code (RFC 7296 3.8).
 pub(crate) const METHOD: u8 = 2;
 
-/// What a side signs: its first message as sent, the other side's nonce, and its own identity under
-/// its SK_p (RFC 7296 2.15).
-pub(crate) struct SignedOctets<'a> {
-    pub(crate) message: &'a [u8],
-    pub(crate) peer_nonce: &'a [u8],
-    pub(crate) sk_p: &'a [u8],
-    /// The body of its ID payload.
-    pub(crate) id: crate::wire::Id<'a>,
-}
-
 /// AUTH = prf(prf(PSK, "Key Pad for IKEv2"), message | nonce | prf(SK_p, RestOfID)).
 pub(crate) fn sign(prf: Prf, psk: &Psk, octets: &SignedOctets<'_>) -> Secret {
     let key = prf.compute(&psk.0, &[b"Key Pad for IKEv2"]);
-    let id = prf.compute(octets.sk_p, &[&[octets.id.kind], &octets.id.reserved, octets.id.data]);
-    prf.compute(&key, &[octets.message, octets.peer_nonce, &id])
+    prf.compute(&key, &[octets.message, octets.peer_nonce, &octets.maced_id(prf)])
 }
 
 /// Whether `auth` is what the holder of the key would have sent.

@@ -9,7 +9,7 @@ use super::{AnySa, Endpoint};
 use crate::v2::Sa;
 use crate::v2::init::InitSent;
 use crate::v2::sa::{Attempt, Task};
-use crate::{Command, CommandError, DownReason};
+use crate::{CheckId, Command, CommandError, DownReason};
 
 impl Endpoint {
     pub(super) fn command(&mut self, now: Instant, command: Command) -> Result<(), CommandError> {
@@ -47,6 +47,10 @@ impl Endpoint {
                 if self.up(current).is_some_and(|sa| sa.window.free().is_some()) {
                     self.queue(now, current, Task::Liveness);
                 }
+            }
+            Command::CertificateChecked(CheckId { sa, number }, verdict) => {
+                // An IKE SA that is gone meanwhile needs no verdict.
+                self.step_v2(now, sa, |sa, ctx| sa.on_checked(ctx, number, verdict));
             }
             Command::Shutdown => self.shut_down(now),
         }

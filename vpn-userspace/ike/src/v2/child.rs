@@ -64,7 +64,7 @@ impl Refusal {
         Self { cause, ours, theirs, peer_has_it: false }
     }
 
-    fn plain(cause: Cause) -> Self {
+    pub(crate) fn plain(cause: Cause) -> Self {
         Self::new(cause, String::new(), String::new())
     }
 }

@@ -10,6 +10,7 @@ use culvert_types::TunnelId;
 use super::auth::{AuthSent, HalfOpen, Handshake};
 use super::ctx::{Ctx, log};
 use super::{Arrival, Path, Sa, Stash, nat};
+use crate::auth::signature;
 use crate::error::{Cause, Failure, Phase, group_name};
 use crate::job::{Answered, Done};
 use crate::kex::{Agreement, Answering, Half};
@@ -103,6 +104,9 @@ impl InitSent {
         chain.push(&Payload::Nonce(&self.nonce));
         let ends = (self.config.local, self.remote);
         nat::announce(&mut chain, ctx.random, (self.spi, 0), ends, self.config.force_encap);
+        if let Some(trust) = self.config.auth.remote.as_trust() {
+            signature::write_hashes(&mut chain, trust.sha1);
+        }
         let flags = Flags { initiator: true, response: false };
         let header =
             Header { spi_i: self.spi, spi_r: 0, next: 0, exchange: Exchange::SaInit, flags, message_id: 0 };
@@ -216,6 +220,7 @@ impl InitSent {
             nr: nr.to_vec(),
             request: std::mem::take(&mut self.request),
             response: arrival.bytes.to_vec(),
+            peer_hashes: signature::read_hashes(body),
             path,
             started: self.started,
         })))
@@ -423,6 +428,12 @@ pub(crate) fn respond(
         let ends = (arrival.local, arrival.remote);
         nat::announce(&mut chain, ctx.random, (spi_i, spi_r), ends, config.force_encap);
     }
+    let trusts = || candidates.iter().filter_map(|(_, c)| c.auth.remote.as_trust());
+    if trusts().next().is_some() {
+        signature::write_hashes(&mut chain, trusts().any(|t| t.sha1));
+        // RFC 7296 1.2: as responder we ask for certificates here.
+        signature::write_request(&mut chain, trusts());
+    }
     let response = plain_message(&Header { spi_r, ..arrival.header.answer() }, &chain);
     ctx.transmit(arrival.local, arrival.remote, response.clone());
     let path = Path {
@@ -432,23 +443,22 @@ pub(crate) fn respond(
         nat_remote: found.remote,
         encap: found.supported && (found.local || found.remote || config.force_encap),
     };
-    Respond::Open(Box::new(HalfOpen {
-        candidates: candidates.iter().map(|(tunnel, _)| *tunnel).collect(),
-        expires: ctx.now + ctx.config.half_open_lifetime,
-        handshake: Handshake {
-            spi_i,
-            spi_r,
-            protection: Protection::new(suite.protection, &keys, false),
-            suite,
-            keys,
-            ni: request.nonce.to_vec(),
-            nr,
-            request: arrival.bytes.to_vec(),
-            response,
-            path,
-            started: ctx.now,
-        },
-    }))
+    let handshake = Handshake {
+        spi_i,
+        spi_r,
+        protection: Protection::new(suite.protection, &keys, false),
+        suite,
+        keys,
+        ni: request.nonce.to_vec(),
+        nr,
+        request: arrival.bytes.to_vec(),
+        response,
+        peer_hashes: signature::read_hashes(body),
+        path,
+        started: ctx.now,
+    };
+    let candidates = candidates.iter().map(|(tunnel, _)| *tunnel).collect();
+    Respond::Open(HalfOpen::new(ctx, handshake, candidates))
 }
 
 /// An answer to IKE_SA_INIT that carries one notification and leaves no state.

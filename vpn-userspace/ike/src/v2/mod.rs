@@ -132,13 +132,22 @@ impl Sa {
         }
     }
 
+    /// Takes in the owner's verdict on a certificate.
+    pub(crate) fn on_checked(self, ctx: &mut Ctx<'_>, number: u64, verdict: auth::Verdict) -> Option<Self> {
+        match self {
+            Self::AuthSent(s) => s.on_checked(ctx, number, &verdict),
+            Self::HalfOpen(s) => Some(s.on_checked(ctx, number, verdict)),
+            other => Some(other),
+        }
+    }
+
     /// Does what is due.
     pub(crate) fn on_timeout(self, ctx: &mut Ctx<'_>) -> Option<Self> {
         match self {
             Self::InitSent(s) => s.on_timeout(ctx),
             Self::AuthSent(s) => s.on_timeout(ctx),
             Self::Opening(s) => (ctx.now < s.expires).then_some(Self::Opening(s)),
-            Self::HalfOpen(s) => (ctx.now < s.expires).then_some(Self::HalfOpen(s)),
+            Self::HalfOpen(s) => s.on_timeout(ctx),
             Self::Up(s) => s.on_timeout(ctx),
             Self::Closed(s) => (ctx.now < s.expires).then_some(Self::Closed(s)),
         }
@@ -149,10 +158,8 @@ impl Sa {
         let mut soonest = Soonest::default();
         match self {
             Self::InitSent(s) => soonest.at(s.retransmission.deadline(), "retransmit IKE_SA_INIT"),
-            Self::AuthSent(s) => s.window.inflight().into_iter().for_each(|i| {
-                soonest.at(i.retransmission.deadline(), "retransmit IKE_AUTH");
-            }),
             Self::Opening(s) => soonest.at(s.expires, "half-open IKE SA expires"),
+            Self::AuthSent(s) => s.deadline().into_iter().for_each(|(when, why)| soonest.at(when, why)),
             Self::HalfOpen(s) => soonest.at(s.expires, "half-open IKE SA expires"),
             Self::Up(s) => s.deadlines(config, &mut soonest),
             Self::Closed(s) => soonest.at(s.expires, "closed IKE SA is forgotten"),

@@ -4,6 +4,9 @@
 //! it allocates is bounded by the datagram's own size and freed with the message.
 
 mod chain;
+// Its users follow: virtual addresses.
+#[allow(dead_code)]
+mod config;
 mod error;
 mod header;
 mod payload;
@@ -11,9 +14,11 @@ mod proposal;
 mod selector;
 
 pub(crate) use chain::{Chain, plain_message};
+#[allow(unused_imports)]
+pub(crate) use config::{ConfigKind, Configuration, attribute};
 pub use error::WireError;
 pub(crate) use header::{Exchange, Flags, HEADER_LEN, Header};
-pub(crate) use payload::{Body, Delete, Id, Notify, Payload, kind, notify, protocol};
+pub(crate) use payload::{Body, Delete, Id, Notify, Payload, X509_SIGNATURE, kind, notify, protocol};
 pub(crate) use proposal::{Proposal, Transform, transform};
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use culvert_types::TrafficSelector;
 
-use super::{Proposal, Reader, WireError, proposal, selector};
+use super::{Configuration, Proposal, Reader, WireError, config, proposal, selector};
 
 /// Payload types (RFC 7296 3.2).
 pub(crate) mod kind {
@@ -25,6 +25,9 @@ pub(crate) mod kind {
     pub(crate) const EAP: u8 = 48;
 }
 
+/// Certificate encoding: X.509 certificate, signature (RFC 7296 3.6).
+pub(crate) const X509_SIGNATURE: u8 = 4;
+
 /// Security protocol ids (RFC 7296 3.3.1).
 pub(crate) mod protocol {
     pub(crate) const NONE: u8 = 0;
@@ -46,6 +49,8 @@ pub(crate) mod notify {
     pub(crate) const FAILED_CP_REQUIRED: u16 = 37;
     pub(crate) const TS_UNACCEPTABLE: u16 = 38;
     pub(crate) const INVALID_SELECTORS: u16 = 39;
+    pub(crate) const UNACCEPTABLE_ADDRESSES: u16 = 40;
+    pub(crate) const UNEXPECTED_NAT_DETECTED: u16 = 41;
     pub(crate) const TEMPORARY_FAILURE: u16 = 43;
     pub(crate) const CHILD_SA_NOT_FOUND: u16 = 44;
     /// The first status type.
@@ -57,6 +62,7 @@ pub(crate) mod notify {
     pub(crate) const USE_TRANSPORT_MODE: u16 = 16391;
     pub(crate) const REKEY_SA: u16 = 16393;
     pub(crate) const ESP_TFC_PADDING_NOT_SUPPORTED: u16 = 16394;
+    pub(crate) const SIGNATURE_HASH_ALGORITHMS: u16 = 16431;
 
     /// The name in RFC 7296 3.10.1, for people.
     pub(crate) fn name(kind: u16) -> &'static str {
@@ -76,6 +82,8 @@ pub(crate) mod notify {
             FAILED_CP_REQUIRED => "FAILED_CP_REQUIRED",
             TS_UNACCEPTABLE => "TS_UNACCEPTABLE",
             INVALID_SELECTORS => "INVALID_SELECTORS",
+            UNACCEPTABLE_ADDRESSES => "UNACCEPTABLE_ADDRESSES",
+            UNEXPECTED_NAT_DETECTED => "UNEXPECTED_NAT_DETECTED",
             TEMPORARY_FAILURE => "TEMPORARY_FAILURE",
             CHILD_SA_NOT_FOUND => "CHILD_SA_NOT_FOUND",
             _ => "an unknown error",
@@ -135,6 +143,16 @@ pub(crate) enum Payload<'a> {
     },
     IdI(Id<'a>),
     IdR(Id<'a>),
+    /// RFC 7296 3.6: a certificate, or something else that its encoding tells.
+    Cert {
+        encoding: u8,
+        data: &'a [u8],
+    },
+    /// RFC 7296 3.7.
+    CertRequest {
+        encoding: u8,
+        data: &'a [u8],
+    },
     Auth {
         method: u8,
         data: &'a [u8],
@@ -144,7 +162,10 @@ pub(crate) enum Payload<'a> {
     Delete(Delete<'a>),
     TsI(Vec<TrafficSelector>),
     TsR(Vec<TrafficSelector>),
-    /// Known and not looked into (CERT, CERTREQ, CP, EAP, V), or unknown and not critical.
+    Config(Configuration),
+    /// An EAP message (RFC 3748 4).
+    Eap(&'a [u8]),
+    /// Known and not looked into (V, SK), or unknown and not critical.
     Other {
         kind: u8,
         data: &'a [u8],
@@ -158,12 +179,16 @@ impl<'a> Payload<'a> {
             Self::Ke { .. } => kind::KE,
             Self::IdI(_) => kind::ID_I,
             Self::IdR(_) => kind::ID_R,
+            Self::Cert { .. } => kind::CERT,
+            Self::CertRequest { .. } => kind::CERT_REQUEST,
             Self::Auth { .. } => kind::AUTH,
             Self::Nonce(_) => kind::NONCE,
             Self::Notify(_) => kind::NOTIFY,
             Self::Delete(_) => kind::DELETE,
             Self::TsI(_) => kind::TS_I,
             Self::TsR(_) => kind::TS_R,
+            Self::Config(_) => kind::CONFIG,
+            Self::Eap(_) => kind::EAP,
             Self::Other { kind, .. } => *kind,
         }
     }
@@ -180,6 +205,14 @@ impl<'a> Payload<'a> {
             }
             kind::ID_I => Self::IdI(parse_id(body)?),
             kind::ID_R => Self::IdR(parse_id(body)?),
+            kind::CERT => {
+                let mut r = reader("CERT payload");
+                Self::Cert { encoding: r.u8()?, data: r.rest() }
+            }
+            kind::CERT_REQUEST => {
+                let mut r = reader("CERTREQ payload");
+                Self::CertRequest { encoding: r.u8()?, data: r.rest() }
+            }
             kind::AUTH => {
                 let mut r = reader("AUTH payload");
                 let method = r.u8()?;
@@ -208,9 +241,9 @@ impl<'a> Payload<'a> {
             }
             kind::TS_I => Self::TsI(selector::parse_all(body)?),
             kind::TS_R => Self::TsR(selector::parse_all(body)?),
-            kind::CERT | kind::CERT_REQUEST | kind::VENDOR | kind::SK | kind::CONFIG | kind::EAP => {
-                Self::Other { kind, data: body }
-            }
+            kind::CONFIG => Self::Config(config::parse(body)?),
+            kind::EAP => Self::Eap(body),
+            kind::VENDOR | kind::SK => Self::Other { kind, data: body },
             // RFC 7296 2.5: only unknown payloads are judged by the critical bit.
             _ if critical => return Err(WireError::UnsupportedCritical(kind)),
             _ => Self::Other { kind, data: body },
@@ -230,11 +263,16 @@ impl<'a> Payload<'a> {
                 out.extend_from_slice(&id.reserved);
                 out.extend_from_slice(id.data);
             }
+            Self::Cert { encoding, data } | Self::CertRequest { encoding, data } => {
+                out.push(*encoding);
+                out.extend_from_slice(data);
+            }
             Self::Auth { method, data } => {
                 out.extend_from_slice(&[*method, 0, 0, 0]);
                 out.extend_from_slice(data);
             }
-            Self::Nonce(data) | Self::Other { data, .. } => out.extend_from_slice(data),
+            Self::Config(configuration) => config::encode(configuration, out),
+            Self::Nonce(data) | Self::Eap(data) | Self::Other { data, .. } => out.extend_from_slice(data),
             Self::Notify(n) => {
                 let spi_len = u8::try_from(n.spi.len()).expect("an SPI has at most 8 bytes");
                 out.extend_from_slice(&[n.protocol, spi_len]);
@@ -276,8 +314,10 @@ impl<'a> Body<'a> {
         while kind != kind::NONE {
             let (next, flags, length) = (r.u8()?, r.u8()?, r.u16()?);
             let payload = Payload::parse(kind, flags & 0x80 != 0, r.sized(length, 4)?)?;
-            let once =
-                matches!(kind, kind::SA..=kind::ID_R | kind::AUTH | kind::NONCE | kind::TS_I | kind::TS_R);
+            let once = matches!(
+                kind,
+                kind::SA..=kind::ID_R | kind::AUTH | kind::NONCE | kind::TS_I | kind::TS_R | kind::EAP
+            );
             if once && payloads.iter().any(|p| p.kind() == kind) {
                 return Err(WireError::Duplicate(kind));
             }
@@ -309,6 +349,24 @@ impl<'a> Body<'a> {
 
     pub(crate) fn id_r(&self) -> Option<Id<'a>> {
         self.find(|p| if let Payload::IdR(id) = p { Some(*id) } else { None })
+    }
+
+    /// The X.509 certificates, the sender's own first (RFC 7296 3.6); other encodings are passed over.
+    pub(crate) fn certificates(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.payloads.iter().filter_map(|p| match p {
+            Payload::Cert { encoding: X509_SIGNATURE, data } => Some(*data),
+            _ => None,
+        })
+    }
+
+    #[allow(dead_code)]
+    pub(crate) fn config(&self) -> Option<&Configuration> {
+        self.payloads.iter().find_map(|p| if let Payload::Config(c) = p { Some(c) } else { None })
+    }
+
+    #[allow(dead_code)]
+    pub(crate) fn eap(&self) -> Option<&'a [u8]> {
+        self.find(|p| if let Payload::Eap(data) = p { Some(*data) } else { None })
     }
 
     /// Authentication method and data.

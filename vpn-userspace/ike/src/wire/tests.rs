@@ -51,6 +51,9 @@ enum Made {
     Delete(u8, Vec<u32>),
     Ts(bool, Vec<TrafficSelector>),
     Vendor(Vec<u8>),
+    Cert(bool, u8, Vec<u8>),
+    Config(u8, Vec<(u16, Vec<u8>)>),
+    Eap(Vec<u8>),
 }
 
 impl Made {
@@ -75,6 +78,17 @@ impl Made {
             Self::Ts(true, ts) => Payload::TsI(ts.clone()),
             Self::Ts(false, ts) => Payload::TsR(ts.clone()),
             Self::Vendor(data) => Payload::Other { kind: kind::VENDOR, data },
+            Self::Cert(true, encoding, data) => Payload::Cert { encoding: *encoding, data },
+            Self::Cert(false, encoding, data) => Payload::CertRequest { encoding: *encoding, data },
+            Self::Config(kind, attributes) => {
+                let kinds = [ConfigKind::Request, ConfigKind::Reply, ConfigKind::Set, ConfigKind::Ack];
+                let mut configuration = Configuration::new(kinds[usize::from(kind % 4)]);
+                for (kind, value) in attributes {
+                    configuration.push(kind & 0x7fff, value.clone());
+                }
+                Payload::Config(configuration)
+            }
+            Self::Eap(data) => Payload::Eap(data),
         }
     }
 }
@@ -92,6 +106,9 @@ fn made() -> impl Strategy<Value = Made> {
         (any::<u8>(), vec(any::<u32>(), 0..6)).prop_map(|(p, s)| Made::Delete(p, s)),
         (any::<bool>(), vec(selector_(), 0..8)).prop_map(|(i, ts)| Made::Ts(i, ts)),
         bytes().prop_map(Made::Vendor),
+        (any::<bool>(), any::<u8>(), bytes()).prop_map(|(c, e, d)| Made::Cert(c, e, d)),
+        (any::<u8>(), vec((any::<u16>(), bytes()), 0..6)).prop_map(|(k, a)| Made::Config(k, a)),
+        bytes().prop_map(Made::Eap),
     ]
 }
 
@@ -115,7 +132,7 @@ proptest! {
         let mut want = Vec::new();
         for (m, s) in all.iter().zip(&scratch) {
             let payload = m.payload(s);
-            let once = !matches!(payload, Payload::Notify(_) | Payload::Delete(_) | Payload::Other { .. });
+            let once = !matches!(payload, Payload::Notify(_) | Payload::Delete(_) | Payload::Other { .. } | Payload::Cert { .. } | Payload::CertRequest { .. } | Payload::Config(_));
             if once && want.iter().any(|p: &Payload<'_>| p.kind() == payload.kind()) {
                 continue;
             }

@@ -1,15 +1,23 @@
 //! Identities (RFC 7296 3.5), read and written by strongSwan's rules.
 
+mod dn;
+
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+
+pub use dn::Dn;
 
 use crate::wire::Id;
 
 /// Who a peer says it is.
 ///
-/// Names compare without regard to case. An identity is at most 255 bytes of printable ASCII, but for
-/// key ids, which are any bytes.
+/// Names compare without regard to case. An identity is at most 255 bytes of printable ASCII, but for key ids,
+/// which are any bytes, and distinguished names, which have rules of their own ([`Dn`]).
+///
+/// A configured one may stand for many: `*.example`, `*@example`, `C=CH, O=Example, CN=*`; see
+/// [`matches`](Self::matches).
 #[derive(Clone)]
 pub enum Identity {
     /// ID_IPV4_ADDR.
@@ -20,6 +28,8 @@ pub enum Identity {
     Fqdn(String),
     /// ID_RFC822_ADDR.
     Email(String),
+    /// ID_DER_ASN1_DN.
+    Dn(Box<Dn>),
     /// ID_KEY_ID.
     KeyId(Vec<u8>),
 }
@@ -41,9 +51,15 @@ pub enum IdentityError {
     /// `@#` not followed by hex digits.
     #[error("identity \"{0}\" needs pairs of hex digits after \"@#\"")]
     Hex(String),
-    /// A distinguished name or `%any`, which this version does not serve.
-    #[error("identity \"{0}\" is of a kind that is not supported; write an address, a name or \"user@host\"")]
+    /// `%any` and its like, where one identity must stand.
+    #[error("\"{0}\" is no identity; write an address, a name, \"user@host\" or \"C=CH, O=Example, CN=gw\"")]
     Unsupported(String),
+    /// A distinguished name that cannot be read.
+    #[error("\"{0}\" is no distinguished name; write it like \"C=CH, O=Example, CN=gw.example\"")]
+    DnText(String),
+    /// A distinguished name in an ID payload or a certificate that is not DER.
+    #[error("a distinguished name is malformed")]
+    Dn,
     /// A type in an ID payload that we do not serve.
     #[error("identity type {0} is not supported")]
     Type(u8),
@@ -59,10 +75,11 @@ impl Identity {
     const FQDN: u8 = 2;
     const EMAIL: u8 = 3;
     const IPV6: u8 = 5;
+    const DN: u8 = 9;
     const KEY_ID: u8 = 11;
 
     /// Reads an identity as strongSwan does: `10.0.0.1`, `2001:db8::1`, `gw.example`, `@gw.example`,
-    /// `user@host`, `@#0a0b0c` (key id), with optional prefixes `fqdn:`, `email:`, `keyid:`, `ipv4:`, `ipv6:`.
+    /// `user@host`, `@#0a0b0c` (key id), `C=CH, O=Example, CN=gw` (distinguished name), with optional prefixes `fqdn:`, `email:`, `keyid:`, `ipv4:`, `ipv6:`.
     pub fn parse(text: &str) -> Result<Self, IdentityError> {
         if text.is_empty() {
             return Err(IdentityError::Empty);
@@ -94,7 +111,13 @@ impl Identity {
         if let Some(rest) = text.strip_prefix('@') {
             return Ok(Self::Fqdn(printable(rest)?));
         }
-        if text.contains('=') || text.starts_with('%') {
+        if let Some(name) = other("asn1dn:") {
+            return Dn::parse(name).map(|name| Self::Dn(Box::new(name)));
+        }
+        if text.contains('=') {
+            return Dn::parse(text).map(|name| Self::Dn(Box::new(name)));
+        }
+        if text.starts_with('%') {
             return Err(IdentityError::Unsupported(text.to_owned()));
         }
         let name = printable(text)?;
@@ -112,6 +135,7 @@ impl Identity {
             Self::IPV6 => Ok(Self::Ipv6(<[u8; 16]>::try_from(id.data).map_err(address)?.into())),
             Self::FQDN => Ok(Self::Fqdn(text()?)),
             Self::EMAIL => Ok(Self::Email(text()?)),
+            Self::DN => Ok(Self::Dn(Box::new(Dn::from_der(id.data)?))),
             Self::KEY_ID if id.data.is_empty() => Err(IdentityError::Empty),
             Self::KEY_ID if id.data.len() > MAX => Err(IdentityError::TooLong(id.data.len())),
             Self::KEY_ID => Ok(Self::KeyId(id.data.to_vec())),
@@ -126,7 +150,37 @@ impl Identity {
             Self::Ipv6(a) => (Self::IPV6, a.octets().to_vec()),
             Self::Fqdn(name) => (Self::FQDN, name.clone().into_bytes()),
             Self::Email(name) => (Self::EMAIL, name.clone().into_bytes()),
+            Self::Dn(name) => (Self::DN, name.der().to_vec()),
             Self::KeyId(key) => (Self::KEY_ID, key.clone()),
+        }
+    }
+
+    /// Whether a peer that says it is `peer` is who this configured identity means. `*.example` means every name
+    /// below `example`, `*@example` every mailbox there, and `*` in a distinguished name every value.
+    pub fn matches(&self, peer: &Self) -> bool {
+        let ends = |name: &str, tail: &str| {
+            name.len() > tail.len()
+                && name.get(name.len() - tail.len()..).is_some_and(|end| end.eq_ignore_ascii_case(tail))
+        };
+        match (self, peer) {
+            (Self::Fqdn(pattern), Self::Fqdn(name)) if pattern.starts_with("*.") => {
+                pattern.get(1..).is_some_and(|tail| ends(name, tail))
+            }
+            (Self::Email(pattern), Self::Email(name)) if pattern.starts_with("*@") => {
+                pattern.get(1..).is_some_and(|tail| ends(name, tail))
+            }
+            (Self::Dn(pattern), Self::Dn(name)) => pattern.matches(name),
+            _ => self == peer,
+        }
+    }
+
+    /// Whether this stands for more than one peer, so that it cannot be sent.
+    pub fn is_pattern(&self) -> bool {
+        match self {
+            Self::Fqdn(name) => name.starts_with("*."),
+            Self::Email(name) => name.starts_with("*@"),
+            Self::Dn(name) => name.has_wildcard(),
+            _ => false,
         }
     }
 }
@@ -153,6 +207,7 @@ impl PartialEq for Identity {
             (Self::Ipv4(a), Self::Ipv4(b)) => a == b,
             (Self::Ipv6(a), Self::Ipv6(b)) => a == b,
             (Self::Fqdn(a), Self::Fqdn(b)) | (Self::Email(a), Self::Email(b)) => a.eq_ignore_ascii_case(b),
+            (Self::Dn(a), Self::Dn(b)) => a == b,
             (Self::KeyId(a), Self::KeyId(b)) => a == b,
             _ => false,
         }
@@ -160,6 +215,20 @@ impl PartialEq for Identity {
 }
 
 impl Eq for Identity {}
+
+/// As `==` sees it: without regard to case.
+impl Hash for Identity {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        std::mem::discriminant(self).hash(state);
+        match self {
+            Self::Ipv4(a) => a.hash(state),
+            Self::Ipv6(a) => a.hash(state),
+            Self::Fqdn(name) | Self::Email(name) => name.to_ascii_lowercase().hash(state),
+            Self::Dn(name) => name.hash(state),
+            Self::KeyId(key) => key.hash(state),
+        }
+    }
+}
 
 impl From<IpAddr> for Identity {
     fn from(address: IpAddr) -> Self {
@@ -191,6 +260,7 @@ impl fmt::Display for Identity {
                 Ok(Self::Email(_)) => f.write_str(name),
                 _ => write!(f, "email:{name}"),
             },
+            Self::Dn(name) => name.fmt(f),
             Self::KeyId(key) => {
                 f.write_str("@#")?;
                 key.iter().try_for_each(|b| write!(f, "{b:02x}"))
@@ -222,6 +292,8 @@ mod tests {
             ("@#0A0b", 11, "@#0a0b"),
             ("keyid:left", 11, "@#6c656674"),
             ("email:x", 3, "email:x"),
+            ("CN=gw, O=x", 9, "CN=gw, O=x"),
+            ("asn1dn:/C=CH/CN=gw", 9, "C=CH, CN=gw"),
         ];
         for (text, kind, shown) in cases {
             let id = Identity::parse(text).unwrap();
@@ -238,8 +310,46 @@ mod tests {
     }
 
     #[test]
+    fn equal_identities_hash_alike() {
+        use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+        let hash = |text: &str| {
+            let mut hasher = DefaultHasher::new();
+            Identity::parse(text).unwrap().hash(&mut hasher);
+            hasher.finish()
+        };
+        for (a, b) in [("GW.Example", "gw.example"), ("A@b", "a@B"), ("CN=A  b", "cn=a B"), ("@#0A", "@#0a")]
+        {
+            assert_eq!((Identity::parse(a).unwrap(), hash(a)), (Identity::parse(b).unwrap(), hash(b)));
+        }
+        assert_ne!(hash("gw.example"), hash("email:gw.example"));
+    }
+
+    #[test]
+    fn patterns_mean_many() {
+        for (pattern, peer, means) in [
+            ("*.example", "gw.example", true),
+            ("*.example", "a.gw.EXAMPLE", true),
+            ("*.example", "example", false),
+            ("*.example", ".example", false),
+            ("*.example", "gw.example.org", false),
+            ("*.example", "gw.badexample", false),
+            ("gw.example", "*.example", false),
+            ("gw.example", "GW.example", true),
+            ("*@example", "user@example", true),
+            ("*@example", "user@other", false),
+            ("*@example", "gw.example", false),
+            ("C=CH, CN=*", "C=CH, CN=x", true),
+            ("C=CH, CN=*", "C=DE, CN=x", false),
+        ] {
+            let (ours, theirs) = (Identity::parse(pattern).unwrap(), Identity::parse(peer).unwrap());
+            assert_eq!(ours.matches(&theirs), means, "{pattern} {peer}");
+            assert_eq!(ours.is_pattern(), pattern.contains('*'));
+        }
+    }
+
+    #[test]
     fn bad_identities_are_refused() {
-        for text in ["", "@", "@#", "@#abc", "@#zz", "a\nb", "C=CH, CN=x", "%any", "caf\u{e9}.example"] {
+        for text in ["", "@", "@#", "@#abc", "@#zz", "a\nb", "C=CH, XX=x", "%any", "caf\u{e9}.example"] {
             assert!(Identity::parse(text).is_err(), "{text:?}");
         }
         assert!(Identity::parse(&"a".repeat(256)).is_err());

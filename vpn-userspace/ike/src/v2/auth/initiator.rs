@@ -1,0 +1,289 @@
+//! IKE_AUTH as initiator: our proof goes out, the peer's comes back.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use culvert_types::TunnelId;
+
+use super::{Handshake, JUDGEMENT, Verdict, proves};
+use crate::auth::signature;
+use crate::ctx::{Ctx, Effect, log};
+use crate::endpoint::AnySa;
+use crate::error::{Cause, Failure, Phase};
+use crate::keymat::child_keys;
+use crate::v2::child::Offer;
+use crate::v2::sa::{IkeSa, Task};
+use crate::v2::{Arrival, Message, Sa};
+use crate::window::{Due, Retransmission, Window};
+use crate::wire::{Body, Chain, Exchange, Id, Notify, Payload, kind, notify};
+use crate::{CheckId, Event, Identity, PeerConfig};
+
+/// The initiator, waiting for the answer to IKE_AUTH.
+pub(crate) struct AuthSent {
+    pub(crate) tunnel: TunnelId,
+    pub(crate) handshake: Handshake,
+    pub(crate) window: Window,
+    config: Arc<PeerConfig>,
+    offer: Offer,
+    /// The answer that waits for a verdict on the peer's certificate.
+    judging: Option<Judging>,
+}
+
+struct Judging {
+    message: Message,
+    deadline: Instant,
+}
+
+/// The check of the one certificate that an initiator meets.
+const CHECK: u64 = 1;
+
+/// Why the peer is not believed, and whether it thinks that it succeeded.
+struct Distrust {
+    cause: Cause,
+    tell: bool,
+}
+
+/// How far the peer's answer proves it.
+enum Proof {
+    Proven(Identity),
+    /// For the owner to judge.
+    Ask(Identity, Vec<Vec<u8>>),
+}
+
+impl AuthSent {
+    /// Goes on from IKE_SA_INIT, unless the peer opened an IKE SA of its own meanwhile.
+    pub(crate) fn start(
+        ctx: &mut Ctx<'_>,
+        tunnel: TunnelId,
+        config: Arc<PeerConfig>,
+        mut handshake: Handshake,
+    ) -> Option<Box<Self>> {
+        let up = |sa: &AnySa| matches!(sa, AnySa::V2(Sa::Up(s)) if s.tunnel == tunnel && s.serves());
+        if ctx.others.values().any(up) {
+            log!(debug, config.name, "the peer's own IKE SA came first: ours is given up");
+            return None;
+        }
+        let prf = handshake.suite.prf;
+        let (id_kind, id_data) = config.local_id.to_wire();
+        let id = Id { kind: id_kind, reserved: [0; 3], data: &id_data };
+        let octets = handshake.initiator_octets(id);
+        let proof = match config.auth.local.prove(prf, &octets, &handshake.peer_hashes, ctx.random) {
+            Ok(proof) => proof,
+            Err(cause) => {
+                ctx.failed(Failure::new(Some(tunnel), &config.name, Phase::IkeAuth, cause));
+                return None;
+            }
+        };
+        let mut chain = Chain::new();
+        chain.push(&Payload::IdI(id));
+        if let Some(signer) = config.auth.local.as_signer() {
+            signer.write_certificates(&mut chain);
+        }
+        // RFC 7296 2.4: no other IKE SA with this peer is known here.
+        chain.push(&Payload::Notify(Notify::new(notify::INITIAL_CONTACT, &[])));
+        if let Some(trust) = config.auth.remote.as_trust() {
+            signature::write_request(&mut chain, std::iter::once(trust));
+        }
+        let remote_id = config.remote_id.as_ref().filter(|id| !id.is_pattern());
+        if let Some((kind, data)) = remote_id.map(Identity::to_wire) {
+            chain.push(&Payload::IdR(Id { kind, reserved: [0; 3], data: &data }));
+        }
+        chain.push(&Payload::Auth { method: proof.method, data: &proof.data });
+        let offer = Offer::new(ctx, &config, handshake.spi_i, false);
+        offer.write(&mut chain);
+        let mut window = Window::new(1, 0);
+        let header = handshake.header(true, false, Exchange::Auth, window.next_id());
+        let bytes = handshake.protection.seal(&header, &chain);
+        window.sent(bytes.clone(), Retransmission::new(ctx.now, &ctx.config.retransmit, None));
+        ctx.send(&handshake.path, bytes);
+        Some(Box::new(Self { tunnel, handshake, window, config, offer, judging: None }))
+    }
+
+    pub(crate) fn on_response(mut self: Box<Self>, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) -> Option<Sa> {
+        let header = &arrival.header;
+        let fits = header.exchange == Exchange::Auth && header.flags.response;
+        if !fits || !self.window.awaits(header.message_id) {
+            return Some(Sa::AuthSent(self));
+        }
+        match self.handshake.open(arrival) {
+            Ok(message) => {
+                self.window.answered();
+                self.on_message(ctx, message, None)
+            }
+            Err(e) => {
+                log!(debug, self.config.name, "dropped an answer to IKE_AUTH: {e}");
+                Some(Sa::AuthSent(self))
+            }
+        }
+    }
+
+    /// The owner's verdict on the peer's certificate.
+    pub(crate) fn on_checked(
+        mut self: Box<Self>,
+        ctx: &mut Ctx<'_>,
+        number: u64,
+        verdict: &Verdict,
+    ) -> Option<Sa> {
+        match self.judging.take_if(|_| number == CHECK) {
+            Some(judging) => self.on_message(ctx, judging.message, Some(verdict)),
+            None => Some(Sa::AuthSent(self)),
+        }
+    }
+
+    fn on_message(
+        mut self: Box<Self>,
+        ctx: &mut Ctx<'_>,
+        message: Message,
+        verdict: Option<&Verdict>,
+    ) -> Option<Sa> {
+        let proof = match message.opened.body() {
+            Ok(body) => self.verify(&body, verdict),
+            Err(e) => Err(Distrust { cause: e.into(), tell: true }),
+        };
+        match proof {
+            Ok(Proof::Proven(remote_id)) => Some(self.establish(ctx, &message, remote_id)),
+            Ok(Proof::Ask(identity, chain)) => {
+                let check = CheckId { sa: self.handshake.spi_i, number: CHECK };
+                ctx.event(Event::CheckCertificate { check, tunnel: self.tunnel, identity, chain });
+                self.judging = Some(Judging { message, deadline: ctx.now + JUDGEMENT });
+                Some(Sa::AuthSent(self))
+            }
+            Err(Distrust { cause, tell }) => {
+                self.abandon(ctx, cause, tell);
+                None
+            }
+        }
+    }
+
+    fn verify(&self, body: &Body<'_>, verdict: Option<&Verdict>) -> Result<Proof, Distrust> {
+        let quiet = |cause| Distrust { cause, tell: false };
+        let aloud = |cause| Distrust { cause, tell: true };
+        let (Some(id), Some(auth)) = (body.id_r(), body.auth()) else {
+            // RFC 7296 2.21.2: an error about the IKE SA comes without AUTH.
+            return Err(match body.error() {
+                Some(n) if n.kind == notify::AUTHENTICATION_FAILED => quiet(Cause::AuthenticationRefused),
+                Some(n) => quiet(Cause::Refused(n.kind)),
+                None if body.has(kind::EAP) => aloud(Cause::Eap),
+                None => aloud(Cause::MissingPayload(if body.id_r().is_none() { "IDr" } else { "AUTH" })),
+            });
+        };
+        let remote_id = Identity::from_wire(id).map_err(|e| aloud(e.into()))?;
+        if let Some(expected) = self.config.remote_id.as_ref().filter(|e| !e.matches(&remote_id)) {
+            return Err(aloud(Cause::WrongRemoteId { expected: expected.clone(), got: remote_id }));
+        }
+        let octets = self.handshake.responder_octets(id);
+        match proves(&self.config.auth.remote, &self.handshake, &octets, auth, &remote_id, verdict) {
+            Some(Ok(())) => Ok(Proof::Proven(remote_id)),
+            Some(Err(cause)) => Err(aloud(cause)),
+            None => {
+                let chain = signature::read_certificates(body).map_err(aloud)?;
+                Ok(Proof::Ask(remote_id, chain))
+            }
+        }
+    }
+
+    fn establish(self: Box<Self>, ctx: &mut Ctx<'_>, message: &Message, remote_id: Identity) -> Sa {
+        let Self { tunnel, config, handshake, window, offer, .. } = *self;
+        let accepted = match message.opened.body() {
+            Ok(body) => offer.accept(&body),
+            Err(e) => Err(crate::v2::child::Refusal::plain(e.into())),
+        };
+        let made = accepted.map(|agreed| {
+            let suite = agreed.suite.protection;
+            let keys = child_keys(handshake.suite.prf, &handshake.keys.sk_d, None, handshake.nonces(), suite);
+            (agreed, keys)
+        });
+        let mut sa = IkeSa::establish(ctx, tunnel, config, handshake, true, remote_id, window);
+        sa.follow(ctx, message.local, message.remote);
+        match made {
+            Ok((agreed, (out_keys, in_keys))) => sa.install(ctx, agreed, in_keys, out_keys, None, true),
+            Err(refusal) => {
+                let inbound = offer.inbound;
+                if refusal.peer_has_it {
+                    sa.queue(Task::DeleteStray(inbound));
+                } else {
+                    ctx.spis.release(inbound);
+                }
+                let failure = sa.failure(Phase::ChildSa, refusal.cause);
+                ctx.failed(failure.offered(refusal.ours, refusal.theirs));
+            }
+        }
+        ctx.effects.push(Effect::Established { tunnel, key: sa.key(), initial_contact: false });
+        sa.send_next(ctx);
+        Sa::Up(sa)
+    }
+
+    fn abandon(&mut self, ctx: &mut Ctx<'_>, cause: Cause, tell: bool) {
+        if tell {
+            // RFC 7296 2.21.2: the responder believes that all is well; tell it, once.
+            let told = match cause.notify() {
+                Some(notify::INVALID_SYNTAX) => notify::INVALID_SYNTAX,
+                _ => notify::AUTHENTICATION_FAILED,
+            };
+            let mut chain = Chain::new();
+            chain.push(&Payload::Notify(Notify::new(told, &[])));
+            let id = self.window.next_id();
+            let header = self.handshake.header(true, false, Exchange::Informational, id);
+            let bytes = self.handshake.protection.seal(&header, &chain);
+            ctx.send(&self.handshake.path, bytes);
+        }
+        ctx.spis.release(self.offer.inbound);
+        let (ours, theirs) = match &cause {
+            Cause::AuthenticationRefused => {
+                let remote =
+                    self.config.remote_id.as_ref().map_or_else(|| "any".to_owned(), Identity::to_string);
+                (format!("local id {}, remote id {remote}", self.config.local_id), String::new())
+            }
+            Cause::WrongRemoteId { expected, got } => (expected.to_string(), got.to_string()),
+            _ => (String::new(), String::new()),
+        };
+        let failure = Failure::new(Some(self.tunnel), &self.config.name, Phase::IkeAuth, cause);
+        ctx.failed(failure.offered(ours, theirs));
+    }
+
+    /// When something is due, and what.
+    pub(crate) fn deadline(&self) -> Option<(Instant, &'static str)> {
+        match &self.judging {
+            Some(judging) => Some((judging.deadline, "a certificate must be judged")),
+            None => self.window.inflight().map(|i| (i.retransmission.deadline(), "retransmit IKE_AUTH")),
+        }
+    }
+
+    pub(crate) fn on_timeout(mut self: Box<Self>, ctx: &mut Ctx<'_>) -> Option<Sa> {
+        if let Some(judging) = &self.judging {
+            if ctx.now < judging.deadline {
+                return Some(Sa::AuthSent(self));
+            }
+            self.abandon(ctx, Cause::Unjudged(JUDGEMENT), true);
+            return None;
+        }
+        let inflight = self.window.inflight_mut()?;
+        match inflight.retransmission.on_timeout(ctx.now) {
+            Due::Nothing => {}
+            Due::Again => {
+                let bytes = inflight.bytes.clone();
+                let remote = self.handshake.path.remote;
+                if inflight.retransmission.worrying() {
+                    log!(
+                        warn,
+                        self.config.name,
+                        "no answer from {remote} to IKE_AUTH yet, though it knows IKE_SA_INIT; to mend: let UDP {} pass both ways",
+                        remote.port()
+                    );
+                }
+                log!(debug, self.config.name, "repeating IKE_AUTH to {remote}");
+                ctx.send(&self.handshake.path, bytes);
+            }
+            Due::GiveUp(after) => {
+                self.abandon(ctx, Cause::GoneAfterInit(after), false);
+                return None;
+            }
+        }
+        Some(Sa::AuthSent(self))
+    }
+
+    /// Ends the negotiation without a word.
+    pub(crate) fn forget(self, ctx: &mut Ctx<'_>) {
+        ctx.spis.release(self.offer.inbound);
+    }
+}

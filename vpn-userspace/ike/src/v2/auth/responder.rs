@@ -1,0 +1,313 @@
+//! IKE_AUTH as responder: which tunnel the peer means, whether it proves its identity, and our own proof.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use culvert_types::TunnelId;
+
+use super::{Handshake, Verdict, proves, repeated};
+use crate::auth::signature;
+use crate::ctx::{Ctx, Effect};
+use crate::error::{Cause, Failure, Phase};
+use crate::keymat::child_keys;
+use crate::v2::closed::Closed;
+use crate::v2::sa::IkeSa;
+use crate::v2::{Arrival, Message, Sa, child};
+use crate::window::Window;
+use crate::wire::{Body, Chain, Exchange, Id, Notify, Payload, notify};
+use crate::{CheckId, Event, Identity, PeerConfig};
+
+/// Tunnels for which one peer's certificate is judged, at most: several may fit who takes anybody.
+const MAX_VERDICTS: usize = 4;
+
+/// The responder, waiting for IKE_AUTH.
+pub(crate) struct HalfOpen {
+    pub(crate) handshake: Handshake,
+    pub(crate) expires: Instant,
+    /// The tunnels that the addresses allow, best first.
+    candidates: Vec<TunnelId>,
+    window: Window,
+    /// The request that waits for a verdict on the peer's certificate.
+    judging: Option<Judging>,
+    /// What the owner has said so far, for which tunnel.
+    verdicts: Vec<(TunnelId, Verdict)>,
+}
+
+struct Judging {
+    tunnel: TunnelId,
+    message: Message,
+}
+
+/// A peer whose AUTH verified.
+struct Proven {
+    tunnel: TunnelId,
+    config: Arc<PeerConfig>,
+    remote_id: Identity,
+}
+
+/// How far a peer's request proves it.
+enum Proof {
+    Proven(Proven),
+    /// For the owner to judge.
+    Ask(TunnelId, Identity, Vec<Vec<u8>>),
+}
+
+impl HalfOpen {
+    /// IKE_SA_INIT has been answered. `candidates`: the tunnels that the addresses allow, best first.
+    pub(crate) fn new(ctx: &Ctx<'_>, handshake: Handshake, candidates: Vec<TunnelId>) -> Box<Self> {
+        let expires = ctx.now + ctx.config.half_open_lifetime;
+        let (window, verdicts) = (Window::new(0, 1), Vec::new());
+        Box::new(Self { handshake, expires, candidates, window, judging: None, verdicts })
+    }
+
+    /// IKE_SA_INIT again: the same answer to the same bytes.
+    pub(crate) fn repeat(&self, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) {
+        if arrival.bytes == self.handshake.request {
+            ctx.transmit(arrival.local, arrival.remote, self.handshake.response.clone());
+        }
+    }
+
+    pub(crate) fn on_request(self: Box<Self>, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) -> Option<Sa> {
+        let header = &arrival.header;
+        // While a certificate is judged, repetitions wait as well.
+        let fits = header.exchange == Exchange::Auth && !header.flags.response && self.judging.is_none();
+        if !fits || repeated(&self.window, ctx, arrival) {
+            return Some(Sa::HalfOpen(self));
+        }
+        match self.handshake.open(arrival) {
+            Ok(message) => Some(self.on_message(ctx, message)),
+            Err(e) => {
+                tracing::debug!(remote = %arrival.remote, "dropped an IKE_AUTH request: {e}");
+                Some(Sa::HalfOpen(self))
+            }
+        }
+    }
+
+    /// The owner's verdict on the peer's certificate, the `number`th that was asked for.
+    pub(crate) fn on_checked(mut self: Box<Self>, ctx: &mut Ctx<'_>, number: u64, verdict: Verdict) -> Sa {
+        match self.judging.take_if(|_| self.verdicts.len() as u64 == number) {
+            Some(Judging { tunnel, message }) => {
+                self.verdicts.push((tunnel, verdict));
+                self.on_message(ctx, message)
+            }
+            None => Sa::HalfOpen(self),
+        }
+    }
+    pub(crate) fn on_timeout(self: Box<Self>, ctx: &mut Ctx<'_>) -> Option<Sa> {
+        if ctx.now < self.expires {
+            return Some(Sa::HalfOpen(self));
+        }
+        if let Some(Judging { tunnel, message }) = &self.judging {
+            let config = ctx.peers.get(*tunnel).map(|c| (*tunnel, &**c));
+            let failure = self.failure(message, config, Cause::Unjudged(ctx.config.half_open_lifetime));
+            ctx.stranger_failed(failure);
+        }
+        None
+    }
+
+    fn on_message(mut self: Box<Self>, ctx: &mut Ctx<'_>, message: Message) -> Sa {
+        let proof = match message.opened.body() {
+            Ok(body) => self.verify(ctx, &message, &body),
+            Err(e) => Err(Box::new(self.failure(&message, None, e.into()))),
+        };
+        match proof {
+            Ok(Proof::Proven(proven)) => self.establish(ctx, &message, proven),
+            Ok(Proof::Ask(tunnel, identity, chain)) => {
+                let check = CheckId { sa: self.handshake.spi_r, number: self.verdicts.len() as u64 };
+                ctx.event(Event::CheckCertificate { check, tunnel, identity, chain });
+                self.judging = Some(Judging { tunnel, message });
+                Sa::HalfOpen(self)
+            }
+            Err(failure) => self.reject(ctx, &message, *failure),
+        }
+    }
+
+    fn failure(&self, message: &Message, of: Option<(TunnelId, &PeerConfig)>, cause: Cause) -> Failure {
+        match of {
+            Some((tunnel, config)) => Failure::new(Some(tunnel), &config.name, Phase::IkeAuth, cause),
+            None => Failure::new(None, &message.remote.ip().to_string(), Phase::IkeAuth, cause),
+        }
+    }
+
+    /// Which tunnel the peer means, and whether it proves to be that tunnel's peer.
+    fn verify(&self, ctx: &Ctx<'_>, message: &Message, body: &Body<'_>) -> Result<Proof, Box<Failure>> {
+        let known: Vec<(TunnelId, &Arc<PeerConfig>)> = self
+            .candidates
+            .iter()
+            .filter_map(|t| ctx.peers.get(*t).map(|c| (*t, c)))
+            .filter(|(_, c)| c.ike_proposals.iter().any(|p| p.allows(&self.handshake.suite)))
+            .collect();
+        let sole = match known.as_slice() {
+            [(tunnel, config)] => Some((*tunnel, &***config)),
+            _ => None,
+        };
+        let fail = |cause| Box::new(self.failure(message, sole, cause));
+        let id_i = body.id_i().ok_or_else(|| fail(Cause::MissingPayload("IDi")))?;
+        let remote_id = Identity::from_wire(id_i).map_err(|e| fail(e.into()))?;
+        // Without AUTH the peer asks for EAP (RFC 7296 2.16).
+        let auth = body.auth().ok_or_else(|| fail(Cause::Eap))?;
+        let mut fitting = self.fitting(message, body, &known, &remote_id)?;
+        for part in ["SA", "TSi", "TSr"] {
+            let there = match part {
+                "SA" => body.sa().is_some(),
+                "TSi" => body.ts_i().is_some(),
+                _ => body.ts_r().is_some(),
+            };
+            if !there {
+                return Err(fail(Cause::MissingPayload(part)));
+            }
+        }
+        // A tunnel that names this peer before one that takes many; then the first that it proves to be the peer of.
+        fitting.sort_by_key(|(_, c)| c.remote_id.as_ref().map_or(2, |id| u8::from(id.is_pattern())));
+        let octets = self.handshake.initiator_octets(id_i);
+        let mut refused = None;
+        for (tunnel, config) in fitting {
+            let verdict = self.verdicts.iter().find(|(t, _)| *t == tunnel).map(|(_, v)| v);
+            match proves(&config.auth.remote, &self.handshake, &octets, auth, &remote_id, verdict) {
+                Some(Ok(())) => {
+                    let config = Arc::clone(config);
+                    return Ok(Proof::Proven(Proven { tunnel, config, remote_id }));
+                }
+                None if self.verdicts.len() < MAX_VERDICTS => {
+                    let chain = signature::read_certificates(body).map_err(fail)?;
+                    return Ok(Proof::Ask(tunnel, remote_id, chain));
+                }
+                None => {}
+                // Of several tunnels, one that takes this kind of proof tells what is wrong with it.
+                Some(Err(cause)) => {
+                    let better = match &refused {
+                        None => true,
+                        Some((_, _, before)) => {
+                            matches!(before, Cause::AuthMethod { .. })
+                                && !matches!(cause, Cause::AuthMethod { .. })
+                        }
+                    };
+                    if better {
+                        refused = Some((tunnel, config, cause));
+                    }
+                }
+            }
+        }
+        Err(match refused {
+            Some((tunnel, config, cause)) => {
+                Box::new(self.failure(message, Some((tunnel, &**config)), cause))
+            }
+            None => fail(Cause::Eap),
+        })
+    }
+
+    /// The tunnels whose identities fit.
+    fn fitting<'c>(
+        &self,
+        message: &Message,
+        body: &Body<'_>,
+        known: &[(TunnelId, &'c Arc<PeerConfig>)],
+        remote_id: &Identity,
+    ) -> Result<Vec<(TunnelId, &'c Arc<PeerConfig>)>, Box<Failure>> {
+        let asked = body.id_r().map(|id| (Identity::from_wire(id).ok(), id));
+        let local_fits = |c: &PeerConfig| match &asked {
+            None => true,
+            Some((Some(id), _)) => *id == c.local_id,
+            Some((None, _)) => false,
+        };
+        let remote_fits = |c: &PeerConfig| c.remote_id.as_ref().is_none_or(|id| id.matches(remote_id));
+        let fitting: Vec<_> =
+            known.iter().filter(|(_, c)| local_fits(c) && remote_fits(c)).copied().collect();
+        if !fitting.is_empty() {
+            return Ok(fitting);
+        }
+        let wrong_remote = known.iter().find(|(_, c)| local_fits(c)).filter(|_| known.len() == 1);
+        let cause = match wrong_remote.and_then(|(_, c)| c.remote_id.clone()) {
+            Some(expected) => Cause::WrongRemoteId { expected, got: remote_id.clone() },
+            None => {
+                let local = match &asked {
+                    None => "any".to_owned(),
+                    Some((Some(id), _)) => id.to_string(),
+                    Some((None, id)) => format!("of type {}", id.kind),
+                };
+                Cause::NoSuchPeer { local, remote: remote_id.clone() }
+            }
+        };
+        let pairs = known.iter().take(8).map(|(_, c)| {
+            let remote = c.remote_id.as_ref().map_or_else(|| "any".to_owned(), Identity::to_string);
+            format!("local id {}, remote id {remote}", c.local_id)
+        });
+        let ours = pairs.collect::<Vec<_>>().join("; ");
+        let sole = match known {
+            [(tunnel, config)] => Some((*tunnel, &***config)),
+            _ => None,
+        };
+        Err(Box::new(self.failure(message, sole, cause).offered(ours, format!("remote id {remote_id}"))))
+    }
+
+    /// RFC 7296 2.21.2: the error goes back protected, and that is all.
+    fn reject(mut self: Box<Self>, ctx: &mut Ctx<'_>, message: &Message, failure: Failure) -> Sa {
+        let told = failure.cause.notify().unwrap_or(notify::AUTHENTICATION_FAILED);
+        let data = failure.cause.notify_data();
+        let mut chain = Chain::new();
+        chain.push(&Payload::Notify(Notify::new(told, &data)));
+        ctx.stranger_failed(failure);
+        self.answer(ctx, message, &chain);
+        Closed::remember(ctx.now, self.handshake.spi_i, false, self.window)
+    }
+
+    /// Sends the answer to a request, and remembers it.
+    fn answer(&mut self, ctx: &mut Ctx<'_>, message: &Message, chain: &Chain) {
+        let header = self.handshake.header(false, true, Exchange::Auth, message.header.message_id);
+        let response = self.handshake.protection.seal(&header, chain);
+        ctx.transmit(message.local, message.remote, response.clone());
+        self.window.respond_to(message.fingerprint, response);
+    }
+
+    fn establish(mut self: Box<Self>, ctx: &mut Ctx<'_>, message: &Message, proven: Proven) -> Sa {
+        let Proven { tunnel, config, remote_id } = proven;
+        let Ok(body) = message.opened.body() else { return Sa::HalfOpen(self) };
+        let path = &mut self.handshake.path;
+        (path.local, path.remote) = (message.local, message.remote);
+        // Only a peer that came to port 4500 takes ESP in UDP there (RFC 7296 2.23).
+        path.encap &= message.local.port() == config.local_natt.port();
+
+        let handshake = &self.handshake;
+        let (id_kind, id_data) = config.local_id.to_wire();
+        let id = Id { kind: id_kind, reserved: [0; 3], data: &id_data };
+        let (prf, octets) = (handshake.suite.prf, handshake.responder_octets(id));
+        let proof = match config.auth.local.prove(prf, &octets, &handshake.peer_hashes, ctx.random) {
+            Ok(proof) => proof,
+            Err(cause) => {
+                let failure = self.failure(message, Some((tunnel, &*config)), cause);
+                return self.reject(ctx, message, failure);
+            }
+        };
+        let mut chain = Chain::new();
+        chain.push(&Payload::IdR(id));
+        if let Some(signer) = config.auth.local.as_signer() {
+            signer.write_certificates(&mut chain);
+        }
+        chain.push(&Payload::Auth { method: proof.method, data: &proof.data });
+        let chosen = child::choose(ctx, &config, handshake.spi_r, &body, false);
+        let made = chosen.map(|(agreed, answer)| {
+            let suite = agreed.suite.protection;
+            let keys = child_keys(prf, &handshake.keys.sk_d, None, handshake.nonces(), suite);
+            child::write_answer(&mut chain, answer, &agreed);
+            (agreed, keys)
+        });
+        if let Err(refusal) = &made {
+            // RFC 7296 1.2: the IKE SA stands although the CHILD SA failed.
+            let told = refusal.cause.notify().unwrap_or(notify::NO_PROPOSAL_CHOSEN);
+            chain.push(&Payload::Notify(Notify::new(told, &[])));
+        }
+        self.answer(ctx, message, &chain);
+        let Self { handshake, window, .. } = *self;
+        let mut sa = IkeSa::establish(ctx, tunnel, config, handshake, false, remote_id, window);
+        match made {
+            Ok((agreed, (in_keys, out_keys))) => sa.install(ctx, agreed, in_keys, out_keys, None, true),
+            Err(refusal) => {
+                let failure = sa.failure(Phase::ChildSa, refusal.cause);
+                ctx.failed(failure.offered(refusal.ours, refusal.theirs));
+            }
+        }
+        let initial_contact = body.notify(notify::INITIAL_CONTACT).is_some();
+        ctx.effects.push(Effect::Established { tunnel, key: sa.key(), initial_contact });
+        Sa::Up(sa)
+    }
+}
