@@ -9,6 +9,7 @@ mod algorithms;
 mod auth;
 mod exchanges;
 mod failures;
+mod fragments;
 mod v1;
 
 use std::process::ExitCode;
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
         algorithms::rows(),
         auth::rows(),
         exchanges::rows(),
+        fragments::rows(),
         v1::rows(),
         addresses::rows(),
         failures::rows(),

@@ -221,6 +221,7 @@ fn connection(
             timeout: or(raw.dpd_timeout, DPD.timeout),
             action: or(raw.dpd_action, DPD.action),
         },
+        exchange: raw.exchange,
         mtu: raw.mtu.and_then(|mtu| u16::try_from(mtu.into_inner()).ok()),
         tunnels: tunnels.into_iter().collect::<Option<_>>()?,
     };

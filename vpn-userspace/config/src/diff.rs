@@ -144,6 +144,9 @@ fn diff_connection(old: &Connection, new: &Connection, changes: &mut Vec<Change>
     keys.compare("encap", &old.encap, &new.encap, Effect::Renegotiate);
     keys.compare("ike.proposals", &old.ike.proposals, &new.ike.proposals, Effect::Renegotiate);
     keys.compare("ike.lifetime", &old.ike.lifetime, &new.ike.lifetime, Effect::Renegotiate);
+    let (before, after) = (&old.exchange, &new.exchange);
+    keys.compare("ike.fragmentation", &before.fragmentation, &after.fragmentation, Effect::Renegotiate);
+    keys.compare("ike.fragment_size", &before.fragment_size, &after.fragment_size, Effect::Renegotiate);
     keys.compare("esp.proposals", &old.esp.proposals, &new.esp.proposals, Effect::Renegotiate);
     keys.compare("esp.lifetime", &old.esp.lifetime, &new.esp.lifetime, Effect::Renegotiate);
     keys.compare("esp.replay_window", &old.esp.replay_window, &new.esp.replay_window, Effect::Renegotiate);

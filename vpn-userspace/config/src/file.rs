@@ -5,13 +5,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use culvert_crypto::{DhGroup, Encryption, Integrity, Prf};
-use culvert_ike::{EspProposal, Identity, IkeProposal, ProposalError};
+use culvert_ike::{EspProposal, ExchangeOptions, Identity, IkeProposal, ProposalError};
 use ipnet::IpNet;
 use serde_spanned::Spanned;
 use toml::de::DeTable;
 
 use crate::duration;
 use crate::error::Fault;
+use crate::exchange;
 use crate::model::{Attach, DpdAction, Encap, Engine, Guard, LogFormat, LogLevel, Start};
 use crate::section::{At, NotYet, Section, nearest};
 
@@ -60,6 +61,7 @@ pub(crate) struct RawConnection {
     pub(crate) mtu: Option<At<u32>>,
     pub(crate) local_id: Option<At<Identity>>,
     pub(crate) remote_id: Option<At<Identity>>,
+    pub(crate) exchange: ExchangeOptions,
     pub(crate) tunnels: Vec<RawTunnel>,
 }
 
@@ -226,6 +228,7 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
         mtu: s.integer(faults, "mtu", "a number of bytes", 576..=65535),
         local_id: s.parsed(faults, "local_id", ID, identity),
         remote_id: s.parsed(faults, "remote_id", ID, identity),
+        exchange: ExchangeOptions::default(),
         tunnels: Vec::new(),
         name,
     };
@@ -297,6 +300,7 @@ fn read_ike(mut s: Section<'_>, raw: &mut RawConnection, faults: &mut Vec<Fault>
     raw.ike_proposals = s.list(faults, "proposals", PROPOSALS, false, proposal);
     at_most(faults, "proposals", &raw.ike_proposals, 32);
     raw.ike_lifetime = s.parsed(faults, "lifetime", LIFETIME, a_duration);
+    exchange::read_ike(&mut s, &mut raw.exchange, faults);
     s.finish(faults, &[]);
 }
 

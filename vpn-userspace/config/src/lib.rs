@@ -9,6 +9,7 @@ mod check;
 mod diff;
 mod duration;
 mod error;
+mod exchange;
 mod file;
 mod interface;
 mod load;

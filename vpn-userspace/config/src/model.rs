@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use culvert_ike::{EspProposal, Identity, IkeProposal, Psk};
+use culvert_ike::{EspProposal, ExchangeOptions, Identity, IkeProposal, Psk};
 use ipnet::IpNet;
 
 /// A configuration that passed every check that needs only the file and its secrets.
@@ -145,6 +145,8 @@ pub struct Connection {
     pub esp: Esp,
     /// Dead peer detection.
     pub dpd: Dpd,
+    /// How the IKE exchanges go.
+    pub exchange: ExchangeOptions,
     /// MTU of the tunnel interfaces in bytes; `None`: from the WAN interface and the suite.
     pub mtu: Option<u16>,
     /// In the order of the file; at least one.

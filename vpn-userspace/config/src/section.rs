@@ -31,7 +31,7 @@ struct Entry<'t> {
 }
 
 /// Keys that read nowhere but in these sections, to say where a key belongs.
-const HOMES: [(&str, &[&str]); 6] = [
+const HOMES: [(&str, &[&str]); 7] = [
     ("[gateway]", &["wan", "lan", "guard", "attach", "control_socket", "workers", "ike_port", "natt_port"]),
     (
         "[connection.NAME]",
@@ -42,6 +42,7 @@ const HOMES: [(&str, &[&str]); 6] = [
         &["local_address", "remote_address", "psk_file", "inside", "weight", "enabled", "copy"],
     ),
     ("`ike` or `esp` of a connection", &["proposals", "lifetime"]),
+    ("`ike` of a connection", &["fragmentation", "fragment_size"]),
     ("`esp` of a connection", &["replay_window", "esn"]),
     ("`dpd` of a connection", &["interval", "timeout", "action"]),
 ];

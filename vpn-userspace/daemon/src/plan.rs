@@ -109,6 +109,7 @@ pub(crate) fn peer(
         spi_parity,
         esn: connection.esp.esn,
         replay_window: connection.esp.replay_window,
+        exchange: connection.exchange.clone(),
     })
 }
 

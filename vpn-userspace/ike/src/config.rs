@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use culvert_types::TrafficSelector;
 
-use crate::{Auth, EspProposal, Identity, IkeProposal};
+use crate::{Auth, EspProposal, ExchangeOptions, Identity, IkeProposal};
 
 /// Limits and times of an endpoint as a whole. The default is good.
 #[derive(Debug, Clone)]
@@ -118,6 +118,8 @@ pub struct PeerConfig {
     pub esn: bool,
     /// Anti-replay window in packets, handed on with each CHILD SA.
     pub replay_window: u32,
+    /// How the exchanges go.
+    pub exchange: ExchangeOptions,
 }
 
 /// What a [`PeerConfig`] cannot be.
@@ -151,6 +153,9 @@ pub enum ConfigError {
     /// A lifetime that is too short to rekey within.
     #[error("an {0} lifetime of {1:?} is too short; at least 10 s")]
     Lifetime(&'static str, Duration),
+    /// Fragments that are too small to carry anything.
+    #[error("fragments in packets of {0} bytes are too small; at least 576")]
+    FragmentSize(u16),
 }
 
 impl PeerConfig {
@@ -192,7 +197,7 @@ impl PeerConfig {
                 return Err(ConfigError::Lifetime(what, lifetime));
             }
         }
-        Ok(())
+        self.exchange.check()
     }
 
     /// Hard limit of a lifetime: 10 % above.

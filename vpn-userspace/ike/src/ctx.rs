@@ -8,6 +8,7 @@ use culvert_crypto::Random;
 use culvert_types::{Spi, TunnelId};
 
 use crate::endpoint::{AnySa, Peers, Spis};
+use crate::fragment::Sealed;
 use crate::job::Work;
 use crate::kex::Spawn;
 use crate::v2::{child::Child, sa::IkeSa, sa::Task};
@@ -60,12 +61,15 @@ impl Ctx<'_> {
         self.outputs.push_back(Output::Event(event));
     }
 
-    pub(crate) fn transmit(&mut self, local: SocketAddr, remote: SocketAddr, bytes: Vec<u8>) {
-        self.transmits.push(Output::Transmit { local, remote, bytes });
+    /// Sends a message: one datagram, or all its fragments.
+    pub(crate) fn transmit(&mut self, local: SocketAddr, remote: SocketAddr, message: impl Into<Sealed>) {
+        for bytes in message.into().datagrams().cloned() {
+            self.transmits.push(Output::Transmit { local, remote, bytes });
+        }
     }
 
-    pub(crate) fn send(&mut self, path: &Path, bytes: Vec<u8>) {
-        self.transmit(path.local, path.remote, bytes);
+    pub(crate) fn send(&mut self, path: &Path, message: impl Into<Sealed>) {
+        self.transmit(path.local, path.remote, message);
     }
 
     /// Reports a failure, in the log and as an event.

@@ -18,6 +18,8 @@ mod ctx;
 mod endpoint;
 mod error;
 mod event;
+mod exchange;
+mod fragment;
 mod identity;
 mod job;
 mod kex;
@@ -40,6 +42,7 @@ pub use config::{ConfigError, Dpd, EndpointConfig, Parity, PeerConfig, Retransmi
 pub use endpoint::{Counts, Endpoint};
 pub use error::{Blame, Cause, Failure, Phase};
 pub use event::{CertificateRefused, CheckId, Command, CommandError, DownReason, Event, IkeInfo, Output};
+pub use exchange::{ExchangeOptions, Fragmentation};
 pub use identity::{Dn, Identity, IdentityError};
 pub use job::{Job, JobDone, JobId};
 pub use proposal::{EspProposal, EspSuite, IkeProposal, IkeSuite, ProposalError};

@@ -2,7 +2,9 @@
 
 use culvert_crypto::{Associated, PacketCipher, Suite};
 
+use crate::fragment::{Assembly, Place, SKF_HEADER, Sealed};
 use crate::keymat::IkeKeys;
+use crate::window::Fingerprint;
 use crate::wire::{Chain, HEADER_LEN, Header, WireError, kind};
 
 /// The keys of one IKE SA at work, one cipher for each direction.
@@ -12,6 +14,10 @@ pub(crate) struct Protection {
     receive: PacketCipher,
     /// Messages sealed so far: each has an IV of its own, a retransmission is the same bytes.
     sealed: u64,
+    /// The peer takes fragments, and a datagram may be as large as this.
+    limit: Option<usize>,
+    /// Fragments of a request and of an answer of the peer.
+    assemblies: [Option<Box<Assembly>>; 2],
 }
 
 /// Header of the SK payload.
@@ -24,6 +30,10 @@ pub(crate) enum OpenError {
     NotProtected,
     #[error("the message does not authenticate")]
     NotAuthentic,
+    #[error("fragment {} of {}", .0.number, .0.total)]
+    Incomplete(Place),
+    #[error("fragment {} of {} again, or of another cut", .0.number, .0.total)]
+    Unwanted(Place),
     #[error(transparent)]
     Wire(#[from] WireError),
 }
@@ -32,9 +42,15 @@ pub(crate) enum OpenError {
 pub(crate) struct Opened {
     first: u8,
     text: Vec<u8>,
+    fingerprint: Fingerprint,
 }
 
 impl Opened {
+    /// Tells the message from every other: of its datagram, or of its first fragment.
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
     pub(crate) fn body(&self) -> Result<crate::wire::Body<'_>, WireError> {
         crate::wire::Body::parse(self.first, &self.text)
     }
@@ -46,31 +62,85 @@ impl Protection {
         let (ours, theirs) =
             if initiator { (&keys.initiator, &keys.responder) } else { (&keys.responder, &keys.initiator) };
         let cipher = |keys| PacketCipher::new(suite, keys).expect("derived keys have the suite's lengths");
-        Self { suite, send: cipher(ours), receive: cipher(theirs), sealed: 0 }
+        Self {
+            suite,
+            send: cipher(ours),
+            receive: cipher(theirs),
+            sealed: 0,
+            limit: None,
+            assemblies: [None, None],
+        }
     }
 
-    /// A whole message with these payloads in an SK payload.
-    pub(crate) fn seal(&mut self, header: &Header, chain: &Chain) -> Vec<u8> {
+    /// Has larger messages than this many bytes go in fragments from now on; `None`: never.
+    pub(crate) fn fragment(&mut self, limit: Option<usize>) {
+        self.limit = limit;
+    }
+
+    /// What was set so.
+    pub(crate) fn limit(&self) -> Option<usize> {
+        self.limit
+    }
+
+    /// A message with these payloads: in an SK payload, or cut into as many SKF payloads as it takes.
+    pub(crate) fn seal(&mut self, header: &Header, chain: &Chain) -> Sealed {
+        let whole = HEADER_LEN + SK_HEADER + self.overhead(chain.bytes().len()) + chain.bytes().len();
+        let Some(limit) = self.limit.filter(|limit| whole > *limit) else {
+            return Sealed::from(self.seal_part(header, chain.first(), chain.bytes(), None));
+        };
+        let suite = self.suite;
+        let fixed = HEADER_LEN + SKF_HEADER + suite.iv_len() + suite.icv_len();
+        let block = suite.encryption().block_len();
+        // A pad length byte ends each fragment; there is room for one block at least.
+        let room = (limit.saturating_sub(fixed) / block * block).max(block.max(16)) - 1;
+        let parts = chain.bytes().chunks(room);
+        let total = u16::try_from(parts.len()).expect("our own messages are below 64 KiB");
+        let sealed: Vec<_> = (1..=total)
+            .zip(parts)
+            .map(|(number, part)| {
+                // RFC 7383 2.5: the first fragment names the type of the first payload, the others none.
+                let first = if number == 1 { chain.first() } else { kind::NONE };
+                self.seal_part(header, first, part, Some(Place { number, total }))
+            })
+            .collect();
+        Sealed::from(sealed)
+    }
+
+    /// IV, padding, pad length byte and check value around a text.
+    fn overhead(&self, text: usize) -> usize {
+        let block = self.suite.encryption().block_len();
+        self.suite.iv_len() + (text + 1).next_multiple_of(block) - text + self.suite.icv_len()
+    }
+
+    fn seal_part(&mut self, header: &Header, first: u8, part: &[u8], place: Option<Place>) -> Vec<u8> {
         let suite = self.suite;
         let (iv_len, icv_len, block) = (suite.iv_len(), suite.icv_len(), suite.encryption().block_len());
         // Payloads, padding, and the pad length byte: a multiple of the block (RFC 7296 3.14).
-        let text_len = (chain.bytes().len() + 1).next_multiple_of(block);
-        let pad = text_len - chain.bytes().len() - 1;
-        let length = HEADER_LEN + SK_HEADER + iv_len + text_len + icv_len;
+        let text_len = (part.len() + 1).next_multiple_of(block);
+        let pad = text_len - part.len() - 1;
+        let (next, head_len) = match place {
+            None => (kind::SK, HEADER_LEN + SK_HEADER),
+            Some(_) => (kind::SKF, HEADER_LEN + SKF_HEADER),
+        };
+        let length = head_len + iv_len + text_len + icv_len;
         let sk_len = u16::try_from(length - HEADER_LEN).expect("our own messages are below 64 KiB");
 
         let mut out = Vec::with_capacity(length);
-        out.extend_from_slice(&Header { next: kind::SK, ..*header }.encode(length));
-        out.extend_from_slice(&[chain.first(), 0]);
+        out.extend_from_slice(&Header { next, ..*header }.encode(length));
+        out.extend_from_slice(&[first, 0]);
         out.extend_from_slice(&sk_len.to_be_bytes());
+        if let Some(Place { number, total }) = place {
+            out.extend_from_slice(&number.to_be_bytes());
+            out.extend_from_slice(&total.to_be_bytes());
+        }
         out.resize(out.len() + iv_len, 0);
-        out.extend_from_slice(chain.bytes());
+        out.extend_from_slice(part);
         out.resize(out.len() + pad, 0);
         out.push(u8::try_from(pad).expect("padding is shorter than a block"));
         out.resize(length, 0);
 
         self.sealed += 1;
-        let (head, rest) = out.split_at_mut(HEADER_LEN + SK_HEADER);
+        let (head, rest) = out.split_at_mut(head_len);
         let (iv, rest) = rest.split_at_mut(iv_len);
         let (text, icv) = rest.split_at_mut(text_len);
         let sealed = self.send.write_iv(self.sealed, iv);
@@ -79,16 +149,63 @@ impl Protection {
         out
     }
 
-    /// Checks and decrypts a whole message.
-    pub(crate) fn open(&self, datagram: &[u8]) -> Result<Opened, OpenError> {
-        let cut = || OpenError::Wire(WireError::Truncated("SK payload"));
+    /// Checks and decrypts a message. A fragment is kept until the others are there: [`OpenError::Incomplete`]. To be
+    /// called only with message ids that are waited for.
+    pub(crate) fn open(&mut self, datagram: &[u8]) -> Result<Opened, OpenError> {
         let header = Header::parse(datagram)?;
+        let fingerprint = Fingerprint::of(datagram);
         // RFC 7296 3.14: the SK payload is the last one; nobody puts others before it.
-        if header.next != kind::SK {
+        if header.next == kind::SK {
+            let (first, text) = self.open_part(datagram, SK_HEADER)?;
+            // RFC 7383 2.6: what came in fragments is void.
+            self.drop_fragments(header.flags.response);
+            return Ok(Opened { first, text, fingerprint });
+        }
+        let slot = usize::from(header.flags.response);
+        // Fragments are for who agreed on them (RFC 7383 2.3).
+        if header.next != kind::SKF || self.limit.is_none() {
             return Err(OpenError::NotProtected);
         }
-        let (head, rest) = datagram.split_at_checked(HEADER_LEN + SK_HEADER).ok_or_else(cut)?;
-        let [.., first, _, high, low] = *head else { return Err(cut()) };
+        let place = Place::read(datagram)?;
+        let so_far = self.assemblies.get(slot).and_then(Option::as_deref);
+        if !Assembly::wants(so_far, header.message_id, place) {
+            return Err(OpenError::Unwanted(place));
+        }
+        let part = self.open_part(datagram, SKF_HEADER)?;
+        let Some(slot) = self.assemblies.get_mut(slot) else { return Err(OpenError::NotProtected) };
+        match Assembly::add(slot, header.message_id, place, part, fingerprint)? {
+            Some(whole) => {
+                Ok(Opened { first: whole.first, text: whole.text, fingerprint: whole.fingerprint })
+            }
+            None => Err(OpenError::Incomplete(place)),
+        }
+    }
+
+    /// Whether a datagram, not necessarily the next one, is authentic; a fragment must be the first of its message.
+    /// What was kept of others stays.
+    pub(crate) fn is_authentic(&self, datagram: &[u8]) -> bool {
+        let Ok(header) = Header::parse(datagram) else { return false };
+        match header.next {
+            kind::SK => self.open_part(datagram, SK_HEADER).is_ok(),
+            kind::SKF if self.limit.is_some() => {
+                Place::read(datagram).is_ok_and(Place::is_first)
+                    && self.open_part(datagram, SKF_HEADER).is_ok()
+            }
+            _ => false,
+        }
+    }
+
+    fn drop_fragments(&mut self, response: bool) {
+        if let Some(slot) = self.assemblies.get_mut(usize::from(response)) {
+            *slot = None;
+        }
+    }
+
+    /// Checks and decrypts one SK or SKF payload: the type of the first payload in it, and the text.
+    fn open_part(&self, datagram: &[u8], payload_header: usize) -> Result<(u8, Vec<u8>), OpenError> {
+        let cut = || OpenError::Wire(WireError::Truncated("SK payload"));
+        let (head, rest) = datagram.split_at_checked(HEADER_LEN + payload_header).ok_or_else(cut)?;
+        let Some(&[first, _, high, low]) = head.get(HEADER_LEN..HEADER_LEN + 4) else { return Err(cut()) };
         if usize::from(u16::from_be_bytes([high, low])) != datagram.len() - HEADER_LEN {
             return Err(WireError::Length("SK payload").into());
         }
@@ -101,7 +218,7 @@ impl Protection {
         let pad = usize::from(text.pop().ok_or_else(cut)?);
         let length = text.len().checked_sub(pad).ok_or(WireError::Length("SK payload's padding"))?;
         text.truncate(length);
-        Ok(Opened { first, text })
+        Ok((first, text))
     }
 }
 
@@ -121,6 +238,12 @@ mod tests {
         (Protection::new(protection, &keys, true), Protection::new(protection, &keys, false))
     }
 
+    fn one(sealed: &Sealed) -> Vec<u8> {
+        let all: Vec<_> = sealed.datagrams().cloned().collect();
+        assert_eq!(all.len(), 1);
+        all.concat()
+    }
+
     fn header() -> Header {
         let flags = Flags { initiator: true, response: false };
         Header { spi_i: 4, spi_r: 5, next: 0, exchange: Exchange::Informational, flags, message_id: 7 }
@@ -129,17 +252,17 @@ mod tests {
     #[test]
     fn every_suite_seals_what_the_other_side_opens() {
         for suite in Suite::all() {
-            let (mut i, r) = sides(suite);
+            let (mut i, mut r) = sides(suite);
             for len in 0..40 {
                 let data = vec![0xab; len];
                 let mut chain = Chain::new();
                 chain.push(&Payload::Notify(Notify::new(notify::COOKIE, &data)));
-                let message = i.seal(&header(), &chain);
+                let message = one(&i.seal(&header(), &chain));
                 let opened = r.open(&message).unwrap();
                 assert_eq!(opened.body().unwrap().notify(notify::COOKIE).unwrap().data, data);
                 assert_eq!(i.open(&message).err(), Some(OpenError::NotAuthentic), "a reflection is refused");
             }
-            let empty = i.seal(&header(), &Chain::new());
+            let empty = one(&i.seal(&header(), &Chain::new()));
             assert!(r.open(&empty).unwrap().body().unwrap().error().is_none());
         }
     }
@@ -147,10 +270,10 @@ mod tests {
     #[test]
     fn every_bit_and_length_counts() {
         for suite in Suite::all() {
-            let (mut i, r) = sides(suite);
+            let (mut i, mut r) = sides(suite);
             let mut chain = Chain::new();
             chain.push(&Payload::Nonce(&[1; 16]));
-            let message = i.seal(&header(), &chain);
+            let message = one(&i.seal(&header(), &chain));
             for at in 0..message.len() {
                 let mut bad = message.clone();
                 bad[at] ^= 1;
@@ -175,9 +298,57 @@ mod tests {
             let (mut i, _) = sides(suite);
             let mut ivs = std::collections::HashSet::new();
             for _ in 0..100 {
-                let message = i.seal(&header(), &Chain::new());
+                let message = one(&i.seal(&header(), &Chain::new()));
                 assert!(ivs.insert(message[32..32 + suite.iv_len()].to_vec()));
             }
+        }
+    }
+
+    #[test]
+    fn fragments_fit_and_come_together() {
+        for suite in Suite::all() {
+            let (mut i, mut r) = sides(suite);
+            for limit in [150, 300, 544, 1232] {
+                i.fragment(Some(limit));
+                r.fragment(Some(limit));
+                for len in [0, 1, limit - 60, limit, 3 * limit, 3000] {
+                    let data = vec![0xcd; len];
+                    let mut chain = Chain::new();
+                    chain.push(&Payload::Notify(Notify::new(notify::COOKIE, &data)));
+                    let sealed = i.seal(&header(), &chain);
+                    let all: Vec<_> = sealed.datagrams().cloned().collect();
+                    assert!(all.iter().all(|d| d.len() <= limit), "{suite} {limit} {len}");
+                    let (last, before) = all.split_last().unwrap();
+                    for datagram in before.iter().rev() {
+                        assert!(matches!(r.open(datagram), Err(OpenError::Incomplete(_))));
+                        assert!(matches!(r.open(datagram), Err(OpenError::Unwanted(_))));
+                    }
+                    let opened = r.open(last).unwrap();
+                    assert_eq!(opened.body().unwrap().notify(notify::COOKIE).unwrap().data, data);
+                    assert!(r.is_authentic(&all[0]) && all[1..].iter().all(|d| !r.is_authentic(d)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_bit_of_a_fragment_counts_and_none_is_taken_unasked() {
+        for suite in Suite::all() {
+            let (mut i, mut r) = sides(suite);
+            i.fragment(Some(200));
+            let mut chain = Chain::new();
+            chain.push(&Payload::Nonce(&[1; 250]));
+            let all: Vec<_> = i.seal(&header(), &chain).datagrams().cloned().collect();
+            assert_eq!(r.open(&all[0]).err(), Some(OpenError::NotProtected), "it was not agreed on");
+            r.fragment(Some(200));
+            for datagram in &all {
+                for at in 0..datagram.len() {
+                    let mut bad = datagram.clone();
+                    bad[at] ^= 1;
+                    assert!(!matches!(r.open(&bad), Ok(_) | Err(OpenError::Incomplete(_))), "{suite} {at}");
+                }
+            }
+            assert!(r.assemblies.iter().all(Option::is_none), "what does not authenticate leaves nothing");
         }
     }
 }

@@ -13,7 +13,7 @@ use culvert_types::{Spi, TrafficSelector, TunnelId};
 
 use crate::{
     Auth, CertificateRefused, CheckId, ChildSa, Command, DownReason, Dpd, Endpoint, EndpointConfig, Event,
-    Failure, Identity, IkeInfo, Job, JobDone, Output, PeerConfig, Psk,
+    ExchangeOptions, Failure, Identity, IkeInfo, Job, JobDone, Output, PeerConfig, Psk,
 };
 
 /// The tunnel that [`Pair`] sets up on both sides.
@@ -99,6 +99,7 @@ pub fn config(at: At) -> PeerConfig {
         spi_parity: None,
         esn: true,
         replay_window: 1024,
+        exchange: ExchangeOptions::default(),
     }
 }
 
@@ -115,6 +116,8 @@ pub struct Link {
     pub duplicate: f64,
     /// Nothing passes to this side.
     pub cut_to: Option<At>,
+    /// Larger IP packets vanish, as where a firewall drops their fragments.
+    pub mtu: Option<usize>,
     /// A is behind a NAT that makes its ports 40000 + port + this.
     pub nat: Option<u16>,
 }
@@ -122,7 +125,7 @@ pub struct Link {
 impl Default for Link {
     fn default() -> Self {
         let delay = Duration::from_millis(20);
-        Self { delay, jitter: Duration::ZERO, loss: 0.0, duplicate: 0.0, cut_to: None, nat: None }
+        Self { delay, jitter: Duration::ZERO, loss: 0.0, duplicate: 0.0, cut_to: None, mtu: None, nat: None }
     }
 }
 
@@ -424,6 +427,7 @@ impl Pair {
         if to.ip() != self.ip(at.other())
             || ![500, 4500].contains(&to.port())
             || self.link.cut_to == Some(at.other())
+            || self.link.mtu.is_some_and(|mtu| packet_len(to, &bytes) > mtu)
         {
             return;
         }
@@ -532,6 +536,12 @@ impl Pair {
         let up = self.run_until(Duration::from_secs(200), Self::agreed);
         assert!(up, "both sides come up: {:#?} {:#?}", self.a.log, self.b.log);
     }
+}
+
+/// Length of the IP packet with a message.
+fn packet_len(to: SocketAddr, bytes: &[u8]) -> usize {
+    let marker = if to.port() == 500 { 0 } else { 4 };
+    bytes.len() + marker + 8 + if to.is_ipv4() { 20 } else { 40 }
 }
 
 /// A real CHILD SA between two endpoints, seen from both: with the ESP proposal `esp`, such as `aes128gcm16`.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::Retransmit;
+use crate::fragment::Sealed;
 
 /// When a request is sent again, and when its sender gives up.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +62,7 @@ impl Retransmission {
 /// A request that waits for its answer.
 pub(crate) struct Inflight {
     pub(crate) id: u32,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) message: Sealed,
     pub(crate) retransmission: Retransmission,
 }
 
@@ -69,11 +70,11 @@ pub(crate) struct Inflight {
 struct Answered {
     id: u32,
     fingerprint: Fingerprint,
-    response: Vec<u8>,
+    response: Sealed,
 }
 
 /// Length and last bytes of a protected request: its check value tells it from every other.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fingerprint {
     length: usize,
     tail: [u8; 12],
@@ -91,7 +92,9 @@ pub(crate) enum Incoming<'a> {
     /// The next one: to be opened, and answered if it is authentic.
     Next,
     /// The one before, again: to be answered with the same bytes.
-    Repeated(&'a [u8]),
+    Repeated(&'a Sealed),
+    /// The one before by its id, but other bytes: cut into other fragments, if it is authentic.
+    Altered(&'a Sealed),
     /// Anything else: to be dropped.
     Stale,
 }
@@ -121,8 +124,8 @@ impl Window {
     }
 
     /// Notes the request that was built for [`free`](Self::free).
-    pub(crate) fn sent(&mut self, bytes: Vec<u8>, retransmission: Retransmission) {
-        self.inflight = Some(Inflight { id: self.next_id, bytes, retransmission });
+    pub(crate) fn sent(&mut self, message: Sealed, retransmission: Retransmission) {
+        self.inflight = Some(Inflight { id: self.next_id, message, retransmission });
         self.next_id = self.next_id.wrapping_add(1);
     }
 
@@ -153,13 +156,14 @@ impl Window {
             Some(a) if a.id == id && a.fingerprint == Fingerprint::of(datagram) => {
                 Incoming::Repeated(&a.response)
             }
+            Some(a) if a.id == id => Incoming::Altered(&a.response),
             _ => Incoming::Stale,
         }
     }
 
     /// Notes the answer to the request that was [`Incoming::Next`].
-    pub(crate) fn respond_to(&mut self, fingerprint: Fingerprint, response: Vec<u8>) {
-        self.answered = Some(Answered { id: self.expected, fingerprint, response });
+    pub(crate) fn respond_to(&mut self, fingerprint: Fingerprint, response: impl Into<Sealed>) {
+        self.answered = Some(Answered { id: self.expected, fingerprint, response: response.into() });
         self.expected = self.expected.wrapping_add(1);
     }
 
@@ -208,9 +212,9 @@ mod tests {
         assert_eq!(w.incoming(5, &request), Incoming::Next);
         assert_eq!(w.incoming(4, &request), Incoming::Stale);
         w.respond_to(Fingerprint::of(&request), vec![1, 2, 3]);
-        assert_eq!(w.incoming(5, &request), Incoming::Repeated(&[1, 2, 3]));
-        assert_eq!(w.incoming(5, &request[1..]), Incoming::Stale);
-        assert_eq!(w.incoming(5, &[8; 60]), Incoming::Stale);
+        assert_eq!(w.incoming(5, &request), Incoming::Repeated(&vec![1, 2, 3].into()));
+        assert!(matches!(w.incoming(5, &request[1..]), Incoming::Altered(_)));
+        assert!(matches!(w.incoming(5, &[8; 60]), Incoming::Altered(_)));
         assert_eq!(w.incoming(6, &request), Incoming::Next);
         assert_eq!(w.incoming(7, &request), Incoming::Stale);
         w.respond_to(Fingerprint::of(&[9; 60]), vec![4]);
@@ -222,7 +226,7 @@ mod tests {
         let mut w = Window::new(0, 0);
         let now = Instant::now();
         assert_eq!(w.free(), Some(0));
-        w.sent(vec![1], Retransmission::new(now, &Retransmit::default(), None));
+        w.sent(vec![1].into(), Retransmission::new(now, &Retransmit::default(), None));
         assert_eq!(w.free(), None);
         assert!(w.awaits(0) && !w.awaits(1));
         w.answered();

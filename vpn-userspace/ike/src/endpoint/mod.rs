@@ -169,6 +169,20 @@ impl Endpoint {
         Counts { ike_sas: self.sas.len(), half_open: self.half_opens.len(), spis: self.spis.len() }
     }
 
+    /// An authentic request of the tunnel's IKE SA with these payloads, which this endpoint knows nothing of.
+    #[cfg(test)]
+    pub(crate) fn forge(
+        &mut self,
+        tunnel: TunnelId,
+        exchange: Exchange,
+        chain: &crate::wire::Chain,
+    ) -> crate::fragment::Sealed {
+        let key = self.tunnels[&tunnel].current.expect("it is up");
+        let Some(AnySa::V2(Sa::Up(sa))) = self.sas.get_mut(&key) else { panic!("it is up") };
+        let header = sa.header(exchange, false, sa.window.next_id());
+        sa.protection.seal(&header, chain)
+    }
+
     fn on_bad_header(&mut self, local: SocketAddr, remote: SocketAddr, bytes: &[u8], error: WireError) {
         tracing::debug!(%remote, "dropped a malformed message of {} bytes: {error}", bytes.len());
         // RFC 7296 2.5: a higher major version is told ours; never with more bytes than came.

@@ -3,6 +3,7 @@
 mod abuse;
 mod certificates;
 mod failure;
+mod fragments;
 mod handshake;
 mod jobs;
 mod loss;

@@ -45,10 +45,10 @@ impl IkeSa {
         match due {
             Due::Nothing => {}
             Due::Again => {
-                let bytes = self.window.inflight().map(|i| i.bytes.clone()).unwrap_or_default();
+                let message = self.window.inflight().map(|i| i.message.clone());
                 log!(debug, self.config.name, "repeating a request to {}", self.path.remote);
                 self.last_sent = ctx.now;
-                ctx.send(&self.path, bytes);
+                message.into_iter().for_each(|message| ctx.send(&self.path, message));
             }
             Due::GiveUp(after) => {
                 if self.serves() {

@@ -27,7 +27,7 @@ impl Closed {
         if !header.flags.response
             && let Incoming::Repeated(response) = self.window.incoming(header.message_id, arrival.bytes)
         {
-            ctx.transmit(arrival.local, arrival.remote, response.to_vec());
+            ctx.transmit(arrival.local, arrival.remote, response.clone());
         }
         Some(Sa::Closed(self))
     }

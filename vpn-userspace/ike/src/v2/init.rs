@@ -22,7 +22,7 @@ use crate::wire::{
     Body, Chain, Exchange, Flags, HEADER_LEN, Header, Notify, Payload, Proposal, WireError, notify,
     plain_message,
 };
-use crate::{IkeSuite, PeerConfig};
+use crate::{Fragmentation, IkeSuite, PeerConfig, fragment};
 
 /// The initiator, waiting for the answer to IKE_SA_INIT.
 pub(crate) struct InitSent {
@@ -104,6 +104,9 @@ impl InitSent {
         chain.push(&Payload::Nonce(&self.nonce));
         let ends = (self.config.local, self.remote);
         nat::announce(&mut chain, ctx.random, (self.spi, 0), ends, self.config.force_encap);
+        if self.config.exchange.fragmentation != Fragmentation::No {
+            chain.push(&Payload::Notify(Notify::new(notify::FRAGMENTATION_SUPPORTED, &[])));
+        }
         if let Some(trust) = self.config.auth.remote.as_trust() {
             signature::write_hashes(&mut chain, trust.sha1);
         }
@@ -210,10 +213,14 @@ impl InitSent {
             (c.local, self.remote)
         };
         let path = Path { local, remote, nat_local: found.local, nat_remote: found.remote, encap: float };
+        let mut protection = Protection::new(suite.protection, &keys, true);
+        if fragment::agreed(&c.exchange, body.notify(notify::FRAGMENTATION_SUPPORTED).is_some()) {
+            protection.fragment(Some(fragment::limit(&c.exchange, remote.ip())));
+        }
         Ok(Step::Done(Box::new(Handshake {
             spi_i: self.spi,
             spi_r,
-            protection: Protection::new(suite.protection, &keys, true),
+            protection,
             suite,
             keys,
             ni: std::mem::take(&mut self.nonce),
@@ -434,6 +441,12 @@ pub(crate) fn respond(
         // RFC 7296 1.2: as responder we ask for certificates here.
         signature::write_request(&mut chain, trusts());
     }
+    let mut protection = Protection::new(suite.protection, &keys, false);
+    // RFC 7383 2.3: both sides say so in IKE_SA_INIT.
+    if fragment::agreed(&config.exchange, body.notify(notify::FRAGMENTATION_SUPPORTED).is_some()) {
+        chain.push(&Payload::Notify(Notify::new(notify::FRAGMENTATION_SUPPORTED, &[])));
+        protection.fragment(Some(fragment::limit(&config.exchange, arrival.remote.ip())));
+    }
     let response = plain_message(&Header { spi_r, ..arrival.header.answer() }, &chain);
     ctx.transmit(arrival.local, arrival.remote, response.clone());
     let path = Path {
@@ -446,7 +459,7 @@ pub(crate) fn respond(
     let handshake = Handshake {
         spi_i,
         spi_r,
-        protection: Protection::new(suite.protection, &keys, false),
+        protection,
         suite,
         keys,
         ni: request.nonce.to_vec(),

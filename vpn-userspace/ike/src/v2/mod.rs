@@ -19,7 +19,6 @@ pub(crate) use crate::ctx::{self, Path};
 use crate::job::Done;
 use crate::protect::Opened;
 use crate::timer::Soonest;
-use crate::window::Fingerprint;
 use crate::wire::Header;
 use ctx::Ctx;
 
@@ -56,7 +55,6 @@ pub(crate) struct Message {
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
     pub(crate) header: Header,
-    pub(crate) fingerprint: Fingerprint,
     pub(crate) opened: Opened,
 }
 

@@ -18,7 +18,7 @@ use crate::error::{Cause, Failure, Phase};
 use crate::event::IkeInfo;
 use crate::kex::{Answering, Half};
 use crate::protect::Protection;
-use crate::window::{Fingerprint, Retransmission, Window};
+use crate::window::{Retransmission, Window};
 use crate::wire::{Chain, Exchange, Flags, Header, Notify, Payload, WireError, notify};
 use crate::{ChildSa, DownReason, Event, Identity, IkeSuite, PeerConfig};
 
@@ -379,19 +379,19 @@ impl IkeSa {
     /// Sends a request; the window is free.
     pub(crate) fn request(&mut self, ctx: &mut Ctx<'_>, exchange: Exchange, chain: &Chain, pending: Pending) {
         let Some(id) = self.window.free() else { return };
-        let bytes = self.protection.seal(&self.header(exchange, false, id), chain);
+        let message = self.protection.seal(&self.header(exchange, false, id), chain);
         log!(
             trace,
             self.config.name,
             "request {id} {exchange:?}, {} bytes, to {}",
-            bytes.len(),
+            message.len(),
             self.path.remote
         );
         let timeout = self.config.dpd.map(|dpd| dpd.timeout);
-        self.window.sent(bytes.clone(), Retransmission::new(ctx.now, &ctx.config.retransmit, timeout));
+        self.window.sent(message.clone(), Retransmission::new(ctx.now, &ctx.config.retransmit, timeout));
         self.pending = Some(pending);
         self.last_sent = ctx.now;
-        ctx.send(&self.path, bytes);
+        ctx.send(&self.path, message);
     }
 
     // --- datagrams ---
@@ -401,7 +401,7 @@ impl IkeSa {
         let wanted = if header.flags.response {
             self.window.awaits(header.message_id) && self.response.is_none()
         } else {
-            !repeated(&self.window, ctx, arrival) && self.request.is_none()
+            !repeated(&self.window, &self.protection, ctx, arrival) && self.request.is_none()
         };
         if !wanted {
             return Some(Sa::Up(self));
@@ -415,8 +415,8 @@ impl IkeSa {
         };
         self.last_heard = ctx.now;
         self.follow(ctx, arrival.local, arrival.remote);
-        let Arrival { local, remote, header, bytes } = *arrival;
-        self.on_message(ctx, Message { local, remote, header, fingerprint: Fingerprint::of(bytes), opened })
+        let Arrival { local, remote, header, .. } = *arrival;
+        self.on_message(ctx, Message { local, remote, header, opened })
     }
 
     /// Takes in a message, or one that waited for a job, with what the job brought at hand.
@@ -507,7 +507,7 @@ impl IkeSa {
         self.answering = None;
         let header = self.header(exchange, true, message.header.message_id);
         let response = self.protection.seal(&header, &chain);
-        self.window.respond_to(message.fingerprint, response.clone());
+        self.window.respond_to(message.opened.fingerprint(), response.clone());
         self.last_sent = ctx.now;
         ctx.transmit(message.local, message.remote, response);
         match end {

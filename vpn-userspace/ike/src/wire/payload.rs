@@ -23,6 +23,8 @@ pub(crate) mod kind {
     pub(crate) const SK: u8 = 46;
     pub(crate) const CONFIG: u8 = 47;
     pub(crate) const EAP: u8 = 48;
+    /// A fragment of a protected message (RFC 7383 2.5).
+    pub(crate) const SKF: u8 = 53;
 }
 
 /// Certificate encoding: X.509 certificate, signature (RFC 7296 3.6).
@@ -62,6 +64,7 @@ pub(crate) mod notify {
     pub(crate) const USE_TRANSPORT_MODE: u16 = 16391;
     pub(crate) const REKEY_SA: u16 = 16393;
     pub(crate) const ESP_TFC_PADDING_NOT_SUPPORTED: u16 = 16394;
+    pub(crate) const FRAGMENTATION_SUPPORTED: u16 = 16430;
     pub(crate) const SIGNATURE_HASH_ALGORITHMS: u16 = 16431;
 
     /// The name in RFC 7296 3.10.1, for people.

@@ -261,7 +261,7 @@ impl AuthSent {
         match inflight.retransmission.on_timeout(ctx.now) {
             Due::Nothing => {}
             Due::Again => {
-                let bytes = inflight.bytes.clone();
+                let message = inflight.message.clone();
                 let remote = self.handshake.path.remote;
                 if inflight.retransmission.worrying() {
                     log!(
@@ -272,7 +272,7 @@ impl AuthSent {
                     );
                 }
                 log!(debug, self.config.name, "repeating IKE_AUTH to {remote}");
-                ctx.send(&self.handshake.path, bytes);
+                ctx.send(&self.handshake.path, message);
             }
             Due::GiveUp(after) => {
                 self.abandon(ctx, Cause::GoneAfterInit(after), false);

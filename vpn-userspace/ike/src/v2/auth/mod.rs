@@ -17,7 +17,7 @@ use crate::ctx::Ctx;
 use crate::error::Cause;
 use crate::keymat::{IkeKeys, Nonces};
 use crate::protect::{OpenError, Protection};
-use crate::window::{Fingerprint, Incoming, Window};
+use crate::window::{Incoming, Window};
 use crate::wire::{Exchange, Flags, Header, Id};
 use crate::{CertificateRefused, Identity, IkeSuite};
 
@@ -62,10 +62,10 @@ impl Handshake {
         Header { spi_i: self.spi_i, spi_r: self.spi_r, next: 0, exchange, flags, message_id }
     }
 
-    fn open(&self, arrival: &Arrival<'_>) -> Result<Message, OpenError> {
+    fn open(&mut self, arrival: &Arrival<'_>) -> Result<Message, OpenError> {
         let Arrival { local, remote, header, bytes } = *arrival;
         let opened = self.protection.open(bytes)?;
-        Ok(Message { local, remote, header, fingerprint: Fingerprint::of(bytes), opened })
+        Ok(Message { local, remote, header, opened })
     }
 }
 
@@ -99,11 +99,23 @@ fn proves(
 }
 
 /// A repeated request, answered again.
-pub(crate) fn repeated(window: &Window, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) -> bool {
+pub(crate) fn repeated(
+    window: &Window,
+    protection: &Protection,
+    ctx: &mut Ctx<'_>,
+    arrival: &Arrival<'_>,
+) -> bool {
     match window.incoming(arrival.header.message_id, arrival.bytes) {
         Incoming::Repeated(response) => {
-            let response = response.to_vec();
+            let response = response.clone();
             ctx.transmit(arrival.local, arrival.remote, response);
+            true
+        }
+        // RFC 7383 2.6.1: only its first fragment has it answered again.
+        Incoming::Altered(response) => {
+            if protection.is_authentic(arrival.bytes) {
+                ctx.transmit(arrival.local, arrival.remote, response.clone());
+            }
             true
         }
         Incoming::Stale => true,

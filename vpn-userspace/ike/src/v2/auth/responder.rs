@@ -67,11 +67,11 @@ impl HalfOpen {
         }
     }
 
-    pub(crate) fn on_request(self: Box<Self>, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) -> Option<Sa> {
+    pub(crate) fn on_request(mut self: Box<Self>, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) -> Option<Sa> {
         let header = &arrival.header;
         // While a certificate is judged, repetitions wait as well.
         let fits = header.exchange == Exchange::Auth && !header.flags.response && self.judging.is_none();
-        if !fits || repeated(&self.window, ctx, arrival) {
+        if !fits || repeated(&self.window, &self.handshake.protection, ctx, arrival) {
             return Some(Sa::HalfOpen(self));
         }
         match self.handshake.open(arrival) {
@@ -256,7 +256,7 @@ impl HalfOpen {
         let header = self.handshake.header(false, true, Exchange::Auth, message.header.message_id);
         let response = self.handshake.protection.seal(&header, chain);
         ctx.transmit(message.local, message.remote, response.clone());
-        self.window.respond_to(message.fingerprint, response);
+        self.window.respond_to(message.opened.fingerprint(), response);
     }
 
     fn establish(mut self: Box<Self>, ctx: &mut Ctx<'_>, message: &Message, proven: Proven) -> Sa {

@@ -63,7 +63,8 @@ impl IkeSa {
     ) -> Fresh {
         let seed = rekey_seed(self.suite.prf, &self.sk_d, nonces, shared);
         let keys = IkeKeys::derive(&suite, &seed, nonces, spi_i, spi_r);
-        let protection = Protection::new(suite.protection, &keys, initiator);
+        let mut protection = Protection::new(suite.protection, &keys, initiator);
+        protection.fragment(self.protection.limit());
         Fresh { spi_i, spi_r, initiator, suite, sk_d: keys.sk_d, protection }
     }
 

@@ -1,0 +1,55 @@
+//! IKE messages larger than a packet may be (RFC 7383).
+
+use anyhow::{Result, ensure};
+use culvert_lab::topology::{LAN_A, LAN_B};
+use culvert_tests::Pair;
+use culvert_tests::matrix::{Cell, Role};
+
+const THEME: &str = "fragments";
+
+/// The first network of a side, and so many more that a message which lists them all takes several fragments.
+fn networks(first: &str, second: u8) -> Vec<String> {
+    let more = (0..40).map(|n| format!("10.{second}.{n}.0/25"));
+    std::iter::once(first.to_owned()).chain(more).collect()
+}
+
+fn cell(name: &str) -> Cell {
+    Cell::new(THEME, name, "aes128gcm16-prfsha256-ecp256", "aes128gcm16")
+        .charon("fragment_size", "600")
+        .by_role(|case, role| {
+            let (a, b) = (networks(LAN_A, 81), networks(LAN_B, 82));
+            let (ours, theirs) = if role == Role::Initiates { (&a, &b) } else { (&b, &a) };
+            let toml = |nets: &[String]| format!("[\"{}\"]", nets.join("\", \""));
+            case.ours.push(("local".into(), toml(ours)));
+            case.ours.push(("remote".into(), toml(theirs)));
+            case.theirs.push(("children.net.local_ts".into(), theirs.join(",")));
+            case.theirs.push(("children.net.remote_ts".into(), ours.join(",")));
+        })
+}
+
+/// What charon logs when it sends and when it takes fragments.
+fn fragments_seen(pair: &Pair) -> Result<(bool, bool)> {
+    let log = pair.swan.log();
+    Ok((log.contains("splitting IKE message"), log.contains("received fragment #")))
+}
+
+pub(crate) fn rows() -> Vec<Cell> {
+    vec![
+        cell("ike_auth_and_rekey_in_both_directions")
+            .then("both have sent fragments", |pair| {
+                ensure!(fragments_seen(pair)? == (true, true));
+                Ok(())
+            })
+            .then("strongSwan rekeys the child", |pair| pair.swan.rekey_child("net"))
+            .then("Culvert rekeys the IKE SA", |pair| pair.culvert.rekey_ike())
+            .then("Culvert rekeys the child", |pair| pair.culvert.rekey_child()),
+        cell("off_here").ours("ike.fragmentation", "\"no\"").then("nobody has sent any", |pair| {
+            ensure!(fragments_seen(pair)? == (false, false));
+            Ok(())
+        }),
+        cell("off_there").theirs("fragmentation", "no").then("nobody has sent any", |pair| {
+            ensure!(fragments_seen(pair)? == (false, false));
+            Ok(())
+        }),
+    ]
+}

@@ -1,0 +1,33 @@
+//! How a tunnel's exchanges go: the protocol's options, apart from who the peers are and what protects the traffic.
+
+use crate::ConfigError;
+
+/// Options of the exchanges of one tunnel. The default is good for most peers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ExchangeOptions {
+    /// Whether large messages go in fragments.
+    pub fragmentation: Fragmentation,
+    /// The largest IP packet with a fragment, in bytes; `None`: 576 over IPv4, 1280 over IPv6 (RFC 7383 2.5.1).
+    pub fragment_size: Option<u16>,
+}
+
+/// Whether large IKE messages go in fragments (RFC 7383; for IKEv1 the scheme of Cisco and Microsoft).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fragmentation {
+    /// To peers that say they take them.
+    #[default]
+    Yes,
+    /// Never, and the peer is told so.
+    No,
+    /// As `Yes`; with IKEv1 also to peers that do not say so.
+    Force,
+}
+
+impl ExchangeOptions {
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        match self.fragment_size {
+            Some(size) if size < 576 => Err(ConfigError::FragmentSize(size)),
+            _ => Ok(()),
+        }
+    }
+}
