@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use culvert_ike::{Identity, Psk};
+use culvert_ike::Identity;
 use ipnet::IpNet;
 
 use crate::duration::show;
@@ -15,7 +15,7 @@ use crate::model::{
     Attach, Config, Connection, Dpd, DpdAction, Encap, Engine, Esp, Gateway, Guard, Ike, Log, LogFormat,
     LogLevel, Start, Tunnel,
 };
-use crate::secret::SecretError;
+use crate::secret::Files;
 use crate::section::{At, missing, nearest};
 use crate::{DEFAULT_CONTROL_SOCKET, apart, interface};
 
@@ -33,14 +33,12 @@ const REPLAY_WINDOW: u32 = 1024;
 const DPD: Dpd =
     Dpd { interval: Duration::from_secs(10), timeout: Duration::from_secs(30), action: DpdAction::Restart };
 
-type Secrets<'a> = &'a mut dyn FnMut(&Path) -> Result<Psk, SecretError>;
-
 /// The configuration; `None`, or faults, when something is wrong.
 pub(crate) fn check(
     mut raw: RawFile,
     origin: Origin,
     folder: &Path,
-    secrets: Secrets<'_>,
+    secrets: Files<'_>,
     faults: &mut Vec<Fault>,
 ) -> Option<Config> {
     for connection in &mut raw.connections {
@@ -136,7 +134,7 @@ fn resolve_copies(connection: &mut RawConnection, faults: &mut Vec<Fault>) {
             fill(&mut tunnel.remote_address, &source.remote_address);
             fill(&mut tunnel.local_id, &source.local_id);
             fill(&mut tunnel.remote_id, &source.remote_id);
-            fill(&mut tunnel.psk_file, &source.psk_file);
+            tunnel.auth.fill(&source.auth);
             from = source.copy.clone();
         }
         fill(&mut tunnel.local_id, &connection.local_id);
@@ -167,7 +165,7 @@ fn ports(raw: &RawFile, faults: &mut Vec<Fault>) {
 fn connection(
     raw: RawConnection,
     folder: &Path,
-    secrets: Secrets<'_>,
+    secrets: Files<'_>,
     faults: &mut Vec<Fault>,
 ) -> Option<Connection> {
     let before = faults.len();
@@ -414,7 +412,7 @@ fn tunnel(
     connection: &str,
     index: usize,
     folder: &Path,
-    secrets: Secrets<'_>,
+    secrets: Files<'_>,
     faults: &mut Vec<Fault>,
 ) -> Option<Tunnel> {
     let title = format!("[connection.{connection}.tunnel.{}]", raw.name.get_ref());
@@ -461,32 +459,7 @@ fn tunnel(
         }
         (None, None) => None,
     };
-    let psk = match &raw.psk_file {
-        Some(file) => {
-            let path = folder.join(file.get_ref());
-            secrets(&path)
-                .map_err(|error| {
-                    // Tunnels that copy name the same file at the same place: once is enough.
-                    if !faults.iter().any(|fault| fault.is_at(&file.span())) {
-                        faults.push(
-                            Fault::new(format!("the secret file {} {error}", path.display()))
-                                .at(file.span(), "this file")
-                                .help(error.mend(&path)),
-                        );
-                    }
-                })
-                .ok()
-        }
-        None => {
-            if !raw.faulty {
-                faults.push(lacks(
-                    "psk_file",
-                    "name the file with the pre-shared key: psk_file = \"secrets/NAME.psk\"",
-                ));
-            }
-            None
-        }
-    };
+    let auth = raw.auth.check((&title, raw.name.span(), raw.faulty), folder, secrets, faults);
     let weight = raw.weight.as_ref().map_or(default_weight(index), |w| *w.get_ref());
     Some(Tunnel {
         interface: interface::name(connection, raw.name.get_ref()),
@@ -494,7 +467,7 @@ fn tunnel(
         remote_address: raw.remote_address?.into_inner(),
         local_id: raw.local_id.map(At::into_inner),
         remote_id: remote_id?,
-        psk: psk?,
+        auth: auth?,
         inside: raw.inside.into_iter().flat_map(At::into_inner).map(At::into_inner).collect(),
         weight: u8::try_from(weight).ok()?,
         enabled: or(raw.enabled, true),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::model::{Config, Connection, Tunnel};
+use crate::model::{Config, Connection, LocalProof, RemoteProof, Tunnel};
 
 /// One difference between two configurations.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,7 +172,15 @@ fn diff_tunnel(old: &Tunnel, new: &Tunnel) -> Keys {
     keys.compare("remote_address", &old.remote_address, &new.remote_address, Effect::Renegotiate);
     keys.compare("local_id", &old.local_id, &new.local_id, Effect::Renegotiate);
     keys.compare("remote_id", &old.remote_id, &new.remote_id, Effect::Renegotiate);
-    keys.compare("psk_file", &old.psk, &new.psk, Effect::Renegotiate);
+    let psk = |t: &Tunnel| match (&t.auth.local, &t.auth.remote) {
+        (LocalProof::Psk(psk), _) | (_, RemoteProof::Psk(psk)) => Some(psk.clone()),
+        _ => None,
+    };
+    keys.compare("psk_file", &psk(old), &psk(new), Effect::Renegotiate);
+    if psk(old).is_none() || psk(new).is_none() {
+        keys.compare("auth", &old.auth.local, &new.auth.local, Effect::Renegotiate);
+        keys.compare("remote_auth", &old.auth.remote, &new.auth.remote, Effect::Renegotiate);
+    }
     keys.compare("inside", &old.inside, &new.inside, Effect::Renegotiate);
     keys.compare("weight", &old.weight, &new.weight, Effect::Live);
     keys.compare("enabled", &old.enabled, &new.enabled, Effect::Renegotiate);

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use serde_spanned::Spanned;
 use toml::de::DeTable;
 
+use crate::auth::RawAuth;
 use crate::duration;
 use crate::error::Fault;
 use crate::exchange;
@@ -82,7 +83,7 @@ pub(crate) struct RawTunnel {
     pub(crate) remote_address: Option<At<Option<IpAddr>>>,
     pub(crate) local_id: Option<At<Identity>>,
     pub(crate) remote_id: Option<At<Identity>>,
-    pub(crate) psk_file: Option<At<String>>,
+    pub(crate) auth: RawAuth,
     pub(crate) inside: Option<At<Vec<At<IpNet>>>>,
     pub(crate) weight: Option<At<u32>>,
     pub(crate) enabled: Option<At<bool>>,
@@ -107,13 +108,10 @@ const NOT_YET_CONNECTION: &[NotYet] = &[
         "health checks come in a later version; dead peer detection (`dpd`) moves traffic to the standby tunnel",
     ),
 ];
-const NOT_YET_TUNNEL: &[NotYet] = &[
-    (
-        "health",
-        "health checks come in a later version; dead peer detection (`dpd`) moves traffic to the standby tunnel",
-    ),
-    ("certificate", "certificates come in a later version; peers authenticate with pre-shared keys"),
-];
+const NOT_YET_TUNNEL: &[NotYet] = &[(
+    "health",
+    "health checks come in a later version; dead peer detection (`dpd`) moves traffic to the standby tunnel",
+)];
 
 /// Reads the whole document; what could not be read stands in `faults`.
 pub(crate) fn read<'t>(document: &'t Spanned<DeTable<'t>>, faults: &mut Vec<Fault>) -> RawFile {
@@ -352,15 +350,7 @@ fn tunnel(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> RawT
             }),
             local_id: s.parsed(faults, "local_id", ID, identity),
             remote_id: s.parsed(faults, "remote_id", ID, identity),
-            psk_file: s.parsed(faults, "psk_file", "the path of a file", |text, faults| {
-                if text.get_ref().is_empty() || text.get_ref().contains('\0') {
-                    faults.push(Fault::new("`psk_file` names no file").at(text.span(), "no path").help(
-                        "write psk_file = \"secrets/NAME.psk\"; the path is relative to this file's folder",
-                    ));
-                    return None;
-                }
-                Some((*text.get_ref()).to_owned())
-            }),
+            auth: RawAuth::read(&mut s, faults),
             inside: s.list(
                 faults,
                 "inside",

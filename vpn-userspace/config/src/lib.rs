@@ -5,7 +5,9 @@
 //! running host can tell (do the interfaces exist?) is asked through [`Config::check_interfaces`].
 
 mod apart;
+mod auth;
 mod check;
+mod credentials;
 mod diff;
 mod duration;
 mod error;
@@ -22,11 +24,12 @@ mod survive;
 #[cfg(test)]
 mod tests;
 
+pub use credentials::{Authorities, Credentials};
 pub use diff::{Change, Effect, Kind, Subject};
 pub use error::ConfigError;
 pub use model::{
-    Attach, Config, Connection, Dpd, DpdAction, Encap, Engine, Esp, Gateway, Guard, Ike, Log, LogFormat,
-    LogLevel, Start, Tunnel,
+    Attach, Config, Connection, Dpd, DpdAction, Encap, Engine, Esp, Gateway, Guard, Ike, LocalProof, Log,
+    LogFormat, LogLevel, RemoteProof, Start, Tunnel, TunnelAuth,
 };
 
 /// Where the configuration stands unless culvertd is told otherwise.

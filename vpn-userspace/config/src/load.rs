@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
-use culvert_ike::Psk;
 use toml::de::DeTable;
 
 use crate::error::{ConfigError, Fault, Origin};
 use crate::model::Config;
-use crate::secret::{self, SecretError};
+use crate::secret::{self, Files};
 use crate::{check, file, section};
 
 /// The largest configuration file, in bytes: some ten thousand tunnels.
@@ -46,12 +45,12 @@ impl Config {
         Self::parse(&name, &text, folder, &mut secret::read)
     }
 
-    /// As [`Config::load`], with the text at hand and the secrets read by `secrets`.
+    /// As [`Config::load`], with the text at hand and the files that it names read by `files`.
     pub(crate) fn parse(
         name: &str,
         text: &str,
         folder: &Path,
-        secrets: &mut dyn FnMut(&Path) -> Result<Psk, SecretError>,
+        files: Files<'_>,
     ) -> Result<Self, ConfigError> {
         let mut origin = Origin::new(name, text);
         let document = DeTable::parse(text).map_err(|error| {
@@ -83,7 +82,7 @@ impl Config {
             .flat_map(|list| list.get_ref())
             .map(|name| (name.get_ref().clone(), name.span()))
             .collect();
-        let config = check::check(raw, origin.clone(), folder, secrets, &mut faults);
+        let config = check::check(raw, origin.clone(), folder, files, &mut faults);
         match config {
             Some(config) if faults.is_empty() => Ok(config),
             _ => Err(ConfigError::new(&origin, faults)),

@@ -8,6 +8,8 @@ use std::time::Duration;
 use culvert_ike::{EspProposal, ExchangeOptions, Identity, IkeProposal, Psk};
 use ipnet::IpNet;
 
+use crate::credentials::{Authorities, Credentials};
+
 /// A configuration that passed every check that needs only the file and its secrets.
 ///
 /// What it does not know: whether the interfaces exist ([`Config::check_interfaces`]), which addresses they
@@ -241,18 +243,55 @@ pub struct Tunnel {
     pub local_address: Option<IpAddr>,
     /// `None`: any, and only the peer begins.
     pub remote_address: Option<IpAddr>,
-    /// `None`: the local address in use.
+    /// `None`: the subject of the certificate, or else the local address in use.
     pub local_id: Option<Identity>,
     /// What the peer must call itself: the remote address where the file does not say.
     pub remote_id: Identity,
-    /// The pre-shared key.
-    pub psk: Psk,
+    /// What both sides prove their identity with.
+    pub auth: TunnelAuth,
     /// Addresses of the tunnel interface with their networks.
     pub inside: Vec<IpNet>,
     /// 100 is active, 0 is standby; no two of a connection are equal.
     pub weight: u8,
     /// Whether it may come up.
     pub enabled: bool,
+}
+
+/// `auth`, `remote_auth` and the files that they name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelAuth {
+    /// What this side proves its identity with.
+    pub local: LocalProof,
+    /// What the peer must prove its identity with.
+    pub remote: RemoteProof,
+}
+
+/// `auth`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LocalProof {
+    /// A pre-shared key.
+    Psk(Psk),
+    /// A certificate and its private key.
+    Certificate {
+        /// Both.
+        credentials: Credentials,
+        /// Sign RSA with SHA-1 for peers that know nothing better.
+        allow_sha1: bool,
+    },
+}
+
+/// `remote_auth`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RemoteProof {
+    /// A pre-shared key.
+    Psk(Psk),
+    /// A certificate that one of these authorities vouches for.
+    Certificate {
+        /// The authorities.
+        authorities: Authorities,
+        /// Take RSA signatures with SHA-1.
+        allow_sha1: bool,
+    },
 }
 
 impl Config {

@@ -38,8 +38,8 @@ pub(crate) enum SecretError {
     Exposed { mode: u32 },
     #[error("belongs to user {owner}, who is neither root nor the user that culvertd runs as ({user})")]
     Owner { owner: u32, user: u32 },
-    #[error("is larger than {MAX_SECRET} bytes")]
-    TooLarge,
+    #[error("is larger than {most} bytes")]
+    TooLarge { most: u64 },
     #[error("is empty")]
     Empty,
     #[error("has a control character at byte {position}")]
@@ -59,27 +59,56 @@ impl SecretError {
             Self::NotAFile => "name a file that holds the pre-shared key and nothing else".to_owned(),
             Self::Exposed { .. } => format!("run `chmod 600 {path}`"),
             Self::Owner { .. } => format!("run `chown root {path}`"),
-            Self::TooLarge | Self::Empty | Self::Control { .. } => {
+            Self::TooLarge { .. } | Self::Empty | Self::Control { .. } => {
                 "the file holds the pre-shared key and nothing else, on one line".to_owned()
             }
         }
     }
 }
 
-/// Reads a secret file, after checking that nobody else can.
-pub(crate) fn read(path: &Path) -> Result<Psk, SecretError> {
+/// What a file that the configuration names is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileKind {
+    /// A pre-shared key or a password.
+    Secret,
+    /// A private key.
+    PrivateKey,
+    /// Certificates: anybody may read them.
+    Public,
+}
+
+impl FileKind {
+    /// The largest one, in bytes.
+    fn most(self) -> u64 {
+        match self {
+            Self::Secret => MAX_SECRET,
+            Self::PrivateKey => 64 * 1024,
+            Self::Public => 1024 * 1024,
+        }
+    }
+}
+
+/// How the files are read that the configuration names.
+pub(crate) type Files<'a> = &'a mut dyn FnMut(&Path, FileKind) -> Result<Zeroizing<Vec<u8>>, SecretError>;
+
+/// Reads a file; a secret one after checking that nobody else can.
+pub(crate) fn read(path: &Path, kind: FileKind) -> Result<Zeroizing<Vec<u8>>, SecretError> {
     // Before opening: opening a pipe would wait for its writer.
     if !std::fs::metadata(path)?.is_file() {
         return Err(SecretError::NotAFile);
     }
     let mut file = File::open(path)?;
-    check(&file.metadata()?, nix::unistd::geteuid().as_raw())?;
-    let mut content = Zeroizing::new(Vec::with_capacity(MAX_SECRET as usize + 1));
-    file.by_ref().take(MAX_SECRET + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > MAX_SECRET {
-        return Err(SecretError::TooLarge);
+    if kind != FileKind::Public {
+        check(&file.metadata()?, nix::unistd::geteuid().as_raw())?;
     }
-    from_content(content)
+    // Room for all of it at once: growing would leave copies of a secret behind.
+    let room = usize::try_from(file.metadata()?.len().min(kind.most())).unwrap_or(0);
+    let mut content = Zeroizing::new(Vec::with_capacity(room + 1));
+    file.by_ref().take(kind.most() + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > kind.most() {
+        return Err(SecretError::TooLarge { most: kind.most() });
+    }
+    Ok(content)
 }
 
 fn check(metadata: &Metadata, user: u32) -> Result<(), SecretError> {
@@ -149,7 +178,7 @@ mod tests {
             [(0o600, true), (0o400, true), (0o700, true), (0o640, false), (0o604, false), (0o620, false)]
         {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-            match read(&path) {
+            match read(&path, FileKind::Secret).and_then(from_content) {
                 Ok(secret) => assert!(sound && secret == psk(b"key"), "{mode:o}"),
                 Err(error) => assert!(
                     !sound && matches!(error, SecretError::Exposed { mode: m } if m == mode),
@@ -157,12 +186,13 @@ mod tests {
                 ),
             }
         }
-        assert!(matches!(read(folder.path()), Err(SecretError::NotAFile)));
+        assert!(matches!(read(folder.path(), FileKind::Secret), Err(SecretError::NotAFile)));
+        assert!(read(&path, FileKind::Public).is_ok(), "certificates are for everybody");
         let metadata = std::fs::metadata(folder.path()).unwrap();
         assert!(matches!(check(&metadata, 0), Err(SecretError::NotAFile)));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         std::fs::write(&path, vec![b'x'; 4097]).unwrap();
-        assert!(matches!(read(&path), Err(SecretError::TooLarge)));
+        assert!(matches!(read(&path, FileKind::Secret), Err(SecretError::TooLarge { most: 4096 })));
     }
 
     #[test]

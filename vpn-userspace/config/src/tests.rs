@@ -6,20 +6,25 @@ use std::time::Duration;
 use culvert_ike::Psk;
 use zeroize::Zeroizing;
 
-use crate::secret::{SecretError, from_content};
+use crate::secret::{FileKind, SecretError};
 use crate::*;
 
 /// Secret files by name: `good…`, or one for each fault.
-fn secrets(path: &Path) -> Result<Psk, SecretError> {
+fn secrets(path: &Path, kind: FileKind) -> Result<Zeroizing<Vec<u8>>, SecretError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let content = |text: &str| from_content(Zeroizing::new(text.as_bytes().to_vec()));
+    let content = |text: &str| Ok(Zeroizing::new(text.as_bytes().to_vec()));
     match &*name {
-        "missing.psk" => Err(std::io::Error::from_raw_os_error(2).into()),
+        "missing.psk" | "missing.pem" => Err(std::io::Error::from_raw_os_error(2).into()),
         "denied.psk" => Err(std::io::Error::from_raw_os_error(13).into()),
-        "exposed.psk" => Err(SecretError::Exposed { mode: 0o644 }),
+        "exposed.psk" | "exposed.pem" => Err(SecretError::Exposed { mode: 0o644 }),
         "foreign.psk" => Err(SecretError::Owner { owner: 1000, user: 0 }),
         "empty.psk" => content("\n"),
         "binary.psk" => content("hunter2\u{1}hunter2"),
+        "ca.pem" => content(include_str!("../tests/pki/ca.pem")),
+        "gw.pem" => content(include_str!("../tests/pki/gw.pem")),
+        "gw.key" => content(include_str!("../tests/pki/gw.key")),
+        "other.key" => content(include_str!("../tests/pki/other.key")),
+        _ if kind != FileKind::Secret => content("no pem"),
         _ => content("hunter2\n"),
     }
 }
@@ -348,7 +353,7 @@ weight = 0
     let hangzhou = &config.connections[0];
     assert_eq!(hangzhou.ike.lifetime, Duration::from_secs(8 * 3600));
     assert_eq!(hangzhou.ike.proposals[1].to_string(), "aes128-sha256-prfsha256-modp2048");
-    assert_eq!(hangzhou.tunnels[1].psk, Psk::new(*b"hunter2").unwrap());
+    assert_eq!(hangzhou.tunnels[1].auth.local, LocalProof::Psk(Psk::new(*b"hunter2").unwrap()));
     assert!(!format!("{config:?}").contains("hunter2"));
 }
 
@@ -468,7 +473,7 @@ fn reload_finds_what_changed() {
 #[test]
 fn a_changed_key_is_a_change_although_its_file_is_the_same() {
     let text = with("", "");
-    let other = &mut |_: &Path| from_content(Zeroizing::new(b"another".to_vec()));
+    let other = &mut |_: &Path, _| Ok(Zeroizing::new(b"another".to_vec()));
     let new = Config::parse("culvert.toml", &text, Path::new("."), other).unwrap();
     let changes = Config::diff(&parse(&text).unwrap(), &new);
     assert_eq!(changes.len(), 1);
@@ -490,7 +495,8 @@ fn load_reads_the_file_and_its_secrets() {
     assert!(error.to_string().contains(&format!("run `chmod 600 {}`", secret.display())), "{error}");
     std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
     let config = Config::load(&path).unwrap_or_else(|error| panic!("{error:?}"));
-    assert_eq!(config.connections[0].tunnels[0].psk, Psk::new(*b"swordfish").unwrap());
+    let swordfish = Psk::new(*b"swordfish").unwrap();
+    assert_eq!(config.connections[0].tunnels[0].auth.remote, RemoteProof::Psk(swordfish));
     std::fs::write(&path, b"\xff\xfe").unwrap();
     assert!(Config::load(&path).unwrap_err().to_string().contains("not UTF-8"));
     assert!(Config::load(folder.path()).unwrap_err().to_string().contains("not a regular file"));

@@ -1,14 +1,17 @@
 //! What the IKE core and the data plane report, and what follows from it.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use culvert_api::What;
+use culvert_config::RemoteProof;
+use culvert_crypto::sign::PublicKey;
 use culvert_dataplane::DataplaneEvent;
 use culvert_gateway::{Input, Loss};
-use culvert_ike::{CertificateRefused, ChildSa, Command, DownReason, Event};
+use culvert_ike::{CertificateRefused, ChildSa, Command, DownReason, Event, Identity};
 use culvert_types::{Spi, TunnelId};
 
 use crate::daemon::{Child, Daemon, Established};
+use crate::trust;
 
 impl Daemon {
     /// What the IKE core says has happened. It keeps the log of it itself.
@@ -72,12 +75,9 @@ impl Daemon {
                     tracing::warn!("cannot move {tunnel:?} to {remote}: {error}");
                 }
             }
-            Event::CheckCertificate { check, tunnel: _, identity: _, chain: _ } => {
-                let refused = CertificateRefused {
-                    what: "no authority is configured for this tunnel".to_owned(),
-                    mend: "let the peer authenticate by pre-shared key".to_owned(),
-                };
-                let _ = self.ike.handle_command(now, Command::CertificateChecked(check, Err(refused)));
+            Event::CheckCertificate { check, tunnel, identity, chain } => {
+                let verdict = self.judge(tunnel, &identity, &chain);
+                let _ = self.ike.handle_command(now, Command::CertificateChecked(check, verdict));
             }
             Event::Failed(failure) => {
                 match failure.tunnel.and_then(|id| self.tunnels.get(&id)) {
@@ -97,6 +97,26 @@ impl Daemon {
     fn happened(&mut self, tunnel: TunnelId, what: What, text: String) {
         if let Some(t) = self.tunnels.get(&tunnel) {
             self.history.happened(&t.connection, &t.name, what, text);
+        }
+    }
+
+    /// Whether a peer's certificate is trusted by the rules of a tunnel.
+    fn judge(
+        &self,
+        tunnel: TunnelId,
+        identity: &Identity,
+        chain: &[Vec<u8>],
+    ) -> Result<PublicKey, CertificateRefused> {
+        let entry = self.tunnels.get(&tunnel);
+        let configured = entry.and_then(|t| self.config.connection(&t.connection)?.tunnel(&t.name));
+        match configured.map(|t| &t.auth.remote) {
+            Some(RemoteProof::Certificate { authorities, .. }) => {
+                trust::verify(chain, authorities.certificates(), identity, SystemTime::now())
+            }
+            _ => Err(CertificateRefused {
+                what: "no authority is configured for this tunnel".to_owned(),
+                mend: "write `ca` into the tunnel's configuration".to_owned(),
+            }),
         }
     }
 

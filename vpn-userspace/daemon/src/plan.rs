@@ -1,13 +1,14 @@
 //! From the configuration's words to those of the IKE core, the data plane and the gateway.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use culvert_api::Level;
-use culvert_config::{Config, Connection, Tunnel};
+use culvert_config::{Config, Connection, LocalProof, RemoteProof, Tunnel, TunnelAuth};
 use culvert_dataplane::EngineChoice;
 use culvert_gateway::{ConnectionPlan, DeadPeerAction, Start, TunnelPlan};
-use culvert_ike::{Auth, Dpd, Identity, Parity, PeerConfig};
+use culvert_ike::{Auth, Dpd, Identity, LocalAuth, Parity, PeerConfig, RemoteAuth, Signer, Trust};
 use culvert_sys::netlink::Netlink;
 use culvert_types::{TrafficSelector, TunnelId};
 
@@ -84,9 +85,10 @@ pub(crate) fn peer(
             "its local and remote address are of different families; set a local_address of the peer's family"
         );
     }
-    let local_id = match &tunnel.local_id {
-        Some(id) => id.clone(),
-        None => Identity::from(local),
+    let local_id = match (&tunnel.local_id, &tunnel.auth.local) {
+        (Some(id), _) => id.clone(),
+        (None, LocalProof::Certificate { credentials, .. }) => credentials.subject().clone(),
+        (None, LocalProof::Psk(_)) => Identity::from(local),
     };
     let selectors = |nets: &[ipnet::IpNet]| nets.iter().copied().map(TrafficSelector::from_net).collect();
     Ok(PeerConfig {
@@ -97,7 +99,7 @@ pub(crate) fn peer(
         remote_natt_port: gateway.natt_port,
         local_id,
         remote_id: Some(tunnel.remote_id.clone()),
-        auth: Auth::psk(tunnel.psk.clone()),
+        auth: auth(&tunnel.auth),
         ike_proposals: connection.ike.proposals.clone(),
         esp_proposals: connection.esp.proposals.clone(),
         local_ts: selectors(&connection.local),
@@ -111,6 +113,26 @@ pub(crate) fn peer(
         replay_window: connection.esp.replay_window,
         exchange: connection.exchange.clone(),
     })
+}
+
+fn auth(configured: &TunnelAuth) -> Auth {
+    let local = match &configured.local {
+        LocalProof::Psk(key) => LocalAuth::Psk(key.clone()),
+        LocalProof::Certificate { credentials, allow_sha1 } => LocalAuth::Signature(Signer {
+            key: Arc::clone(credentials.key()),
+            chain: credentials.chain().to_vec(),
+            schemes: Vec::new(),
+            sha1: *allow_sha1,
+        }),
+    };
+    let remote = match &configured.remote {
+        RemoteProof::Psk(key) => RemoteAuth::Psk(key.clone()),
+        RemoteProof::Certificate { authorities, allow_sha1 } => RemoteAuth::Certificate(Trust {
+            authorities: authorities.key_hashes().to_vec(),
+            sha1: *allow_sha1,
+        }),
+    };
+    Auth { local, remote }
 }
 
 /// What the gateway must know of a connection, with the tunnels that exist.
