@@ -4,6 +4,7 @@
 mod case;
 pub mod matrix;
 mod pair;
+pub mod pki;
 mod twins;
 
 pub use case::{Case, Initiator};

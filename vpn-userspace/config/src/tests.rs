@@ -121,6 +121,55 @@ fn mistakes_of_form_are_shown_in_their_place() {
 }
 
 #[test]
+fn ways_to_authenticate_that_cannot_be_are_refused() {
+    let cert = "auth = \"cert\"\npsk_file = \"a.psk\"\nremote_auth = \"psk\"\n";
+    let own = |certificate: &str, key: &str| {
+        let keys = format!("certificate = \"{certificate}\"\nprivate_key = \"{key}\"");
+        with("", &format!("{cert}{keys}"))
+    };
+    let cases = [
+        ("unknown word", with("", "auth = \"certificate\"")),
+        ("no certificate", with("", cert)),
+        ("no authority", with("", "remote_auth = \"cert\"")),
+        ("a certificate that nothing uses", with("", "auth = \"psk\"\ncertificate = \"gw.pem\"")),
+        ("an authority that nothing uses", with("", "remote_auth = \"psk\"\nca = \"ca.pem\"")),
+        (
+            "a key that nothing uses",
+            with(
+                "",
+                "certificate = \"gw.pem\"\nprivate_key = \"gw.key\"\nca = \"ca.pem\"\npsk_file = \"a.psk\"",
+            ),
+        ),
+        ("no such certificate", own("missing.pem", "gw.key")),
+        ("no such key", own("gw.pem", "missing.pem")),
+        ("an exposed key", own("gw.pem", "exposed.pem")),
+        ("a certificate without PEM", own("nothing.pem", "gw.key")),
+        ("a key without PEM", own("gw.pem", "nothing.pem")),
+        ("another key's certificate", own("gw.pem", "other.key")),
+        ("no such authority", with("", "remote_auth = \"cert\"\nca = [\"ca.pem\", \"missing.pem\"]\n")),
+        ("an empty path", with("", "ca = \"\"")),
+    ];
+    check("authentication", &cases);
+}
+
+#[test]
+fn certificates_are_read() {
+    let text =
+        with("", "auth = \"cert\"\ncertificate = \"gw.pem\"\nprivate_key = \"gw.key\"\nca = \"ca.pem\"");
+    let config = parse(&text.replace("psk_file = \"good.psk\"\n", "")).unwrap_or_else(|e| panic!("{e:?}"));
+    let tunnel = &config.connections[0].tunnels[0];
+    let LocalProof::Certificate { credentials, allow_sha1: false } = &tunnel.auth.local else { panic!() };
+    assert_eq!(credentials.subject().to_string(), "C=CH, O=Culvert, CN=gw.example");
+    assert_eq!(credentials.chain().len(), 1);
+    let RemoteProof::Certificate { authorities, .. } = &tunnel.auth.remote else { panic!() };
+    // openssl x509 -in ca.pem -noout -pubkey | openssl pkey -pubin -outform der | sha1sum
+    assert_eq!(authorities.key_hashes().len(), 1);
+    assert!(!format!("{config:?}").contains("PRIVATE"));
+    // The same files, the same configuration.
+    assert!(Config::diff(&config, &config.clone()).is_empty());
+}
+
+#[test]
 fn values_that_cannot_be_are_refused() {
     let cases = [
         ("interface name", "[gateway]\nwan = [\"eth0\", \"a-very-long-interface\"]\n".to_owned()),
