@@ -537,6 +537,10 @@ fn proposal<T: FromStr<Err = ProposalError>>(text: &At<&str>, faults: &mut Vec<F
         ProposalError::Unsupported { token, .. } => {
             fault = fault.at(part(text, token), "not in this version")
         }
+        ProposalError::Refused { token, why, .. } => {
+            mend = why.split_once("; ").map(|(_, mend)| mend.to_owned());
+            fault = fault.at(part(text, token), "too weak");
+        }
         ProposalError::Twice { token, .. } => fault = fault.at(part(text, token), "stands twice"),
         ProposalError::OutOfPlace { token, .. } => {
             mend = Some(format!("take \"{token}\" out"));

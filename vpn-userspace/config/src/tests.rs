@@ -201,7 +201,7 @@ fn values_that_cannot_be_are_refused() {
         ("dpd off", with("dpd = { interval = \"0s\" }", "")),
         ("replay window", with("esp = { replay_window = 100 }", "")),
         ("proposal, near", with("ike = { proposals = [\"aes128-sha265-modp2048\"] }", "")),
-        ("proposal, not supported", with("esp = { proposals = [\"3des-sha1\"] }", "")),
+        ("proposal, not supported", with("esp = { proposals = [\"camellia128-sha1\"] }", "")),
         ("proposal, incomplete", with("ike = { proposals = [\"aes256gcm16-prfsha384\"] }", "")),
         ("proposal, out of place", with("esp = { proposals = [\"aes256gcm16-prfsha384\"] }", "")),
         ("proposal, mixed", with("esp = { proposals = [\"aes256gcm16-aes128-sha256\"] }", "")),

@@ -9,10 +9,12 @@
 //!
 //! Knows nothing of IKE messages, of ESP headers or of the kernel.
 
+mod aead;
 mod algorithm;
 mod cipher;
 mod dh;
 mod hash;
+mod kem;
 mod mac;
 mod modp;
 mod packet;
@@ -22,7 +24,7 @@ mod secret;
 pub mod sign;
 mod suite;
 
-pub use algorithm::{DhGroup, Encryption, Integrity, Prf};
+pub use algorithm::{DhGroup, Encryption, Integrity, Mode, Prf, Weakness};
 pub use dh::{DhError, KeyPair};
 pub use hash::Hash;
 pub use packet::{Associated, CipherError, KeyError, PacketCipher};

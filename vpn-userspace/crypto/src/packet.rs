@@ -6,9 +6,10 @@ use std::fmt;
 
 use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey};
 
-use crate::cipher::{BLOCK, CbcKey};
-use crate::mac::{Hash, HmacKey};
-use crate::{Encryption, Integrity, Suite, SuiteKeys};
+use crate::aead::Aead;
+use crate::cipher::Cipher;
+use crate::mac::MacKey;
+use crate::{Encryption, Suite, SuiteKeys, aead, cipher};
 
 /// Keys whose lengths are not those of the suite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -97,13 +98,12 @@ pub struct PacketCipher {
 }
 
 enum Kind {
-    Aead { key: Box<LessSafeKey>, salt: [u8; 4] },
-    Cbc(Box<CbcHmac>),
-}
-
-struct CbcHmac {
-    cbc: CbcKey,
-    hmac: HmacKey,
+    /// ring's: AES-GCM with whole tags and ChaCha20-Poly1305, the fast ones.
+    Ring { key: Box<LessSafeKey>, salt: [u8; 4] },
+    /// The other AEADs, with the salt and its length.
+    Aead { key: Box<dyn Aead>, salt: [u8; 4], salt_len: usize },
+    /// A cipher and a MAC.
+    Pair { cipher: Box<dyn Cipher>, mac: Box<MacKey> },
 }
 
 impl PacketCipher {
@@ -119,32 +119,34 @@ impl PacketCipher {
         if (error.encryption, error.integrity) != (error.want_encryption, error.want_integrity) {
             return Err(error);
         }
-        let aead = match suite.encryption() {
+        let encryption = suite.encryption();
+        let ring = match encryption {
             Encryption::AesGcm128 => Some(&AES_128_GCM),
             Encryption::AesGcm256 => Some(&AES_256_GCM),
             Encryption::ChaCha20Poly1305 => Some(&CHACHA20_POLY1305),
-            Encryption::AesCbc128 | Encryption::AesCbc256 => None,
+            _ => None,
         };
-        let kind = match (aead, suite.integrity()) {
+        let kind = match (ring, suite.integrity()) {
             (Some(algorithm), _) => {
                 // RFC 4106 8.1, RFC 7634 2: the salt is the last four bytes of the key material.
                 let (key, salt) = keys.encryption().split_last_chunk().ok_or(error)?;
                 let key = UnboundKey::new(algorithm, key).map_err(|_| error)?;
-                Kind::Aead { key: Box::new(LessSafeKey::new(key)), salt: *salt }
+                Kind::Ring { key: Box::new(LessSafeKey::new(key)), salt: *salt }
             }
-            (None, Some(integrity)) => {
-                let hash = match integrity {
-                    Integrity::HmacSha1_96 => Hash::Sha1,
-                    Integrity::HmacSha256_128 => Hash::Sha256,
-                    Integrity::HmacSha384_192 => Hash::Sha384,
-                    Integrity::HmacSha512_256 => Hash::Sha512,
-                };
-                Kind::Cbc(Box::new(CbcHmac {
-                    cbc: CbcKey::new(keys.encryption()).ok_or(error)?,
-                    hmac: HmacKey::new(hash, keys.integrity()),
-                }))
+            (None, None) => {
+                let (key, given) = keys.encryption().split_at_checked(encryption.key_len()).ok_or(error)?;
+                let key = aead::key(encryption, key).ok_or(error)?;
+                let mut salt = [0; 4];
+                let salt_len = given.len();
+                // At the end, before the IV: see `nonce`.
+                let start = salt.len().checked_sub(salt_len).ok_or(error)?;
+                salt.get_mut(start..).ok_or(error)?.copy_from_slice(given);
+                Kind::Aead { key, salt, salt_len }
             }
-            (None, None) => return Err(error),
+            (None, Some(integrity)) => Kind::Pair {
+                cipher: cipher::key(encryption, keys.encryption()).ok_or(error)?,
+                mac: Box::new(MacKey::for_integrity(integrity, keys.integrity()).ok_or(error)?),
+            },
         };
         Ok(Self { suite, kind })
     }
@@ -156,19 +158,21 @@ impl PacketCipher {
     }
 
     /// Writes the IV of a counter value that is used once under these keys (the sequence number, the
-    /// number of the IKE message): for an AEAD the counter itself (RFC 4106 3.1), for CBC the counter
+    /// number of the IKE message): for AEADs and CTR the counter itself (RFC 4106 3.1), for CBC the counter
     /// under a secret key, so that it cannot be foreseen (RFC 3602 3). `out` is [`Suite::iv_len`] bytes.
     #[inline]
     pub fn write_iv(&self, counter: u64, out: &mut [u8]) -> Result<(), CipherError> {
         match &self.kind {
-            Kind::Aead { .. } => {
-                let out: &mut [u8; 8] = out.try_into().map_err(|_| CipherError::Length)?;
-                *out = counter.to_be_bytes();
+            Kind::Pair { cipher, .. } => {
+                if out.len() != self.suite.iv_len() {
+                    return Err(CipherError::Length);
+                }
+                cipher.write_iv(counter, out);
                 Ok(())
             }
-            Kind::Cbc(keys) => {
-                let out: &mut [u8; BLOCK] = out.try_into().map_err(|_| CipherError::Length)?;
-                *out = keys.cbc.iv(counter);
+            Kind::Ring { .. } | Kind::Aead { .. } => {
+                let out: &mut [u8; 8] = out.try_into().map_err(|_| CipherError::Length)?;
+                *out = counter.to_be_bytes();
                 Ok(())
             }
         }
@@ -186,8 +190,8 @@ impl PacketCipher {
         tag: &mut [u8],
     ) -> Result<(), CipherError> {
         match &self.kind {
-            Kind::Aead { key, salt } => {
-                let nonce = nonce(salt, iv)?;
+            Kind::Ring { key, salt } => {
+                let nonce = Nonce::assume_unique_for_key(nonce(salt, iv)?);
                 let tag: &mut [u8; 16] = tag.try_into().map_err(|_| CipherError::Length)?;
                 let sealed = associated
                     .aad(|aad| key.seal_in_place_separate_tag(nonce, aad, text))
@@ -195,10 +199,16 @@ impl PacketCipher {
                 tag.copy_from_slice(sealed.as_ref());
                 Ok(())
             }
-            Kind::Cbc(keys) => {
-                let block_iv = self.check_cbc(iv, text, tag)?;
-                keys.cbc.encrypt(block_iv, text);
-                keys.hmac.sign(&[associated.head, iv, text, associated.tail()], tag);
+            Kind::Aead { key, salt, salt_len } => {
+                self.check(iv, text, tag)?;
+                let nonce = nonce(salt, iv)?;
+                let nonce = short_nonce(&nonce, *salt_len).ok_or(CipherError::Length)?;
+                associated.aad(|aad| key.seal(nonce, aad.as_ref(), text, tag)).ok_or(CipherError::Length)
+            }
+            Kind::Pair { cipher, mac } => {
+                self.check(iv, text, tag)?;
+                cipher.encrypt(iv, text);
+                mac.sign(&[associated.head, iv, text, associated.tail()], tag);
                 Ok(())
             }
         }
@@ -215,8 +225,8 @@ impl PacketCipher {
         tag: &[u8],
     ) -> Result<(), CipherError> {
         match &self.kind {
-            Kind::Aead { key, salt } => {
-                let nonce = nonce(salt, iv)?;
+            Kind::Ring { key, salt } => {
+                let nonce = Nonce::assume_unique_for_key(nonce(salt, iv)?);
                 let tag: [u8; 16] = tag.try_into().map_err(|_| CipherError::Length)?;
                 associated
                     .aad(|aad| {
@@ -224,33 +234,46 @@ impl PacketCipher {
                     })
                     .map_err(|_| CipherError::NotAuthentic)
             }
-            Kind::Cbc(keys) => {
-                let block_iv = self.check_cbc(iv, text, tag)?;
-                if !keys.hmac.verify(&[associated.head, iv, text, associated.tail()], tag) {
+            Kind::Aead { key, salt, salt_len } => {
+                self.check(iv, text, tag)?;
+                let nonce = nonce(salt, iv)?;
+                let nonce = short_nonce(&nonce, *salt_len).ok_or(CipherError::Length)?;
+                associated
+                    .aad(|aad| key.open(nonce, aad.as_ref(), text, tag))
+                    .ok_or(CipherError::NotAuthentic)
+            }
+            Kind::Pair { cipher, mac } => {
+                self.check(iv, text, tag)?;
+                if !mac.verify(&[associated.head, iv, text, associated.tail()], tag) {
                     return Err(CipherError::NotAuthentic);
                 }
-                keys.cbc.decrypt(block_iv, text);
+                cipher.decrypt(iv, text);
                 Ok(())
             }
         }
     }
 
     #[inline]
-    fn check_cbc<'a>(&self, iv: &'a [u8], text: &[u8], tag: &[u8]) -> Result<&'a [u8; BLOCK], CipherError> {
-        if !text.len().is_multiple_of(BLOCK) || tag.len() != self.suite.icv_len() {
-            return Err(CipherError::Length);
-        }
-        iv.try_into().map_err(|_| CipherError::Length)
+    fn check(&self, iv: &[u8], text: &[u8], tag: &[u8]) -> Result<(), CipherError> {
+        let whole = text.len().is_multiple_of(self.suite.encryption().block_len());
+        let fits = tag.len() == self.suite.icv_len() && iv.len() == self.suite.iv_len();
+        if whole && fits { Ok(()) } else { Err(CipherError::Length) }
     }
 }
 
+/// Salt and IV at the end of twelve bytes: a shorter salt leaves bytes unused at the front.
 #[inline]
-fn nonce(salt: &[u8; 4], iv: &[u8]) -> Result<Nonce, CipherError> {
+fn nonce(salt: &[u8; 4], iv: &[u8]) -> Result<[u8; 12], CipherError> {
     let iv: &[u8; 8] = iv.try_into().map_err(|_| CipherError::Length)?;
     let mut nonce = [0; 12];
     nonce[..4].copy_from_slice(salt);
     nonce[4..].copy_from_slice(iv);
-    Ok(Nonce::assume_unique_for_key(nonce))
+    Ok(nonce)
+}
+
+#[inline]
+fn short_nonce(nonce: &[u8; 12], salt_len: usize) -> Option<&[u8]> {
+    nonce.get(4usize.checked_sub(salt_len)?..)
 }
 
 impl fmt::Debug for PacketCipher {

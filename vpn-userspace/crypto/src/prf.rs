@@ -2,7 +2,7 @@
 
 use sha1::Digest as _;
 
-use crate::mac::{Hash, HmacKey};
+use crate::mac::MacKey;
 use crate::{Prf, Secret};
 
 /// More key material was asked for than prf+ can give.
@@ -18,19 +18,10 @@ pub struct PrfPlusError {
 }
 
 impl Prf {
-    fn hash(self) -> Hash {
-        match self {
-            Self::HmacSha1 => Hash::Sha1,
-            Self::HmacSha256 => Hash::Sha256,
-            Self::HmacSha384 => Hash::Sha384,
-            Self::HmacSha512 => Hash::Sha512,
-        }
-    }
-
     /// prf(key, part | part | ...), [`output_len`](Self::output_len) bytes. Keys of any length.
     pub fn compute(self, key: &[u8], parts: &[&[u8]]) -> Secret {
         let mut out = Secret::zeroed(self.output_len());
-        HmacKey::new(self.hash(), key).sign(parts, out.as_mut());
+        MacKey::for_prf(self, key).sign(parts, out.as_mut());
         out
     }
 }
@@ -41,7 +32,7 @@ pub fn prf_plus(prf: Prf, key: &[u8], seed: &[u8], out: &mut [u8]) -> Result<(),
     if out.len() > 255 * step {
         return Err(PrfPlusError { prf, asked: out.len(), most: 255 * step });
     }
-    let key = HmacKey::new(prf.hash(), key);
+    let key = MacKey::for_prf(prf, key);
     // T1 = prf(K, S | 0x01), Tn = prf(K, Tn-1 | S | n)
     let mut last = Secret::zeroed(step);
     for (index, chunk) in out.chunks_mut(step).enumerate() {

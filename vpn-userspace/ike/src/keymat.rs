@@ -27,7 +27,12 @@ pub(crate) struct Nonces<'a> {
 
 /// SKEYSEED = prf(Ni | Nr, g^ir).
 pub(crate) fn first_seed(prf: Prf, nonces: Nonces<'_>, shared: &SharedSecret) -> Secret {
-    let key = Secret::new([nonces.initiator, nonces.responder].concat());
+    // RFC 7296 2.14: the PRFs that were made for keys of 128 bits get the first 64 of each nonce.
+    let part = |nonce| -> &[u8] {
+        let nonce: &[u8] = nonce;
+        if prf.halves_nonces() { nonce.get(..8).unwrap_or(nonce) } else { nonce }
+    };
+    let key = Secret::new([part(nonces.initiator), part(nonces.responder)].concat());
     prf.compute(&key, &[shared])
 }
 
@@ -113,6 +118,20 @@ mod tests {
     use culvert_crypto::{DhGroup, Encryption, Integrity};
 
     const NONCES: Nonces<'static> = Nonces { initiator: &[1; 16], responder: &[2; 16] };
+
+    #[test]
+    fn fixed_key_prfs_take_half_of_each_nonce() {
+        let (ni, nr) = ([1; 32], [2; 20]);
+        let nonces = Nonces { initiator: &ni, responder: &nr };
+        let shared = Secret::from(&[3; 32][..]);
+        for prf in Prf::ALL {
+            let key = match prf {
+                Prf::AesXcbc | Prf::AesCmac => [&ni[..8], &nr[..8]].concat(),
+                _ => [&ni[..], &nr].concat(),
+            };
+            assert_eq!(first_seed(prf, nonces, &shared), prf.compute(&key, &[&[3; 32]]), "{prf}");
+        }
+    }
 
     #[test]
     fn ike_keys_stand_in_the_order_of_rfc_7296_2_14() {

@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn every_suite_seals_what_the_other_side_opens() {
-        for suite in Suite::all() {
+        for suite in Suite::all().filter(|s| s.serves_ike()) {
             let (mut i, mut r) = sides(suite);
             for len in 0..40 {
                 let data = vec![0xab; len];
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn every_bit_and_length_counts() {
-        for suite in Suite::all() {
+        for suite in Suite::all().filter(|s| s.serves_ike()) {
             let (mut i, mut r) = sides(suite);
             let mut chain = Chain::new();
             chain.push(&Payload::Nonce(&[1; 16]));
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn no_iv_serves_twice() {
-        for suite in Suite::all() {
+        for suite in Suite::all().filter(|s| s.serves_ike()) {
             let (mut i, _) = sides(suite);
             let mut ivs = std::collections::HashSet::new();
             for _ in 0..100 {
@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn fragments_fit_and_come_together() {
-        for suite in Suite::all() {
+        for suite in Suite::all().filter(|s| s.serves_ike()) {
             let (mut i, mut r) = sides(suite);
             for limit in [150, 300, 544, 1232] {
                 i.fragment(Some(limit));
@@ -333,7 +333,7 @@ mod tests {
 
     #[test]
     fn every_bit_of_a_fragment_counts_and_none_is_taken_unasked() {
-        for suite in Suite::all() {
+        for suite in Suite::all().filter(|s| s.serves_ike()) {
             let (mut i, mut r) = sides(suite);
             i.fragment(Some(200));
             let mut chain = Chain::new();

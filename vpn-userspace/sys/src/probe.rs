@@ -6,7 +6,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use culvert_crypto::{Encryption, Suite, SuiteKeys};
+use culvert_crypto::{Encryption, Integrity, Suite, SuiteKeys};
 use culvert_types::Spi;
 use nix::sched::{CloneFlags, unshare};
 
@@ -75,7 +75,7 @@ impl KernelEsp {
         unshare(CloneFlags::CLONE_NEWNET)
             .map_err(|e| format!("cannot make a network namespace to try in: {e}; run as root"))?;
         let xfrm = Xfrm::open().map_err(|e| e.to_string())?;
-        let suites = Suite::all().map(|suite| try_suite(&xfrm, suite)).collect();
+        let suites = try_suites(&xfrm);
         Ok(Self {
             interface: try_interface(),
             udp_ipv4: try_udp(&xfrm, Ipv4Addr::LOCALHOST.into()),
@@ -145,6 +145,46 @@ impl fmt::Display for KernelEsp {
             line(&format_args!("{} without ESN", suite.suite), &suite.without_esn)?;
         }
         Ok(())
+    }
+}
+
+/// Every AEAD, every cipher with one MAC, and every MAC with one cipher: the kernel joins any cipher to any MAC, so
+/// a pair stands if both of its halves do.
+fn try_suites(xfrm: &Xfrm) -> Vec<SuiteSupport> {
+    let mut tried: Vec<SuiteSupport> = Vec::new();
+    let mut support = |suite| match tried.iter().find(|s| s.suite == suite) {
+        Some(known) => known.clone(),
+        None => {
+            let new = try_suite(xfrm, suite);
+            tried.push(new.clone());
+            new
+        }
+    };
+    let usual = (Encryption::AesCbc128, Integrity::HmacSha256_128);
+    let all = Suite::all().map(|suite| match suite.integrity() {
+        None => support(suite),
+        Some(integrity) => {
+            let halves = [(suite.encryption(), usual.1), (usual.0, integrity)];
+            let mut halves = halves.into_iter().filter_map(|(e, i)| Suite::new(e, Some(i)).ok());
+            let whole = halves.next().map(&mut support);
+            halves.map(&mut support).chain(whole).fold(SuiteSupport::all(suite), SuiteSupport::and)
+        }
+    });
+    all.collect()
+}
+
+impl SuiteSupport {
+    fn all(suite: Suite) -> Self {
+        Self { suite, ipv4: Ok(()), ipv6: Ok(()), without_esn: Ok(()) }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            suite: self.suite,
+            ipv4: self.ipv4.and(other.ipv4),
+            ipv6: self.ipv6.and(other.ipv6),
+            without_esn: self.without_esn.and(other.without_esn),
+        }
     }
 }
 

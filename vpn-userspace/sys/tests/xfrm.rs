@@ -182,7 +182,10 @@ fn every_suite_carries_both_inner_families_over_both_outer_ones_plain_and_in_udp
             end.policies();
         }
         for udp in [false, true] {
-            for suite in Suite::all() {
+            // Every suite once; over IPv6 and in UDP one of each key layout.
+            let layouts = ["aes128-sha256", "aes256ctr-sha1", "aes128gcm16", "aes192ccm12", "aes256gmac"];
+            let chosen = |s: &Suite| !(ipv6 || udp) || layouts.contains(&s.to_string().as_str());
+            for suite in Suite::all().filter(chosen) {
                 let what = format!("{suite} ipv6={ipv6} udp={udp}");
                 base += 0x10;
                 let keys = [keys(suite, 1), keys(suite, 2)];

@@ -99,6 +99,8 @@ impl Limits {
         // alike). ChaCha20 is not a permutation and has none in reach.
         let bytes = match suite.encryption() {
             Encryption::ChaCha20Poly1305 => u64::MAX,
+            // Blocks of 64 bits repeat after 2^32 of them (Sweet32): 2^27 blocks leave one chance in 2^11.
+            Encryption::TripleDes => 1 << 30,
             _ => 1 << 52,
         };
         Self {

@@ -6,7 +6,7 @@ pub(crate) mod select;
 
 use std::fmt;
 
-use culvert_crypto::{DhGroup, Encryption, Integrity, Prf, Suite};
+use culvert_crypto::{DhGroup, Encryption, Integrity, Prf, Suite, Weakness};
 
 pub(crate) use names::describe;
 pub use parse::ProposalError;
@@ -69,6 +69,35 @@ impl IkeProposal {
             && integrity.is_none_or(|i| self.integrity.contains(&i))
             && self.prf.contains(&suite.prf)
             && self.groups.contains(&suite.group)
+    }
+}
+
+/// Every algorithm of a list that should not be used any more, with the reason.
+fn weak<'a, T: Copy + fmt::Display + 'a>(
+    list: &'a [T],
+    why: fn(T) -> Option<Weakness>,
+) -> impl Iterator<Item = (String, Weakness)> + 'a {
+    list.iter().filter_map(move |t| why(*t).map(|w| (t.to_string(), w)))
+}
+
+impl IkeProposal {
+    /// The algorithms in it that should not be used any more, each with the reason and what serves better.
+    pub fn weaknesses(&self) -> Vec<(String, Weakness)> {
+        weak(&self.encryption, Encryption::weakness)
+            .chain(weak(&self.integrity, Integrity::weakness))
+            .chain(weak(&self.prf, Prf::weakness))
+            .chain(weak(&self.groups, DhGroup::weakness))
+            .collect()
+    }
+}
+
+impl EspProposal {
+    /// The algorithms in it that should not be used any more, each with the reason and what serves better.
+    pub fn weaknesses(&self) -> Vec<(String, Weakness)> {
+        weak(&self.encryption, Encryption::weakness)
+            .chain(weak(&self.integrity, Integrity::weakness))
+            .chain(weak(&self.groups, DhGroup::weakness))
+            .collect()
     }
 }
 

@@ -3,12 +3,11 @@
 use crate::wire::{Proposal, Transform, transform};
 
 /// Other spellings of keywords that we serve.
-pub(super) fn canonical(word: &str) -> &str {
-    match word {
+pub(super) fn canonical(word: &str) -> String {
+    let plain = match word {
         "aes" => "aes128",
-        "aes128gcm128" | "aes128gcm" | "aesgcm16" => "aes128gcm16",
-        "aes256gcm128" | "aes256gcm" => "aes256gcm16",
-        "chacha20poly1305" | "chacha20poly1305compat" => "chacha20poly1305",
+        "aesgcm16" => "aes128gcm16",
+        "chacha20poly1305compat" => "chacha20poly1305",
         "sha" => "sha1",
         "sha2_256" => "sha256",
         "sha2_384" => "sha384",
@@ -18,32 +17,35 @@ pub(super) fn canonical(word: &str) -> &str {
         "prfsha2_512" => "prfsha512",
         "x25519" => "curve25519",
         other => other,
+    };
+    // Tags are told in bytes or in bits; with GCM alone, whole ones are meant.
+    for (long, short) in [("m64", "m8"), ("m96", "m12"), ("m128", "m16")] {
+        if let Some(stem) = plain.strip_suffix(long).filter(|s| s.starts_with("aes")) {
+            return format!("{stem}{short}");
+        }
     }
+    match plain {
+        "aes128gcm" | "aes192gcm" | "aes256gcm" | "aes128ccm" | "aes192ccm" | "aes256ccm" => {
+            format!("{plain}16")
+        }
+        other => other.to_owned(),
+    }
+}
+
+/// Why a keyword that everybody knows is refused for good.
+pub(super) fn refused(word: &str) -> Option<&'static str> {
+    Some(match word {
+        "modp768" => "768-bit primes have been broken (RFC 8247 2.4: MUST NOT); use curve25519 or modp2048",
+        "des" => "DES has keys of 56 bits and has been broken (RFC 8221 5: MUST NOT); use aes128gcm16",
+        "null" => "NULL encryption hides nothing; where only integrity is wanted use aes128gmac",
+        _ => return None,
+    })
 }
 
 /// Whether a keyword is one of strongSwan's that we do not serve.
 pub(super) fn is_strongswans(word: &str) -> bool {
-    let exact = [
-        "3des",
-        "des",
-        "cast128",
-        "null",
-        "md5",
-        "md5_128",
-        "sha1_160",
-        "sha256_96",
-        "aesxcbc",
-        "aescmac",
-        "prfmd5",
-        "prfaesxcbc",
-        "prfaescmac",
-        "x448",
-        "curve448",
-        "modpnone",
-        "default",
-    ];
-    let families =
-        ["modp", "ecp", "aes", "camellia", "blowfish", "twofish", "serpent", "chacha20", "ke", "mlkem"];
+    let exact = ["cast128", "md5_128", "sha1_160", "sha256_96", "x448", "curve448", "modpnone", "default"];
+    let families = ["modp", "ecp", "aes", "camellia", "blowfish", "twofish", "serpent", "chacha20", "ke"];
     exact.contains(&word) || families.iter().any(|f| word.starts_with(f))
 }
 
@@ -101,6 +103,9 @@ fn one(t: &Transform) -> String {
         (transform::DH, 24) => "modp2048s256",
         (transform::DH, 31) => "curve25519",
         (transform::DH, 32) => "curve448",
+        (transform::DH, 35) => "mlkem512",
+        (transform::DH, 36) => "mlkem768",
+        (transform::DH, 37) => "mlkem1024",
         (transform::DH, transform::NONE) => "modpnone",
         (transform::ESN, 0) => "noesn",
         (transform::ESN, 1) => "esn",

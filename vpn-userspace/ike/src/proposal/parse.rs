@@ -1,5 +1,6 @@
 //! Reading proposals in strongSwan's notation: algorithm keywords joined by `-`.
 
+use std::fmt;
 use std::str::FromStr;
 
 use culvert_crypto::{DhGroup, Encryption, Integrity, Prf};
@@ -24,6 +25,16 @@ pub enum ProposalError {
         proposal: String,
         /// The part at fault.
         token: String,
+    },
+    /// A keyword for something too weak to be served at all.
+    #[error("\"{token}\" in proposal \"{proposal}\" is refused: {why}")]
+    Refused {
+        /// The whole string.
+        proposal: String,
+        /// The part at fault.
+        token: String,
+        /// Why, and what to use.
+        why: &'static str,
     },
     /// An algorithm is named twice.
     #[error("\"{token}\" stands twice in proposal \"{proposal}\"; leave one out")]
@@ -54,7 +65,9 @@ pub enum ProposalError {
         why: &'static str,
     },
     /// AEADs and ciphers that need an integrity algorithm in one proposal (RFC 5282 8).
-    #[error("proposal \"{proposal}\" mixes AEADs and CBC ciphers; write two proposals (RFC 7296 3.3)")]
+    #[error(
+        "proposal \"{proposal}\" mixes AEADs and ciphers that need an integrity algorithm; write two proposals (RFC 7296 3.3)"
+    )]
     Mixed {
         /// The whole string.
         proposal: String,
@@ -62,12 +75,18 @@ pub enum ProposalError {
 }
 
 fn known() -> String {
-    let mut all: Vec<&str> = Encryption::ALL.iter().map(|e| e.name()).collect();
-    all.extend(Integrity::ALL.iter().map(|i| i.name()));
-    all.extend(Prf::ALL.iter().map(|p| p.name()));
-    all.extend(DhGroup::ALL.iter().map(|g| g.name()));
-    all.extend(["esn", "noesn"]);
-    all.join(", ")
+    fn names<T: fmt::Display>(all: impl IntoIterator<Item = T>) -> String {
+        super::list(&all.into_iter().collect::<Vec<_>>())
+    }
+    let plain = |e: &Encryption| !e.name().starts_with("aes");
+    format!(
+        "aes128, aes192, aes256 (each also with gcm16, gcm12, gcm8, ccm16, ccm12, ccm8, ctr, gmac right after it), \
+         {}; {}; {}; {}; esn, noesn",
+        names(Encryption::ALL.into_iter().filter(plain)),
+        names(Integrity::ALL),
+        names(Prf::ALL),
+        names(DhGroup::ALL)
+    )
 }
 
 enum Token {
@@ -89,7 +108,7 @@ fn token(word: &str) -> Option<Token> {
     match word {
         "esn" => Some(Token::Esn(true)),
         "noesn" => Some(Token::Esn(false)),
-        _ => by_name(names::canonical(word)),
+        _ => by_name(&names::canonical(word)),
     }
 }
 
@@ -119,6 +138,10 @@ fn parse(proposal: &str) -> Result<Parsed, ProposalError> {
             Some(Token::Prf(p)) => add(&mut all.prf, p),
             Some(Token::Group(g)) => add(&mut all.groups, g),
             Some(Token::Esn(esn)) => add(&mut all.esn, esn),
+            None if names::refused(&lower).is_some() => {
+                let why = names::refused(&lower).unwrap_or_default();
+                return Err(ProposalError::Refused { proposal, token: name, why });
+            }
             None if names::is_strongswans(&lower) => {
                 return Err(ProposalError::Unsupported { proposal, token: name });
             }
@@ -155,17 +178,16 @@ impl FromStr for IkeProposal {
             let why = "extended sequence numbers belong to ESP proposals";
             return Err(ProposalError::OutOfPlace { proposal: text(), token: "esn".into(), why });
         }
+        if let Some(gmac) = all.encryption.iter().find(|e| !e.serves_ike()) {
+            let why = "GMAC encrypts nothing and serves ESP alone (RFC 4543)";
+            return Err(ProposalError::OutOfPlace { proposal: text(), token: gmac.name().into(), why });
+        }
         if all.groups.is_empty() {
             let (kind, example) = ("Diffie-Hellman group", "curve25519");
             return Err(ProposalError::Missing { proposal: text(), kind, example });
         }
         if all.prf.is_empty() {
-            all.prf.extend(all.integrity.iter().map(|i| match i {
-                Integrity::HmacSha1_96 => Prf::HmacSha1,
-                Integrity::HmacSha256_128 => Prf::HmacSha256,
-                Integrity::HmacSha384_192 => Prf::HmacSha384,
-                Integrity::HmacSha512_256 => Prf::HmacSha512,
-            }));
+            all.prf.extend(all.integrity.iter().map(|i| i.prf()));
         }
         if all.prf.is_empty() {
             let (kind, example) = ("pseudorandom function", "prfsha256");
@@ -228,6 +250,11 @@ mod tests {
             ),
             ("aes-sha-prfsha256-modp2048", "aes128-sha1-prfsha256-modp2048"),
             ("AES128GCM128-sha256-curve25519", "aes128gcm16-prfsha256-curve25519"),
+            ("3des-md5-modp1024", "3des-md5-prfmd5-modp1024"),
+            ("aes192-aesxcbc-modp8192", "aes192-aesxcbc-prfaesxcbc-modp8192"),
+            ("aes256ctr-aescmac-ecp521", "aes256ctr-aescmac-prfaescmac-ecp521"),
+            ("aes192gcm64-aes256ccm96-prfaescmac-mlkem768", "aes192gcm8-aes256ccm12-prfaescmac-mlkem768"),
+            ("aes128ccm-prfsha1-modp2048s256", "aes128ccm16-prfsha1-modp2048s256"),
         ];
         for (text, want) in ike {
             let got = IkeProposal::parse(text).unwrap();
@@ -238,6 +265,7 @@ mod tests {
             ("aes128gcm16-ecp256", "aes128gcm16-ecp256"),
             ("chacha20poly1305", "chacha20poly1305"),
             ("aes256-sha2_256-esn-noesn", "aes256-sha256-esn-noesn"),
+            ("aes256gmac-modp1536", "aes256gmac-modp1536"),
         ];
         for (text, want) in esp {
             let got = EspProposal::parse(text).unwrap();
@@ -254,10 +282,13 @@ mod tests {
         assert!(ike("aes128gcm16-prfsha999-ecp256").starts_with(
             "\"prfsha999\" in proposal \"aes128gcm16-prfsha999-ecp256\" is no algorithm; there are: aes128, "
         ));
+        assert!(ike("camellia128-sha1-modp1024").contains("\"camellia128\" in proposal"));
+        assert!(ike("camellia128-sha1-modp1024").contains("is not supported; there are: "));
         assert!(
-            ike("3des-sha1-modp1024")
-                .contains("\"3des\" in proposal \"3des-sha1-modp1024\" is not supported")
+            ike("aes128-sha1-modp768").contains("\"modp768\" in proposal \"aes128-sha1-modp768\" is refused")
         );
+        assert!(ike("des-sha1-modp2048").contains("use aes128gcm16"));
+        assert!(ike("aes128gmac-prfsha1-modp2048").contains("serves ESP alone"));
         assert!(
             ike("aes128gcm16-ecp256")
                 .contains("names no pseudorandom function; add one, for instance \"prfsha256\"")

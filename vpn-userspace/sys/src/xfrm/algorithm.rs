@@ -1,6 +1,6 @@
 //! Our suites in the kernel's words (net/xfrm/xfrm_algo.c), and their keys as attributes.
 
-use culvert_crypto::{Encryption, Integrity, Suite, SuiteKeys};
+use culvert_crypto::{Encryption, Integrity, Mode, Suite, SuiteKeys};
 use netlink_packet_core::{Emitable, Nla};
 use netlink_packet_xfrm::{Alg, AlgAead, AlgAuth, XfrmAttrs};
 use zeroize::{Zeroize, Zeroizing};
@@ -46,18 +46,26 @@ pub(super) fn encode(suite: Suite, keys: &SuiteKeys) -> Option<Zeroizing<Vec<u8>
     Some(bytes)
 }
 
-/// The kernel's name of a cipher. AEAD keys end in the salt, as in our key material (RFC 4106 8.1, RFC 7634 2).
+/// The kernel's name of a cipher. Keys end in the salt, as in our key material (RFC 4106 8.1, RFC 3686 5.1,
+/// RFC 4309 7.1, RFC 4543 5.1, RFC 7634 2).
 pub(super) fn encryption_name(encryption: Encryption) -> &'static str {
-    match encryption {
-        Encryption::AesCbc128 | Encryption::AesCbc256 => "cbc(aes)",
-        Encryption::AesGcm128 | Encryption::AesGcm256 => "rfc4106(gcm(aes))",
-        Encryption::ChaCha20Poly1305 => "rfc7539esp(chacha20,poly1305)",
+    match (encryption, encryption.mode()) {
+        (Encryption::TripleDes, _) => "cbc(des3_ede)",
+        (_, Mode::Cbc) => "cbc(aes)",
+        (_, Mode::Ctr) => "rfc3686(ctr(aes))",
+        (_, Mode::Gcm(_)) => "rfc4106(gcm(aes))",
+        (_, Mode::Ccm(_)) => "rfc4309(ccm(aes))",
+        (_, Mode::Gmac) => "rfc4543(gcm(aes))",
+        (_, Mode::ChaCha20Poly1305) => "rfc7539esp(chacha20,poly1305)",
     }
 }
 
 fn integrity_name(integrity: Integrity) -> &'static str {
     match integrity {
+        Integrity::HmacMd5_96 => "hmac(md5)",
         Integrity::HmacSha1_96 => "hmac(sha1)",
+        Integrity::AesXcbc96 => "xcbc(aes)",
+        Integrity::AesCmac96 => "cmac(aes)",
         Integrity::HmacSha256_128 => "hmac(sha256)",
         Integrity::HmacSha384_192 => "hmac(sha384)",
         Integrity::HmacSha512_256 => "hmac(sha512)",
