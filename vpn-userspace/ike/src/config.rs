@@ -25,6 +25,9 @@ pub struct EndpointConfig {
     pub retransmit: Retransmit,
     /// How often a NAT keepalive goes out while nothing else does (RFC 3948 4); zero for never.
     pub nat_keepalive: Duration,
+    /// Report the keys of every new IKE SA, as [`Event::Secrets`](crate::Event::Secrets): to look for faults, never
+    /// otherwise.
+    pub export_secrets: bool,
 }
 
 impl Default for EndpointConfig {
@@ -37,6 +40,7 @@ impl Default for EndpointConfig {
             half_open_lifetime: Duration::from_secs(30),
             retransmit: Retransmit::default(),
             nat_keepalive: Duration::from_secs(20),
+            export_secrets: false,
         }
     }
 }

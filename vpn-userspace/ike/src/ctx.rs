@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_crypto::Random;
@@ -11,6 +12,7 @@ use crate::endpoint::{AnySa, Peers, Spis};
 use crate::fragment::Sealed;
 use crate::job::Work;
 use crate::kex::Spawn;
+use crate::tap::Tap;
 use crate::v2::{child::Child, sa::IkeSa, sa::Task};
 use crate::{DownReason, EndpointConfig, Event, Failure, Job, JobId, Output, Parity};
 
@@ -33,6 +35,7 @@ pub(crate) struct Ctx<'a> {
     pub(crate) peers: &'a Peers,
     pub(crate) spis: &'a mut Spis,
     pub(crate) others: &'a HashMap<u64, AnySa>,
+    pub(crate) tap: &'a Arc<Tap>,
     pub(crate) outputs: &'a mut VecDeque<Output>,
     /// Leave after the events of this step.
     pub(crate) transmits: Vec<Output>,

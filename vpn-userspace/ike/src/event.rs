@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use culvert_crypto::sign::PublicKey;
 use culvert_types::{Spi, TunnelId};
 
-use crate::{ChildSa, ConfigError, Failure, Identity, IkeSuite, Job, PeerConfig};
+use crate::{ChildSa, ConfigError, Failure, Identity, IkeSecrets, IkeSuite, Job, PeerConfig};
 
 /// What an owner asks of an [`Endpoint`](crate::Endpoint).
 #[derive(Debug, Clone)]
@@ -31,6 +31,8 @@ pub enum Command {
     /// The answer to [`Event::CheckCertificate`]: the key of the peer's certificate, which is trusted for the
     /// identity and the tunnel named there, or why it is not.
     CertificateChecked(CheckId, Result<PublicKey, CertificateRefused>),
+    /// Report what messages say, as [`Event::Message`], or no longer.
+    Trace(bool),
     /// Delete every SA at its peer, once and without waiting for answers, and take no more input.
     Shutdown,
 }
@@ -163,6 +165,19 @@ pub enum Event {
     },
     /// Something failed.
     Failed(Failure),
+    /// A message was sent or opened, in words; only after [`Command::Trace`].
+    Message {
+        /// The tunnel, where it is known.
+        tunnel: Option<TunnelId>,
+        /// The peer, where it is known.
+        remote: Option<SocketAddr>,
+        /// We sent it.
+        sent: bool,
+        /// Exchange, role, message id and payloads, on one line. No secrets.
+        text: String,
+    },
+    /// The keys of a new IKE SA; only with [`EndpointConfig::export_secrets`](crate::EndpointConfig::export_secrets).
+    Secrets(Box<IkeSecrets>),
 }
 
 /// Why an SA is gone.

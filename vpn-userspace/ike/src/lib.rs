@@ -27,6 +27,7 @@ mod keymat;
 pub mod proposal;
 mod protect;
 mod selector;
+mod tap;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
@@ -46,4 +47,5 @@ pub use exchange::{ExchangeOptions, Fragmentation};
 pub use identity::{Dn, Identity, IdentityError};
 pub use job::{Job, JobDone, JobId};
 pub use proposal::{EspProposal, EspSuite, IkeProposal, IkeSuite, ProposalError};
+pub use tap::IkeSecrets;
 pub use wire::WireError;

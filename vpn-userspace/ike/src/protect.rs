@@ -1,11 +1,14 @@
 //! The SK payload: encryption and authentication of messages (RFC 7296 3.14, RFC 5282).
 
+use std::sync::Arc;
+
 use culvert_crypto::{Associated, PacketCipher, Suite};
 
 use crate::fragment::{Assembly, Place, SKF_HEADER, Sealed};
 use crate::keymat::IkeKeys;
+use crate::tap::{IkeSecrets, Tap};
 use crate::window::Fingerprint;
-use crate::wire::{Chain, HEADER_LEN, Header, WireError, kind};
+use crate::wire::{Body, Chain, HEADER_LEN, Header, WireError, describe, kind};
 
 /// The keys of one IKE SA at work, one cipher for each direction.
 pub(crate) struct Protection {
@@ -18,6 +21,7 @@ pub(crate) struct Protection {
     limit: Option<usize>,
     /// Fragments of a request and of an answer of the peer.
     assemblies: [Option<Box<Assembly>>; 2],
+    tap: Option<Arc<Tap>>,
 }
 
 /// Header of the SK payload.
@@ -69,6 +73,7 @@ impl Protection {
             sealed: 0,
             limit: None,
             assemblies: [None, None],
+            tap: None,
         }
     }
 
@@ -82,8 +87,26 @@ impl Protection {
         self.limit
     }
 
+    /// What is sealed and opened from now on, and the keys, pass this tap.
+    pub(crate) fn tapped(mut self, tap: &Arc<Tap>, spis: (u64, u64), keys: &IkeKeys) -> Self {
+        let (initiator, responder) = (keys.initiator.clone(), keys.responder.clone());
+        tap.secrets(|| IkeSecrets { spi_i: spis.0, spi_r: spis.1, suite: self.suite, initiator, responder });
+        self.tap = Some(Arc::clone(tap));
+        self
+    }
+
+    fn note(&self, sent: bool, header: &Header, first: u8, text: &[u8]) {
+        if let Some(tap) = &self.tap {
+            tap.message(sent, || match Body::parse(first, text) {
+                Ok(body) => describe::message(header, Ok(&body)),
+                Err(error) => describe::message(header, Err(error)),
+            });
+        }
+    }
+
     /// A message with these payloads: in an SK payload, or cut into as many SKF payloads as it takes.
     pub(crate) fn seal(&mut self, header: &Header, chain: &Chain) -> Sealed {
+        self.note(true, header, chain.first(), chain.bytes());
         let whole = HEADER_LEN + SK_HEADER + self.overhead(chain.bytes().len()) + chain.bytes().len();
         let Some(limit) = self.limit.filter(|limit| whole > *limit) else {
             return Sealed::from(self.seal_part(header, chain.first(), chain.bytes(), None));
@@ -153,6 +176,12 @@ impl Protection {
     /// called only with message ids that are waited for.
     pub(crate) fn open(&mut self, datagram: &[u8]) -> Result<Opened, OpenError> {
         let header = Header::parse(datagram)?;
+        let opened = self.open_message(&header, datagram)?;
+        self.note(false, &header, opened.first, &opened.text);
+        Ok(opened)
+    }
+
+    fn open_message(&mut self, header: &Header, datagram: &[u8]) -> Result<Opened, OpenError> {
         let fingerprint = Fingerprint::of(datagram);
         // RFC 7296 3.14: the SK payload is the last one; nobody puts others before it.
         if header.next == kind::SK {

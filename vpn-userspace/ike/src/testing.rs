@@ -259,6 +259,8 @@ impl Side {
             Event::PeerMoved { remote, .. } => self.moves.push(remote),
             Event::CheckCertificate { check, chain, .. } => self.checks.push((check, chain)),
             Event::Failed(failure) => self.failures.push(failure),
+            // Their text is in the log above.
+            Event::Message { .. } | Event::Secrets(_) => {}
         }
     }
 

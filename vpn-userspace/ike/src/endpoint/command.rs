@@ -52,6 +52,7 @@ impl Endpoint {
                 // An IKE SA that is gone meanwhile needs no verdict.
                 self.step_v2(now, sa, |sa, ctx| sa.on_checked(ctx, number, verdict));
             }
+            Command::Trace(open) => self.tap.open_messages(open),
             Command::Shutdown => self.shut_down(now),
         }
         Ok(())

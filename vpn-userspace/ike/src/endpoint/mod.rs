@@ -9,6 +9,7 @@ mod spis;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use culvert_crypto::Random;
@@ -17,11 +18,12 @@ use culvert_types::TunnelId;
 use crate::ctx::{Ctx, Effect};
 use crate::error::{Cause, Failure, Phase};
 use crate::kex::Answering;
+use crate::tap::{Seen, Tap};
 use crate::timer::Timers;
 use crate::v2::init::{self, Opening, Request, Respond};
 use crate::v2::{Arrival, Sa};
-use crate::wire::{Body, Exchange, HEADER_LEN, Header, WireError, notify};
-use crate::{Command, CommandError, EndpointConfig, JobDone, Output};
+use crate::wire::{Body, Exchange, HEADER_LEN, Header, WireError, describe, notify};
+use crate::{Command, CommandError, EndpointConfig, Event, JobDone, Output};
 pub(crate) use any::AnySa;
 use guard::{Admission, Cookies, HalfOpens, Reports};
 pub(crate) use peers::Peers;
@@ -42,6 +44,7 @@ pub struct Endpoint {
     outputs: VecDeque<Output>,
     /// Jobs asked for so far.
     jobs: u64,
+    tap: Arc<Tap>,
     shut_down: bool,
 }
 
@@ -67,6 +70,8 @@ pub struct Counts {
 impl Endpoint {
     /// An endpoint without tunnels.
     pub fn new(config: EndpointConfig, random: Box<dyn Random>) -> Self {
+        let tap = Arc::new(Tap::default());
+        tap.open_secrets(config.export_secrets);
         Self {
             config,
             random,
@@ -80,6 +85,7 @@ impl Endpoint {
             timers: Timers::default(),
             outputs: VecDeque::new(),
             jobs: 0,
+            tap,
             shut_down: false,
         }
     }
@@ -95,6 +101,9 @@ impl Endpoint {
             Err(e) => return self.on_bad_header(local, remote, bytes, e),
         };
         let arrival = Arrival { local, remote, header, bytes };
+        if header.exchange == Exchange::SaInit {
+            self.tap.message(false, || in_clear(&header, bytes));
+        }
         if header.exchange == Exchange::SaInit && header.spi_r == 0 && !header.flags.response {
             // RFC 7296 3.1: the first message has the initiator flag, id 0 and no SPI of the responder.
             if header.flags.initiator && header.message_id == 0 {
@@ -288,7 +297,9 @@ impl Endpoint {
     fn answer(&mut self, arrival: &Arrival<'_>, bytes: Vec<u8>) {
         if bytes.len() <= arrival.bytes.len() {
             let (local, remote) = (arrival.local, arrival.remote);
-            self.outputs.push_back(Output::Transmit { local, remote, bytes });
+            let answer = Output::Transmit { local, remote, bytes };
+            self.tapped(None, std::slice::from_ref(&answer));
+            self.outputs.push_back(answer);
         }
     }
 
@@ -297,6 +308,7 @@ impl Endpoint {
         let Some(sa) = self.sas.remove(&key) else { return };
         let tunnel = sa.tunnel();
         let (next, effects, transmits) = self.run(now, |ctx| act(sa, ctx));
+        self.tapped(next.as_ref().and_then(AnySa::tunnel).or(tunnel), &transmits);
         self.settle(key, tunnel, next);
         for effect in effects {
             self.apply(now, effect);
@@ -314,6 +326,7 @@ impl Endpoint {
     /// Something that concerns no IKE SA that is there.
     fn with_ctx<R>(&mut self, now: Instant, act: impl FnOnce(&mut Ctx<'_>) -> R) -> R {
         let (result, effects, transmits) = self.run(now, act);
+        self.tapped(None, &transmits);
         for effect in effects {
             self.apply(now, effect);
         }
@@ -330,6 +343,7 @@ impl Endpoint {
             peers: &self.peers,
             spis: &mut self.spis,
             others: &self.sas,
+            tap: &self.tap,
             outputs: &mut self.outputs,
             transmits: Vec::new(),
             effects: Vec::new(),
@@ -342,6 +356,35 @@ impl Endpoint {
             self.reports.used();
         }
         (result, effects, transmits)
+    }
+
+    /// Reports what passed the tap in a step of a tunnel that sends these.
+    fn tapped(&mut self, tunnel: Option<TunnelId>, transmits: &[Output]) {
+        let mut remote = None;
+        if !self.tap.is_open() {
+            return;
+        }
+        for transmit in transmits {
+            let Output::Transmit { remote: to, bytes, .. } = transmit else { continue };
+            remote = Some(*to);
+            self.tap_in_clear(bytes);
+        }
+        for seen in self.tap.take() {
+            let event = match seen {
+                Seen::Message { sent, text } => Event::Message { tunnel, remote, sent, text },
+                Seen::Secrets(secrets) => Event::Secrets(secrets),
+            };
+            self.outputs.push_back(Output::Event(event));
+        }
+    }
+
+    /// IKE_SA_INIT is not sealed, so it does not pass the tap by itself.
+    fn tap_in_clear(&self, bytes: &[u8]) {
+        if let Ok(header) = Header::parse(bytes)
+            && header.exchange == Exchange::SaInit
+        {
+            self.tap.message(true, || in_clear(&header, bytes));
+        }
     }
 
     /// Puts an IKE SA (back) into the tables, or takes its traces out of them.
@@ -368,5 +411,14 @@ impl Endpoint {
         if let Some(sa) = next {
             self.sas.insert(key, sa);
         }
+    }
+}
+
+/// An IKE_SA_INIT message in words.
+fn in_clear(header: &Header, bytes: &[u8]) -> String {
+    let text = bytes.get(HEADER_LEN..).unwrap_or_default();
+    match Body::parse(header.next, text) {
+        Ok(body) => describe::message(header, Ok(&body)),
+        Err(error) => describe::message(header, Err(error)),
     }
 }

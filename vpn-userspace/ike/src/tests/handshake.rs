@@ -320,3 +320,32 @@ fn nothing_shows_keys() {
             && !shown.contains(&format!("{:?}", sa.inbound_keys().encryption()))
     );
 }
+
+/// What is sent and what is opened is told in words, on both sides alike, and no word is a secret.
+#[test]
+fn messages_are_traced_when_asked_for() {
+    let mut pair = Pair::new(1, config(At::A), config(At::B));
+    pair.command(At::A, Command::Trace(true));
+    pair.command(At::B, Command::Trace(true));
+    pair.command(At::A, Command::Initiate(TUNNEL));
+    pair.run(Duration::from_secs(1));
+    let told = |side: &crate::testing::Side, sent: bool| -> Vec<String> {
+        let mark = format!("sent: {sent}, text: ");
+        let lines = side.log.iter().filter(|line| line.starts_with("Message {"));
+        lines.filter_map(|line| line.split_once(&mark).map(|(_, text)| text.to_owned())).collect()
+    };
+    for (from, to) in [(&pair.a, &pair.b), (&pair.b, &pair.a)] {
+        let sent = told(from, true);
+        assert_eq!(sent, told(to, false));
+        assert!(sent.iter().any(|text| text.contains("IKE_SA_INIT")), "{sent:#?}");
+        let auth = sent.iter().find(|text| text.contains("IKE_AUTH")).unwrap();
+        for part in ["AUTH(pre-shared key)", "example", "TSi(10.1.0.0/16)", "SA(ESP "] {
+            assert!(auth.contains(part), "no {part} in {auth}");
+        }
+    }
+    pair.command(At::A, Command::Trace(false));
+    let before = pair.a.log.len();
+    pair.command(At::A, Command::CheckLiveness(TUNNEL));
+    pair.run(Duration::from_secs(1));
+    assert_eq!(pair.a.log.len(), before, "{:#?}", pair.a.log);
+}

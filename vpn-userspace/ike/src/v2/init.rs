@@ -213,7 +213,8 @@ impl InitSent {
             (c.local, self.remote)
         };
         let path = Path { local, remote, nat_local: found.local, nat_remote: found.remote, encap: float };
-        let mut protection = Protection::new(suite.protection, &keys, true);
+        let protection = Protection::new(suite.protection, &keys, true);
+        let mut protection = protection.tapped(ctx.tap, (self.spi, spi_r), &keys);
         if fragment::agreed(&c.exchange, body.notify(notify::FRAGMENTATION_SUPPORTED).is_some()) {
             protection.fragment(Some(fragment::limit(&c.exchange, remote.ip())));
         }
@@ -441,7 +442,8 @@ pub(crate) fn respond(
         // RFC 7296 1.2: as responder we ask for certificates here.
         signature::write_request(&mut chain, trusts());
     }
-    let mut protection = Protection::new(suite.protection, &keys, false);
+    let protection = Protection::new(suite.protection, &keys, false);
+    let mut protection = protection.tapped(ctx.tap, (spi_i, spi_r), &keys);
     // RFC 7383 2.3: both sides say so in IKE_SA_INIT.
     if fragment::agreed(&config.exchange, body.notify(notify::FRAGMENTATION_SUPPORTED).is_some()) {
         chain.push(&Payload::Notify(Notify::new(notify::FRAGMENTATION_SUPPORTED, &[])));

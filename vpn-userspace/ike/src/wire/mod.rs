@@ -7,6 +7,7 @@ mod chain;
 // Its users follow: virtual addresses.
 #[allow(dead_code)]
 mod config;
+pub(crate) mod describe;
 mod error;
 mod header;
 mod payload;

@@ -412,7 +412,6 @@ impl<'a> Body<'a> {
         self.payloads.iter().any(|p| p.kind() == kind)
     }
 
-    #[cfg(test)]
     pub(crate) fn payloads(&self) -> &[Payload<'a>] {
         &self.payloads
     }

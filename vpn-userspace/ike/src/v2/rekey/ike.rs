@@ -55,6 +55,7 @@ impl IkeSa {
     /// The keys of the new IKE SA (RFC 7296 2.18).
     fn fresh(
         &self,
+        ctx: &Ctx<'_>,
         suite: IkeSuite,
         (spi_i, spi_r): (u64, u64),
         nonces: Nonces<'_>,
@@ -63,7 +64,8 @@ impl IkeSa {
     ) -> Fresh {
         let seed = rekey_seed(self.suite.prf, &self.sk_d, nonces, shared);
         let keys = IkeKeys::derive(&suite, &seed, nonces, spi_i, spi_r);
-        let mut protection = Protection::new(suite.protection, &keys, initiator);
+        let protection = Protection::new(suite.protection, &keys, initiator);
+        let mut protection = protection.tapped(ctx.tap, (spi_i, spi_r), &keys);
         protection.fragment(self.protection.limit());
         Fresh { spi_i, spi_r, initiator, suite, sk_d: keys.sk_d, protection }
     }
@@ -154,7 +156,7 @@ impl IkeSa {
         let nr = body.nonce().ok_or_else(|| plain(Cause::MissingPayload("nonce")))?;
         let shared = agree(half, ctx, body).map_err(plain)?;
         let nonces = Nonces { initiator: nonce, responder: nr };
-        let fresh = self.fresh(suite, (spi, theirs), nonces, &shared, true);
+        let fresh = self.fresh(ctx, suite, (spi, theirs), nonces, &shared, true);
         Ok((fresh, nonce.min(nr).to_vec()))
     }
 
@@ -202,7 +204,7 @@ impl IkeSa {
         chain.push(&Payload::Nonce(&nr));
         chain.push(&Payload::Ke { group, data: &public });
         let nonces = Nonces { initiator: ni, responder: &nr };
-        let fresh = self.fresh(suite, (theirs, ours), nonces, &shared, false);
+        let fresh = self.fresh(ctx, suite, (theirs, ours), nonces, &shared, false);
         let mut new = self.successor(ctx, fresh);
         match &mut self.pending {
             Some(Pending::Ike(exchange)) => {
