@@ -289,3 +289,40 @@ fn status_names_everything() -> Result<()> {
     ensure!(text.contains("site") && text.contains("aes128gcm16"), "{text}");
     Ok(())
 }
+
+/// Messages are told in words as they pass, and captured; the keys go where the configuration says, and the status warns.
+#[test]
+fn ike_messages_are_traced() -> Result<()> {
+    let site = Site::new()?;
+    let b =
+        Culvert::start(&site.gateway_b, &GatewayConfig::new(vec![case().culvert_connection(&site, false)]))?;
+    let folder = tempfile::tempdir()?;
+    let (keys, capture) = (folder.path().join("keys"), folder.path().join("ike.pcapng"));
+    let config = GatewayConfig::new(vec![case().culvert_connection(&site, true)])
+        .log("ike_secrets", &format!("{:?}", keys.display().to_string()));
+    let a = Culvert::start(&site.gateway_a, &config)?;
+    a.wait_site().with_context(|| format!("the peer's log:\n{}", b.log()))?;
+    let mut watch = a.cli_beside(&["trace", "site/a", "--pcap", &capture.display().to_string()])?;
+    let line = wait_for("a traced message", Duration::from_secs(20), || {
+        a.rekey_ike().ok()?;
+        watch.wait_log("CREATE_CHILD_SA request", Duration::from_secs(1)).ok()
+    })?;
+    ensure!(line.contains("site/a") && line.contains("SA(IKE "), "{line}");
+    let answer = watch.wait_log("CREATE_CHILD_SA response", Duration::from_secs(5))?;
+    ensure!(answer.contains(" < ") && line.contains(" > "), "{line}\n{answer}");
+    watch.kill();
+    let packets = std::fs::read(&capture)?;
+    ensure!(packets.len() > 500, "{} bytes captured", packets.len());
+
+    let kept = std::fs::read_to_string(&keys)?;
+    let (spi, _) = a.site()?.ike_spis().context("no IKE SPIs")?;
+    ensure!(kept.lines().any(|line| line.starts_with(&spi)), "no keys of {spi} in:\n{kept}");
+    use std::os::unix::fs::PermissionsExt;
+    ensure!(std::fs::metadata(&keys)?.permissions().mode() & 0o777 == 0o600, "others can read the keys");
+    ensure!(a.cli(&["status"])?.contains("WARNING: the keys of every IKE SA"), "the status does not warn");
+    // Nobody writes keys who was not told to.
+    ensure!(!b.cli(&["status"])?.contains("WARNING"), "{}", b.cli(&["status"])?);
+    let secret = kept.split(',').nth(2).context("no key in the line")?;
+    ensure!(!a.log().contains(secret) && !watch.log().contains(secret), "a key is in a log");
+    Ok(())
+}

@@ -21,6 +21,8 @@ use crate::wait_for;
 pub struct GatewayConfig {
     /// Lines of the section `[gateway]`.
     pub gateway: Vec<(String, String)>,
+    /// Lines of the section `[log]`.
+    pub log: Vec<(String, String)>,
     /// The connections.
     pub connections: Vec<Connection>,
     /// Files beside the configuration, for their owner only: name and content.
@@ -33,12 +35,18 @@ impl GatewayConfig {
     /// A gateway whose interfaces are called `wan` and `lan`, as the lab's are.
     pub fn new(connections: Vec<Connection>) -> Self {
         let gateway = vec![("wan".into(), "\"wan\"".into()), ("lan".into(), "[\"lan\"]".into())];
-        Self { gateway, connections, files: Vec::new(), binaries: None }
+        Self { gateway, log: Vec::new(), connections, files: Vec::new(), binaries: None }
     }
 
     /// Takes culvertd and culvert from this directory.
     pub fn binaries(mut self, directory: Option<PathBuf>) -> Self {
         self.binaries = directory;
+        self
+    }
+
+    /// Adds a line to `[log]`; the value as TOML.
+    pub fn log(mut self, key: &str, value: &str) -> Self {
+        self.log.push((key.into(), value.into()));
         self
     }
 
@@ -254,6 +262,12 @@ pub fn write_to(directory: &Path, config: &GatewayConfig) -> Result<()> {
     for (key, value) in &config.gateway {
         writeln!(text, "{key} = {value}")?;
     }
+    if !config.log.is_empty() {
+        text.push_str("[log]\n");
+    }
+    for (key, value) in &config.log {
+        writeln!(text, "{key} = {value}")?;
+    }
     for connection in &config.connections {
         connection.write(&mut text, directory)?;
     }
@@ -399,6 +413,16 @@ impl Culvert {
             .arg("--socket")
             .arg(self.setup.socket())
             .args(arguments))
+    }
+
+    /// The command line tool running beside the test.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn cli_beside(&self, arguments: &[&str]) -> Result<Process> {
+        let mut command = Command::new(self.setup.binary("culvert")?);
+        command.arg("--socket").arg(self.setup.socket()).args(arguments);
+        Process::spawn(format!("culvert {}", arguments.join(" ")), &mut command)
     }
 
     /// `culvert status --json`.

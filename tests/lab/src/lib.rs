@@ -15,6 +15,7 @@ pub mod settings;
 pub mod strongswan;
 mod swan_sas;
 pub mod topology;
+pub mod transfer;
 pub mod vici;
 
 pub use capture::Capture;
@@ -23,6 +24,7 @@ pub use netns::Namespace;
 pub use process::Process;
 pub use strongswan::{StrongSwan, SwanChild, SwanConfig, SwanConnection, SwanEngine};
 pub use topology::{Site, SiteOptions};
+pub use transfer::transfer;
 
 use std::time::{Duration, Instant};
 

@@ -75,7 +75,7 @@ pub fn decode_request(line: &[u8]) -> Result<Request, FrameError> {
     }
 }
 
-const KNOWN: [&str; 8] = ["status", "up", "down", "rekey", "reload", "logs", "counters", "explain"];
+const KNOWN: [&str; 9] = ["status", "up", "down", "rekey", "reload", "logs", "counters", "trace", "explain"];
 
 /// Reads a response line (with or without its newline).
 pub fn decode_response(line: &[u8]) -> Result<Response, FrameError> {
@@ -166,6 +166,10 @@ mod tests {
                 r#"{"request":"logs","connection":"c","level":"warn","since_ms":5,"follow":true}"#,
             ),
             (Request::Counters, r#"{"request":"counters"}"#),
+            (
+                Request::Trace { target: Some("c".parse().unwrap()), datagrams: true },
+                r#"{"request":"trace","target":"c","datagrams":true}"#,
+            ),
             (Request::Explain { target: "c/t".parse().unwrap() }, r#"{"request":"explain","target":"c/t"}"#),
         ];
         assert_eq!(cases.len(), KNOWN.len());

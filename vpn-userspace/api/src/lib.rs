@@ -17,6 +17,7 @@ pub mod frame;
 mod protocol;
 mod status;
 mod target;
+mod trace;
 mod words;
 
 pub use explain::{Explanation, Happening, Reason, TunnelHistory, What};
@@ -29,6 +30,7 @@ pub use status::{
     Guard, Ike, IkeEnd, LanPort, Nat, Status, Tunnel, TunnelState, Verdict, Wan, WanPort,
 };
 pub use target::{Target, TargetError};
+pub use trace::TraceRecord;
 
 /// Where culvertd listens unless told otherwise (`control_socket` in `[gateway]`, `--control-socket`).
 pub const DEFAULT_SOCKET: &str = "/run/culvert/culvert.sock";

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::explain::Explanation;
 use crate::status::{Counter, Status};
 use crate::target::Target;
+use crate::trace::TraceRecord;
 use crate::words::words;
 
 /// What a client may ask. In JSON the name stands in `request`: `{"request":"up","target":"hangzhou/a"}`.
@@ -40,6 +41,16 @@ pub enum Request {
     Logs(LogsRequest),
     /// Every counter; answered with [`Response::Counters`].
     Counters,
+    /// IKE messages as they pass, until either side closes the connection; answered with [`Response::Trace`] for
+    /// each.
+    Trace {
+        /// Only those of this connection or tunnel, where that is known; `None`: all.
+        #[serde(default)]
+        target: Option<Target>,
+        /// Also the datagrams.
+        #[serde(default)]
+        datagrams: bool,
+    },
     /// What happened to a connection or tunnel and why; answered with [`Response::Explanation`].
     Explain {
         /// What to explain.
@@ -132,6 +143,8 @@ pub enum Response {
     Log(LogRecord),
     /// To [`Request::Counters`].
     Counters(Counters),
+    /// To [`Request::Trace`], once per message or datagram.
+    Trace(TraceRecord),
     /// To [`Request::Explain`].
     Explanation(Explanation),
     /// The request was not carried out.

@@ -18,6 +18,9 @@ pub struct Status {
     pub uptime_s: u64,
     /// This host.
     pub gateway: Gateway,
+    /// What is dangerous and should not stay so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Each engine that this version has, available or not.
     #[serde(default)]
     pub engines: Vec<EngineStatus>,

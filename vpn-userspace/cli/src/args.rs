@@ -88,6 +88,23 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with = "verbose")]
         json: bool,
     },
+    /// Show IKE messages as they pass: exchange, payloads, proposals, identities, selectors; no secrets
+    #[command(after_help = "Runs until interrupted. `>` was sent, `<` came.\n\n\
+        Examples:\n  \
+        culvert trace hangzhou/a\n  \
+        culvert trace --pcap ike.pcapng    also writes the datagrams for Wireshark\n\n\
+        To have Wireshark decrypt them, set ike_secrets in [log], restart culvertd, and take the file as\n\
+        Wireshark's `ikev2_decryption_table`.")]
+    Trace {
+        /// Only this connection or tunnel, and what cannot be told yet whose it is
+        target: Option<Target>,
+        /// Write the datagrams to this file, in pcap-ng
+        #[arg(long, value_name = "FILE")]
+        pcap: Option<PathBuf>,
+        /// One JSON object per line
+        #[arg(long)]
+        json: bool,
+    },
     /// Give a connection or tunnel new keys now
     #[command(
         after_help = "A rekey right after set-up shows whether both sides agree on perfect forward secrecy.\n\n\

@@ -5,6 +5,7 @@
 mod args;
 mod client;
 mod render;
+mod trace;
 mod units;
 mod up;
 
@@ -68,6 +69,10 @@ fn run(args: &Args) -> Result<ExitCode> {
                 }
                 other => return Err(ClientError::unexpected(&other).into()),
             }
+        }
+        Command::Trace { target, pcap, json } => {
+            let options = trace::Options { target: target.as_ref(), json: *json, pcap: pcap.as_deref() };
+            trace::trace(&mut client, &mut out, &options)?;
         }
         Command::Up { target, no_wait, timeout } => {
             if !no_wait {

@@ -68,7 +68,11 @@ pub(crate) fn check(
             ike_port: port(raw.gateway.ike_port, 500),
             natt_port: port(raw.gateway.natt_port, 4500),
         },
-        log: Log { level: or(raw.log.level, LogLevel::Info), format: or(raw.log.format, LogFormat::Text) },
+        log: Log {
+            level: or(raw.log.level, LogLevel::Info),
+            format: or(raw.log.format, LogFormat::Text),
+            ike_secrets: raw.log.ike_secrets.map(|path| PathBuf::from(path.into_inner())),
+        },
         connections: connections.into_iter().collect::<Option<_>>()?,
         origin,
     })

@@ -106,6 +106,7 @@ impl Config {
         let mut log = Keys::default();
         log.compare("level", &old.log.level, &new.log.level, Effect::Live);
         log.compare("format", &old.log.format, &new.log.format, Effect::Restart);
+        log.compare("ike_secrets", &old.log.ike_secrets, &new.log.ike_secrets, Effect::Restart);
         log.finish(Subject::Log, &mut changes);
 
         for connection in &old.connections {

@@ -40,6 +40,7 @@ pub(crate) struct RawGateway {
 pub(crate) struct RawLog {
     pub(crate) level: Option<At<LogLevel>>,
     pub(crate) format: Option<At<LogFormat>>,
+    pub(crate) ike_secrets: Option<At<String>>,
 }
 
 pub(crate) struct RawConnection {
@@ -178,6 +179,7 @@ fn log(mut s: Section<'_>, faults: &mut Vec<Fault>) -> RawLog {
     let raw = RawLog {
         level: s.word(faults, "level", &levels.map(|level| (level.as_str(), level)), &[]),
         format: s.word(faults, "format", &[("text", LogFormat::Text), ("json", LogFormat::Json)], &[]),
+        ike_secrets: s.parsed(faults, "ike_secrets", "an absolute path", absolute_path),
     };
     s.finish(faults, &[]);
     raw
@@ -408,6 +410,19 @@ fn socket_path(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<String> {
         Fault::new("`control_socket` cannot be the path of a socket")
             .at(text.span(), wrong)
             .help("write an absolute path of at most 107 bytes, such as \"/run/culvert/culvert.sock\""),
+    );
+    None
+}
+
+fn absolute_path(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<String> {
+    let path = *text.get_ref();
+    if path.starts_with('/') && !path.contains('\0') {
+        return Some(path.to_owned());
+    }
+    faults.push(
+        Fault::new("`ike_secrets` cannot be the path of a file")
+            .at(text.span(), "not an absolute path")
+            .help("write an absolute path, such as \"/run/culvert/ike-secrets\""),
     );
     None
 }

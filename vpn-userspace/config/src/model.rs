@@ -81,12 +81,15 @@ pub enum Attach {
 }
 
 /// `[log]`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     /// The least severe level that is recorded.
     pub level: LogLevel,
     /// How lines are written.
     pub format: LogFormat,
+    /// The file that takes the keys of every IKE SA, to decrypt a capture; `None`, as always but when a fault is
+    /// looked for: they go nowhere.
+    pub ike_secrets: Option<PathBuf>,
 }
 
 /// `level`

@@ -31,7 +31,7 @@ struct Entry<'t> {
 }
 
 /// Keys that read nowhere but in these sections, to say where a key belongs.
-const HOMES: [(&str, &[&str]); 7] = [
+const HOMES: [(&str, &[&str]); 8] = [
     ("[gateway]", &["wan", "lan", "guard", "attach", "control_socket", "workers", "ike_port", "natt_port"]),
     (
         "[connection.NAME]",
@@ -58,6 +58,7 @@ const HOMES: [(&str, &[&str]); 7] = [
     ("`ike` or `esp` of a connection", &["proposals", "lifetime"]),
     ("`ike` of a connection", &["fragmentation", "fragment_size"]),
     ("`esp` of a connection", &["replay_window", "esn"]),
+    ("[log]", &["level", "format", "ike_secrets"]),
     ("`dpd` of a connection", &["interval", "timeout", "action"]),
 ];
 

@@ -101,6 +101,7 @@ fn mistakes_of_form_are_shown_in_their_place() {
         ("inline secret", with("", "psk = \"hunter2\"")),
         ("secret in a broken line", with("", "psk = \"hunter2\" \"x\"")),
         ("a connection without a name", format!("{GATEWAY}[connection]\nlocal = [\"10.0.0.0/8\"]\n")),
+        ("keys into a relative path", format!("{GATEWAY}[log]\nike_secrets = \"secrets\"\n")),
         ("a bad name", format!("{GATEWAY}[connection.\"a/b\"]\n")),
         ("a long name", format!("{GATEWAY}[connection.{}]\n", "x".repeat(33))),
         (

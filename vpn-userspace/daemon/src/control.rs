@@ -8,12 +8,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use culvert_api::frame::{self, FrameError, Lines};
-use culvert_api::{ErrorCode, LogsRequest, Request, Response};
+use culvert_api::{ErrorCode, LogsRequest, Request, Response, Target};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::log::LogStore;
+use crate::trace::Watchers;
 
 /// A request for the event loop, and where its answer goes.
 pub(crate) struct Ask {
@@ -43,6 +44,7 @@ impl Drop for ControlSocket {
 pub(crate) async fn listen(
     path: &Path,
     log: Arc<LogStore>,
+    watchers: Watchers,
 ) -> anyhow::Result<(ControlSocket, mpsc::Receiver<Ask>)> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)
@@ -66,22 +68,22 @@ pub(crate) async fn listen(
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .with_context(|| format!("cannot set the permissions of {}", path.display()))?;
     let (asks, receiver) = mpsc::channel(CLIENTS);
-    let task = tokio::spawn(accept(listener, asks, log));
+    let task = tokio::spawn(accept(listener, asks, log, watchers));
     Ok((ControlSocket { path: path.to_owned(), task }, receiver))
 }
 
-async fn accept(listener: UnixListener, asks: mpsc::Sender<Ask>, log: Arc<LogStore>) {
+async fn accept(listener: UnixListener, asks: mpsc::Sender<Ask>, log: Arc<LogStore>, watchers: Watchers) {
     let places = Arc::new(tokio::sync::Semaphore::new(CLIENTS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (asks, log) = (asks.clone(), log.clone());
+                let (asks, log, watchers) = (asks.clone(), log.clone(), watchers.clone());
                 tokio::spawn(async move {
                     // The mode of the socket keeps others out; this holds if somebody widens it.
                     let uid = stream.peer_cred().map(|c| c.uid());
                     if uid.is_ok_and(|uid| uid == 0 || uid == nix::unistd::geteuid().as_raw()) {
-                        let _ = Client { stream, asks, log }.serve().await;
+                        let _ = Client { stream, asks, log, watchers }.serve().await;
                     }
                     drop(place);
                 });
@@ -98,6 +100,7 @@ struct Client {
     stream: UnixStream,
     asks: mpsc::Sender<Ask>,
     log: Arc<LogStore>,
+    watchers: Watchers,
 }
 
 impl Client {
@@ -108,6 +111,7 @@ impl Client {
             match lines.next_line() {
                 Ok(Some(line)) => match frame::decode_request(&line) {
                     Ok(Request::Logs(request)) => self.logs(request).await?,
+                    Ok(Request::Trace { target, datagrams }) => self.trace(target, datagrams).await?,
                     Ok(request) => {
                         let response = self.ask(request).await;
                         self.write(&response).await?;
@@ -170,6 +174,44 @@ impl Client {
                         "narrow it with --connection or --level",
                     ))
                     .await?;
+                }
+                Err(broadcast::error::RecvError::Closed) => break,
+            }
+        }
+        self.write(&Response::done("")).await
+    }
+
+    async fn trace(&mut self, target: Option<Target>, datagrams: bool) -> std::io::Result<()> {
+        // Watching before it begins, so that nothing is missed.
+        let mut live = self.watchers.watch();
+        let begun = self.ask(Request::Trace { target: target.clone(), datagrams }).await;
+        if !matches!(begun, Response::Done(_)) {
+            return self.write(&begun).await;
+        }
+        let mut scratch = [0; 64];
+        loop {
+            let record = tokio::select! {
+                record = live.recv() => record,
+                read = self.stream.read(&mut scratch) => {
+                    if read? == 0 { return Ok(()); }
+                    break;
+                }
+            };
+            match record {
+                Ok(record) => {
+                    let of = record.connection.as_deref().zip(record.tunnel.as_deref());
+                    // Whose it is may not be known; then it may be the one that is looked for.
+                    let wanted = match (&target, of) {
+                        (Some(target), Some((connection, tunnel))) => target.covers(connection, tunnel),
+                        _ => true,
+                    };
+                    if wanted && (datagrams || record.datagram.is_none()) {
+                        self.write(&Response::Trace((*record).clone())).await?;
+                    }
+                }
+                Err(broadcast::error::RecvError::Lagged(lost)) => {
+                    let text = format!("{lost} records were lost: the reader was too slow");
+                    self.write(&Response::error(ErrorCode::Internal, text, "name a connection")).await?;
                 }
                 Err(broadcast::error::RecvError::Closed) => break,
             }

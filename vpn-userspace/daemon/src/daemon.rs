@@ -22,6 +22,7 @@ use crate::history::History;
 use crate::jobs::Jobs;
 use crate::log::{LevelHandle, LogStore};
 use crate::plan;
+use crate::trace::{SecretsFile, Watchers};
 use crate::wan::{Datagram, IkeSockets};
 
 /// How often counters are read for the guard's replay floors, and SAs that have drained are forgotten.
@@ -125,6 +126,10 @@ pub(crate) struct Daemon {
     /// Tunnels, by connection and name, that could not be set up, and why.
     pub(crate) missing: BTreeMap<(String, String), String>,
     pub(crate) history: History,
+    pub(crate) watchers: Watchers,
+    /// Whether the IKE core tells messages.
+    pub(crate) tracing: bool,
+    pub(crate) secrets: Option<SecretsFile>,
     pub(crate) latest_negotiation: Option<Duration>,
     pub(crate) wan_addresses: Vec<IpAddr>,
     pub(crate) next_id: u32,
@@ -149,7 +154,10 @@ impl Daemon {
         let links: Vec<String> = netlink.links().await?.into_iter().map(|link| link.name).collect();
         config.check_interfaces(&links).map_err(|e| anyhow::anyhow!("{}", e.render(false)))?;
         // Before anything is swept: the socket tells whether another culvertd is at work here.
-        let (control, asks) = control::listen(&config.gateway.control_socket, log).await?;
+        let watchers = Watchers::new();
+        let socket = &config.gateway.control_socket;
+        let (control, asks) = control::listen(socket, log, watchers.clone()).await?;
+        let secrets = config.log.ike_secrets.as_deref().map(SecretsFile::open).transpose()?;
         let swept = netlink.delete_stale_interfaces().await?;
         if !swept.is_empty() {
             tracing::warn!("removed what an earlier culvertd left behind: {}", swept.join(", "));
@@ -176,7 +184,10 @@ impl Daemon {
             config: config.clone(),
             started,
             level,
-            ike: Endpoint::new(EndpointConfig::default(), Box::new(SystemRandom::new())),
+            ike: Endpoint::new(
+                EndpointConfig { export_secrets: secrets.is_some(), ..EndpointConfig::default() },
+                Box::new(SystemRandom::new()),
+            ),
             gateway: Gateway::new(),
             plane,
             netlink,
@@ -186,6 +197,9 @@ impl Daemon {
             children: BTreeMap::new(),
             missing: BTreeMap::new(),
             history: History::default(),
+            watchers,
+            tracing: false,
+            secrets,
             latest_negotiation: None,
             wan_addresses,
             next_id: 1,
@@ -248,13 +262,19 @@ impl Daemon {
         let now = Instant::now();
         let mut next = Some(first);
         for _ in 0..BATCH {
-            let Some(datagram) = next else { break };
-            self.ike.handle_datagram(now, datagram.local, datagram.remote, &datagram.bytes);
+            let Some(datagram) = next else { return };
+            self.hear(now, &datagram);
             next = self.datagrams.try_recv().ok();
         }
         if let Some(datagram) = next {
-            self.ike.handle_datagram(now, datagram.local, datagram.remote, &datagram.bytes);
+            self.hear(now, &datagram);
         }
+    }
+
+    fn hear(&mut self, now: Instant, datagram: &Datagram) {
+        let Datagram { local, remote, bytes } = datagram;
+        self.watchers.datagram(*local, *remote, false, false, bytes);
+        self.ike.handle_datagram(now, *local, *remote, bytes);
     }
 
     /// Does what the machines want until they want nothing more; returns the next deadline.
@@ -314,7 +334,9 @@ impl Daemon {
     }
 
     fn transmit(&self, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) {
-        let sent = if local.port() == self.config.gateway.natt_port {
+        let natt = local.port() == self.config.gateway.natt_port;
+        self.watchers.datagram(local, remote, true, natt, bytes);
+        let sent = if natt {
             self.plane.send_ike(local, remote, bytes).map_err(anyhow::Error::new)
         } else {
             self.sockets.send(local, remote, bytes)
@@ -330,6 +352,9 @@ impl Daemon {
             self.guard.publish(&self.plane.stats().await);
         }
         self.guard.expire(Instant::now());
+        if self.tracing && !self.watchers.any() {
+            self.trace(false);
+        }
         if !self.missing.is_empty() && self.next_retry <= Instant::now() {
             self.next_retry = Instant::now() + RETRY;
             self.retry_missing().await;
@@ -348,6 +373,13 @@ impl Daemon {
             State::Idle => tracing::warn!(connection, tunnel, "tunnel down"),
             State::Disabled => tracing::info!(connection, tunnel, "tunnel disabled"),
         }
+    }
+
+    /// Has the IKE core tell its messages, or no longer.
+    pub(crate) fn trace(&mut self, on: bool) {
+        self.tracing = on;
+        // Refused only while shutting down.
+        let _ = self.ike.handle_command(Instant::now(), Command::Trace(on));
     }
 
     /// Deletes the SAs at the peers and removes interfaces, routes, programs and sockets.

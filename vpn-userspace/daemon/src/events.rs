@@ -79,6 +79,20 @@ impl Daemon {
                 let verdict = self.judge(tunnel, &identity, &chain);
                 let _ = self.ike.handle_command(now, Command::CertificateChecked(check, verdict));
             }
+            Event::Message { tunnel, remote, sent, text } => {
+                let of = tunnel.and_then(|id| self.tunnels.get(&id));
+                self.watchers.message(
+                    of.map(|t| (t.connection.as_str(), t.name.as_str())),
+                    remote,
+                    sent,
+                    text,
+                );
+            }
+            Event::Secrets(secrets) => {
+                if let Some(file) = &mut self.secrets {
+                    file.write(&secrets);
+                }
+            }
             Event::Failed(failure) => {
                 match failure.tunnel.and_then(|id| self.tunnels.get(&id)) {
                     Some(t) => self.history.failed(&t.connection, &t.name, &failure),
@@ -159,6 +173,7 @@ impl Daemon {
         let now = Instant::now();
         match event {
             DataplaneEvent::Ike { local, remote, bytes } => {
+                self.watchers.datagram(local, remote, false, true, &bytes);
                 self.ike.handle_datagram(now, local, remote, &bytes)
             }
             DataplaneEvent::SoftLimit { inbound } => self.rekey_child(inbound),

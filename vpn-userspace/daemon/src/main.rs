@@ -13,6 +13,7 @@ mod reload;
 mod requests;
 mod routes;
 mod status;
+mod trace;
 mod trust;
 mod tunnels;
 mod wan;

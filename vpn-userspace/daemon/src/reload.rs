@@ -31,6 +31,7 @@ impl Daemon {
         let old = std::mem::replace(&mut self.config, new);
         self.config.gateway = old.gateway.clone();
         self.config.log.format = old.log.format;
+        self.config.log.ike_secrets = old.log.ike_secrets;
         let _ = self.level.reload(log::filter(plan::log_level(self.config.log.level)));
 
         for change in &changes {

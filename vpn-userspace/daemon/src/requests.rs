@@ -23,6 +23,11 @@ impl Daemon {
             }),
             Request::Rekey { target, ike } => self.with_targets(&target, |daemon, id| daemon.rekey(id, ike)),
             Request::Reload => self.reload().await,
+            // The stream itself is served at the socket; it begins when this is answered.
+            Request::Trace { .. } => {
+                self.trace(true);
+                Response::done("")
+            }
             Request::Logs(_) => Response::error(ErrorCode::Internal, "logs are served elsewhere", ""),
         };
         self.settle().await;

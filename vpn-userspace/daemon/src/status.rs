@@ -41,6 +41,7 @@ impl Daemon {
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
             gateway: Gateway { wan: self.wan() },
+            warnings: self.warnings(),
             engines: self.engines(),
             connections: connections.collect(),
             counters: self.guard_counters(),
@@ -56,6 +57,14 @@ impl Daemon {
             drops: self.drops_of(*id),
         });
         Counters { guard: self.guard_counters(), tunnels: tunnels.collect() }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let secrets = self.secrets.as_ref().and(self.config.log.ike_secrets.as_ref());
+        let secrets = secrets.map(|path| {
+            format!("the keys of every IKE SA are written to {} (log.ike_secrets)", path.display())
+        });
+        secrets.into_iter().collect()
     }
 
     fn wan(&self) -> Vec<Wan> {

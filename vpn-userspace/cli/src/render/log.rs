@@ -1,6 +1,6 @@
 //! Log records as lines.
 
-use culvert_api::{Level, LogRecord};
+use culvert_api::{Level, LogRecord, TraceRecord};
 
 use super::clean;
 use crate::units;
@@ -28,4 +28,15 @@ pub(crate) fn log_line(record: &LogRecord, colour: bool) -> String {
     }
     line.push('\n');
     line
+}
+
+/// `2026-11-22T01:37:08.123Z hangzhou/a > IKE_AUTH request 1 [ … ]`; `>` was sent, `<` came.
+pub(crate) fn trace_line(record: &TraceRecord, text: &str) -> String {
+    let whose = match (&record.connection, &record.tunnel, record.remote) {
+        (Some(connection), Some(tunnel), _) => format!("{}/{}", clean(connection), clean(tunnel)),
+        (_, _, Some(remote)) => remote.to_string(),
+        _ => "unknown".to_owned(),
+    };
+    let way = if record.sent { '>' } else { '<' };
+    format!("{} {whose} {way} {}\n", units::timestamp(record.time_us / 1000), clean(text))
 }

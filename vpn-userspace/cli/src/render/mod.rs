@@ -9,7 +9,7 @@ mod status;
 mod table;
 
 pub(crate) use explain::explanation;
-pub(crate) use log::log_line;
+pub(crate) use log::{log_line, trace_line};
 pub(crate) use status::{engine, narrow, status};
 
 use culvert_api::{ChangeKind, Counters, Reloaded};
@@ -188,6 +188,15 @@ mod tests {
         ];
         insta::assert_snapshot!("reloaded", reloaded(&Reloaded { changes }));
         assert_eq!(reloaded(&Reloaded { changes: vec![] }), "nothing changed\n");
+    }
+
+    #[test]
+    fn warnings_are_red() {
+        let mut status_ = fixture::status();
+        status_.warnings = vec!["the keys are written to /x\u{7}".into()];
+        let text = status(&status_, &view(false));
+        assert!(text.contains("\nWARNING: the keys are written to /x\u{fffd}\n"), "{text}");
+        assert!(status(&status_, &View { colour: true, ..view(false) }).contains("\u{1b}[1;31mWARNING"));
     }
 
     #[test]

@@ -11,6 +11,14 @@ use crate::units;
 /// The whole status.
 pub(crate) fn status(status: &Status, view: &View) -> String {
     let mut out = head(status);
+    for warning in &status.warnings {
+        let text = format!("WARNING: {}", clean(warning));
+        out.push_str(&if view.colour {
+            format!("\u{1b}[1;31m{text}\u{1b}[0m\n")
+        } else {
+            format!("{text}\n")
+        });
+    }
     out.push('\n');
     if !status.gateway.wan.is_empty() {
         out.push_str(&wan(status));
