@@ -10,6 +10,7 @@ mod auth;
 mod exchanges;
 mod failures;
 mod fragments;
+mod ppk;
 mod v1;
 
 use std::process::ExitCode;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         auth::rows(),
         exchanges::rows(),
         fragments::rows(),
+        ppk::rows(),
         v1::rows(),
         addresses::rows(),
         failures::rows(),

@@ -266,6 +266,9 @@ pub struct Ike {
     pub remote: IkeEnd,
     /// strongSwan's notation, `aes256gcm16-prfsha384-ecp384`.
     pub suite: String,
+    /// A post-quantum pre-shared key is in its keys (RFC 8784).
+    #[serde(default)]
+    pub ppk: bool,
     /// Who is behind a NAT.
     pub nat: Nat,
     /// Seconds until this gateway rekeys it; `None` when the peer does.

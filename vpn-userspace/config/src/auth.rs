@@ -180,7 +180,13 @@ fn complain(at: Range<usize>, text: String, mend: String, faults: &mut Vec<Fault
     }
 }
 
-fn read_psk(file: &At<String>, folder: &Path, files: Files<'_>, faults: &mut Vec<Fault>) -> Option<Psk> {
+/// What a secret file holds.
+pub(crate) fn read_psk(
+    file: &At<String>,
+    folder: &Path,
+    files: Files<'_>,
+    faults: &mut Vec<Fault>,
+) -> Option<Psk> {
     let path = folder.join(file.get_ref());
     let psk = files(&path, FileKind::Secret).and_then(secret::from_content);
     psk.map_err(|error| {

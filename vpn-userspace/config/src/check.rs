@@ -17,7 +17,7 @@ use crate::model::{
 };
 use crate::secret::Files;
 use crate::section::{At, missing, nearest};
-use crate::{DEFAULT_CONTROL_SOCKET, apart, interface};
+use crate::{DEFAULT_CONTROL_SOCKET, apart, auth, interface};
 
 const IKE_PROPOSALS: [&str; 2] = [
     "aes256gcm16-aes128gcm16-chacha20poly1305-prfsha384-prfsha256-curve25519-ecp256-ecp384-modp2048",
@@ -139,6 +139,7 @@ fn resolve_copies(connection: &mut RawConnection, faults: &mut Vec<Fault>) {
             fill(&mut tunnel.local_id, &source.local_id);
             fill(&mut tunnel.remote_id, &source.remote_id);
             tunnel.auth.fill(&source.auth);
+            fill(&mut tunnel.ppk, &source.ppk);
             from = source.copy.clone();
         }
         fill(&mut tunnel.local_id, &connection.local_id);
@@ -463,7 +464,15 @@ fn tunnel(
         }
         (None, None) => None,
     };
-    let auth = raw.auth.check((&title, raw.name.span(), raw.faulty), folder, secrets, faults);
+    let auth = raw.auth.check((&title, raw.name.span(), raw.faulty), folder, &mut *secrets, faults);
+    let ppk = match raw.ppk {
+        Some(ppk) => {
+            let ppk = ppk.into_inner();
+            let key = auth::read_psk(&ppk.file, folder, secrets, faults);
+            Some(ppk.with(key?))
+        }
+        None => None,
+    };
     let weight = raw.weight.as_ref().map_or(default_weight(index), |w| *w.get_ref());
     Some(Tunnel {
         interface: interface::name(connection, raw.name.get_ref()),
@@ -472,6 +481,7 @@ fn tunnel(
         local_id: raw.local_id.map(At::into_inner),
         remote_id: remote_id?,
         auth: auth?,
+        ppk,
         inside: raw.inside.into_iter().flat_map(At::into_inner).map(At::into_inner).collect(),
         weight: u8::try_from(weight).ok()?,
         enabled: or(raw.enabled, true),

@@ -182,6 +182,7 @@ fn diff_tunnel(old: &Tunnel, new: &Tunnel) -> Keys {
         keys.compare("auth", &old.auth.local, &new.auth.local, Effect::Renegotiate);
         keys.compare("remote_auth", &old.auth.remote, &new.auth.remote, Effect::Renegotiate);
     }
+    keys.compare("ppk", &old.ppk, &new.ppk, Effect::Renegotiate);
     keys.compare("inside", &old.inside, &new.inside, Effect::Renegotiate);
     keys.compare("weight", &old.weight, &new.weight, Effect::Live);
     keys.compare("enabled", &old.enabled, &new.enabled, Effect::Renegotiate);

@@ -85,6 +85,7 @@ pub(crate) struct RawTunnel {
     pub(crate) local_id: Option<At<Identity>>,
     pub(crate) remote_id: Option<At<Identity>>,
     pub(crate) auth: RawAuth,
+    pub(crate) ppk: Option<At<exchange::RawPpk>>,
     pub(crate) inside: Option<At<Vec<At<IpNet>>>>,
     pub(crate) weight: Option<At<u32>>,
     pub(crate) enabled: Option<At<bool>>,
@@ -362,8 +363,12 @@ fn tunnel(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> RawT
             ),
             weight: s.integer(faults, "weight", "a number from 0 (standby) to 100 (active)", 0..=100),
             enabled: s.boolean(faults, "enabled"),
+            ppk: None,
             faulty: false,
         };
+    if let Some(ppk) = s.section(faults, "ppk", format!("`ppk` of tunnel `{}`", raw.name.get_ref())) {
+        raw.ppk = exchange::read_ppk(ppk, faults);
+    }
     raw.faulty = faults.len() > before;
     s.finish(faults, NOT_YET_TUNNEL);
     raw

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use culvert_ike::{EspProposal, ExchangeOptions, Identity, IkeProposal, Psk};
+use culvert_ike::{EspProposal, ExchangeOptions, Identity, IkeProposal, Ppk, Psk};
 use ipnet::IpNet;
 
 use crate::credentials::{Authorities, Credentials};
@@ -252,6 +252,8 @@ pub struct Tunnel {
     pub remote_id: Identity,
     /// What both sides prove their identity with.
     pub auth: TunnelAuth,
+    /// A post-quantum pre-shared key beside it.
+    pub ppk: Option<Ppk>,
     /// Addresses of the tunnel interface with their networks.
     pub inside: Vec<IpNet>,
     /// 100 is active, 0 is standby; no two of a connection are equal.

@@ -49,6 +49,7 @@ const HOMES: [(&str, &[&str]); 8] = [
             "private_key",
             "ca",
             "allow_sha1_signatures",
+            "ppk",
             "inside",
             "weight",
             "enabled",

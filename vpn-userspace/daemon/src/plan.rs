@@ -8,7 +8,9 @@ use culvert_api::Level;
 use culvert_config::{Config, Connection, LocalProof, RemoteProof, Tunnel, TunnelAuth};
 use culvert_dataplane::EngineChoice;
 use culvert_gateway::{ConnectionPlan, DeadPeerAction, Start, TunnelPlan};
-use culvert_ike::{Auth, Dpd, Identity, LocalAuth, Parity, PeerConfig, RemoteAuth, Signer, Trust};
+use culvert_ike::{
+    Auth, Dpd, ExchangeOptions, Identity, LocalAuth, Parity, PeerConfig, RemoteAuth, Signer, Trust,
+};
 use culvert_sys::netlink::Netlink;
 use culvert_types::{TrafficSelector, TunnelId};
 
@@ -111,7 +113,7 @@ pub(crate) fn peer(
         spi_parity,
         esn: connection.esp.esn,
         replay_window: connection.esp.replay_window,
-        exchange: connection.exchange.clone(),
+        exchange: ExchangeOptions { ppk: tunnel.ppk.clone(), ..connection.exchange.clone() },
     })
 }
 

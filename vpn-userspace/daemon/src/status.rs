@@ -227,6 +227,7 @@ fn ike(now: Instant, ike: &daemon::Established, negotiation: Option<Duration>) -
         local: IkeEnd { address: info.local, id: info.local_id.to_string() },
         remote: IkeEnd { address: info.remote, id: info.remote_id.to_string() },
         suite: info.suite.to_string(),
+        ppk: info.ppk,
         nat: match (info.nat_local, info.nat_remote) {
             (false, false) => Nat::None,
             (true, false) => Nat::Local,

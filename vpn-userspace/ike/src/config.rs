@@ -160,6 +160,9 @@ pub enum ConfigError {
     /// Fragments that are too small to carry anything.
     #[error("fragments in packets of {0} bytes are too small; at least 576")]
     FragmentSize(u16),
+    /// A post-quantum pre-shared key that cannot be named.
+    #[error("the id of a ppk has 1 to 255 bytes")]
+    PpkId,
 }
 
 impl PeerConfig {

@@ -87,6 +87,15 @@ pub enum Cause {
     /// A job of ours was lost.
     #[error("this gateway did not finish its part of the key exchange")]
     Unfinished,
+    /// The peer does not use post-quantum pre-shared keys, and we insist.
+    #[error("the peer does not use a post-quantum pre-shared key (USE_PPK), which this tunnel requires")]
+    PpkUnsupported,
+    /// The peer names a key that we do not have.
+    #[error("the peer uses a post-quantum pre-shared key of another id than ours")]
+    PpkUnknown,
+    /// The peer answered without the key, and we insist.
+    #[error("the peer does not have our post-quantum pre-shared key, which this tunnel requires")]
+    PpkRefused,
     /// The peer's AUTH does not verify with our key.
     #[error("the peer {0} does not have our pre-shared key")]
     WrongPsk(Identity),
@@ -289,6 +298,11 @@ impl Cause {
                 "see whether this gateway is short of processor time; it is tried again",
                 "RFC 7296 1.2",
             ),
+            Self::PpkUnsupported | Self::PpkUnknown | Self::PpkRefused => (
+                Configuration,
+                "set the same ppk, id and secret, on both sides, or let it be optional here (required = false)",
+                "RFC 8784 3",
+            ),
             Self::WrongPsk(_) => {
                 (Configuration, "set the same pre-shared key on both sides", "RFC 7296 2.15")
             }
@@ -408,7 +422,10 @@ impl Cause {
             Self::Dh(_) | Self::MissingPayload(_) | Self::BadSpi(_) => notify::INVALID_SYNTAX,
             Self::Malformed(WireError::UnsupportedCritical(_)) => notify::UNSUPPORTED_CRITICAL_PAYLOAD,
             Self::Malformed(_) => notify::INVALID_SYNTAX,
-            Self::WrongPsk(_)
+            Self::PpkUnsupported
+            | Self::PpkUnknown
+            | Self::PpkRefused
+            | Self::WrongPsk(_)
             | Self::WrongRemoteId { .. }
             | Self::NoSuchPeer { .. }
             | Self::Identity(_)

@@ -225,6 +225,8 @@ pub struct IkeInfo {
     pub initiator: bool,
     /// Its algorithms.
     pub suite: IkeSuite,
+    /// A post-quantum pre-shared key is in its keys (RFC 8784).
+    pub ppk: bool,
     /// Our address and port.
     pub local: SocketAddr,
     /// The peer's address and port.

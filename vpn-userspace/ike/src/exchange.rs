@@ -1,6 +1,6 @@
 //! How a tunnel's exchanges go: the protocol's options, apart from who the peers are and what protects the traffic.
 
-use crate::ConfigError;
+use crate::{ConfigError, Ppk};
 
 /// Options of the exchanges of one tunnel. The default is good for most peers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -9,6 +9,8 @@ pub struct ExchangeOptions {
     pub fragmentation: Fragmentation,
     /// The largest IP packet with a fragment, in bytes; `None`: 576 over IPv4, 1280 over IPv6 (RFC 7383 2.5.1).
     pub fragment_size: Option<u16>,
+    /// A post-quantum pre-shared key.
+    pub ppk: Option<Ppk>,
 }
 
 /// Whether large IKE messages go in fragments (RFC 7383; for IKEv1 the scheme of Cisco and Microsoft).
@@ -25,6 +27,10 @@ pub enum Fragmentation {
 
 impl ExchangeOptions {
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        // The identity goes into a notification, whose length is counted in two bytes.
+        if self.ppk.as_ref().is_some_and(|ppk| !(1..=255).contains(&ppk.id.len())) {
+            return Err(ConfigError::PpkId);
+        }
         match self.fragment_size {
             Some(size) if size < 576 => Err(ConfigError::FragmentSize(size)),
             _ => Ok(()),

@@ -91,6 +91,37 @@ impl IkeKeys {
     }
 }
 
+/// The keys that a post-quantum pre-shared key changes (RFC 8784 3). Zeroized when dropped.
+pub(crate) struct PpkKeys {
+    sk_d: Secret,
+    sk_pi: Secret,
+    sk_pr: Secret,
+}
+
+impl PpkKeys {
+    pub(crate) fn sk_pi(&self) -> &Secret {
+        &self.sk_pi
+    }
+}
+
+impl IkeKeys {
+    /// SK_d = prf+(PPK, SK_d'), SK_pi = prf+(PPK, SK_pi'), SK_pr = prf+(PPK, SK_pr').
+    pub(crate) fn with_ppk(&self, prf: Prf, ppk: &Secret) -> PpkKeys {
+        let length = prf.output_len();
+        let mix = |key: &Secret| Stream::new(prf, ppk, key, length).take(length);
+        PpkKeys { sk_d: mix(&self.sk_d), sk_pi: mix(&self.sk_pi), sk_pr: mix(&self.sk_pr) }
+    }
+
+    /// Puts these keys in the place of ours, which are returned.
+    pub(crate) fn exchange(&mut self, keys: PpkKeys) -> PpkKeys {
+        PpkKeys {
+            sk_d: std::mem::replace(&mut self.sk_d, keys.sk_d),
+            sk_pi: std::mem::replace(&mut self.sk_pi, keys.sk_pi),
+            sk_pr: std::mem::replace(&mut self.sk_pr, keys.sk_pr),
+        }
+    }
+}
+
 /// KEYMAT = prf+(SK_d, [g^ir (new) |] Ni | Nr): first the keys from the exchange's initiator to its
 /// responder, encryption before integrity, then those of the other direction (RFC 7296 2.17).
 pub(crate) fn child_keys(
@@ -172,6 +203,24 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_ppk_changes_three_keys_by_prf_plus() {
+        let protection = Suite::new(Encryption::AesCbc256, Some(Integrity::HmacSha384_192)).unwrap();
+        let suite = IkeSuite { protection, prf: Prf::HmacSha384, group: DhGroup::Ecp256 };
+        let seed = first_seed(suite.prf, NONCES, &Secret::from(&[3; 32][..]));
+        let mut keys = IkeKeys::derive(&suite, &seed, NONCES, 4, 5);
+        let plain = [keys.sk_d.clone(), keys.sk_pi.clone(), keys.sk_pr.clone()];
+        let ppk = Secret::from(&b"a post-quantum pre-shared key"[..]);
+        let mixed = keys.with_ppk(suite.prf, &ppk);
+        let before = keys.exchange(mixed);
+        for (key, plain) in [&keys.sk_d, &keys.sk_pi, &keys.sk_pr].into_iter().zip(&plain) {
+            // The first block of prf+ (RFC 7296 2.13): prf(K, S | 0x01).
+            assert_eq!(*key, suite.prf.compute(&ppk, &[plain, &[1]]));
+        }
+        drop(keys.exchange(before));
+        assert_eq!([keys.sk_d, keys.sk_pi, keys.sk_pr], plain);
     }
 
     #[test]

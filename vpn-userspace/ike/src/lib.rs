@@ -37,7 +37,7 @@ mod v2;
 mod window;
 mod wire;
 
-pub use auth::{Auth, LocalAuth, MAX_CERTIFICATES, MAX_CHAIN, Psk, PskError, RemoteAuth, Signer, Trust};
+pub use auth::{Auth, LocalAuth, MAX_CERTIFICATES, MAX_CHAIN, Ppk, Psk, PskError, RemoteAuth, Signer, Trust};
 pub use child::ChildSa;
 pub use config::{ConfigError, Dpd, EndpointConfig, Parity, PeerConfig, Retransmit};
 pub use endpoint::{Counts, Endpoint};

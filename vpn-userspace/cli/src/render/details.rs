@@ -52,9 +52,10 @@ fn block(out: &mut String, connection: &Connection, tunnel: &Tunnel) {
             out,
             "IKE",
             &format!(
-                "version {}, {role}, {}, since {}, {rekey}",
+                "version {}, {role}, {}{}, since {}, {rekey}",
                 ike.version,
                 ike.suite,
+                if ike.ppk { " with a post-quantum pre-shared key" } else { "" },
                 units::duration(ike.established_s)
             ),
         );

@@ -1,5 +1,6 @@
 //! How peers prove who they are.
 
+mod ppk;
 pub(crate) mod psk;
 pub(crate) mod signature;
 
@@ -9,6 +10,7 @@ use culvert_crypto::{Prf, Random, Secret};
 
 use crate::error::Cause;
 use crate::wire::Id;
+pub use ppk::Ppk;
 pub use psk::{Psk, PskError};
 pub use signature::{MAX_CERTIFICATES, MAX_CHAIN, Signer, Trust};
 

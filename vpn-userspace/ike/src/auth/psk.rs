@@ -26,6 +26,12 @@ impl Psk {
     }
 }
 
+impl Psk {
+    pub(super) fn as_secret(&self) -> &Secret {
+        &self.0
+    }
+}
+
 impl fmt::Debug for Psk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Psk(redacted)")

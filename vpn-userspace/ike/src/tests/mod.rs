@@ -7,6 +7,7 @@ mod fragments;
 mod handshake;
 mod jobs;
 mod loss;
+mod ppk;
 mod rekey;
 
 use std::time::Duration;

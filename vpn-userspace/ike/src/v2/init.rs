@@ -107,6 +107,9 @@ impl InitSent {
         if self.config.exchange.fragmentation != Fragmentation::No {
             chain.push(&Payload::Notify(Notify::new(notify::FRAGMENTATION_SUPPORTED, &[])));
         }
+        if self.config.exchange.ppk.is_some() {
+            chain.push(&Payload::Notify(Notify::new(notify::USE_PPK, &[])));
+        }
         if let Some(trust) = self.config.auth.remote.as_trust() {
             signature::write_hashes(&mut chain, trust.sha1);
         }
@@ -229,6 +232,8 @@ impl InitSent {
             request: std::mem::take(&mut self.request),
             response: arrival.bytes.to_vec(),
             peer_hashes: signature::read_hashes(body),
+            peer_ppk: body.notify(notify::USE_PPK).is_some(),
+            ppk: false,
             path,
             started: self.started,
         })))
@@ -449,6 +454,12 @@ pub(crate) fn respond(
         chain.push(&Payload::Notify(Notify::new(notify::FRAGMENTATION_SUPPORTED, &[])));
         protection.fragment(Some(fragment::limit(&config.exchange, arrival.remote.ip())));
     }
+    // RFC 8784 3: which tunnel it is, and so whether it has a PPK, is known later.
+    let uses_ppk = candidates.iter().any(|(_, c)| c.exchange.ppk.is_some());
+    let peer_ppk = uses_ppk && body.notify(notify::USE_PPK).is_some();
+    if peer_ppk {
+        chain.push(&Payload::Notify(Notify::new(notify::USE_PPK, &[])));
+    }
     let response = plain_message(&Header { spi_r, ..arrival.header.answer() }, &chain);
     ctx.transmit(arrival.local, arrival.remote, response.clone());
     let path = Path {
@@ -469,6 +480,8 @@ pub(crate) fn respond(
         request: arrival.bytes.to_vec(),
         response,
         peer_hashes: signature::read_hashes(body),
+        peer_ppk,
+        ppk: false,
         path,
         started: ctx.now,
     };

@@ -85,6 +85,7 @@ pub(crate) struct IkeSa {
     pub(crate) sk_d: Secret,
     pub(crate) protection: Protection,
     pub(crate) window: Window,
+    pub(crate) ppk: bool,
     pub(crate) path: Path,
     pub(crate) remote_id: Identity,
     pub(crate) children: Vec<Child>,
@@ -122,6 +123,8 @@ pub(crate) struct Fresh {
     pub(crate) suite: IkeSuite,
     pub(crate) sk_d: Secret,
     pub(crate) protection: Protection,
+    /// A post-quantum pre-shared key is in the keys.
+    pub(crate) ppk: bool,
 }
 
 /// The answer to a request.
@@ -153,9 +156,9 @@ impl IkeSa {
         window: Window,
     ) -> Box<Self> {
         let lowest_nonce = handshake.ni.clone().min(handshake.nr.clone());
-        let Handshake { spi_i, spi_r, suite, keys, protection, path, started, .. } = handshake;
+        let Handshake { spi_i, spi_r, suite, keys, protection, path, started, ppk, .. } = handshake;
         let origin = Some(Origin { started, established: ctx.now, lowest_nonce });
-        let fresh = Fresh { spi_i, spi_r, initiator, suite, sk_d: keys.sk_d, protection };
+        let fresh = Fresh { spi_i, spi_r, initiator, suite, sk_d: keys.sk_d, protection, ppk };
         let sa = Self::new(ctx, tunnel, config, fresh, path, remote_id, window, origin);
         let info = sa.info(ctx.now);
         log!(
@@ -194,7 +197,7 @@ impl IkeSa {
         origin: Option<Origin>,
     ) -> Box<Self> {
         let soft = ctx.now + ctx.jittered(config.ike_lifetime, 0.9);
-        let Fresh { spi_i, spi_r, initiator, suite, sk_d, protection } = fresh;
+        let Fresh { spi_i, spi_r, initiator, suite, sk_d, protection, ppk } = fresh;
         Box::new(Self {
             tunnel,
             spi_i,
@@ -203,6 +206,7 @@ impl IkeSa {
             suite,
             sk_d,
             protection,
+            ppk,
             window,
             path,
             remote_id,
@@ -244,6 +248,7 @@ impl IkeSa {
             spi_responder: self.spi_r,
             initiator: self.initiator,
             suite: self.suite,
+            ppk: self.ppk,
             local: self.path.local,
             remote: self.path.remote,
             local_id: self.config.local_id.clone(),

@@ -66,6 +66,9 @@ pub(crate) mod notify {
     pub(crate) const ESP_TFC_PADDING_NOT_SUPPORTED: u16 = 16394;
     pub(crate) const FRAGMENTATION_SUPPORTED: u16 = 16430;
     pub(crate) const SIGNATURE_HASH_ALGORITHMS: u16 = 16431;
+    pub(crate) const USE_PPK: u16 = 16435;
+    pub(crate) const PPK_IDENTITY: u16 = 16436;
+    pub(crate) const NO_PPK_AUTH: u16 = 16437;
 
     /// The name in RFC 7296 3.10.1, for people.
     pub(crate) fn name(kind: u16) -> &'static str {

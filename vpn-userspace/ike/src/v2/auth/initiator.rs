@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use culvert_types::TunnelId;
 
+use super::ppk::Offered;
 use super::{Handshake, JUDGEMENT, Verdict, proves};
 use crate::auth::signature;
 use crate::ctx::{Ctx, Effect, log};
@@ -27,6 +28,8 @@ pub(crate) struct AuthSent {
     offer: Offer,
     /// The answer that waits for a verdict on the peer's certificate.
     judging: Option<Judging>,
+    /// The post-quantum pre-shared key that the request used, until the answer says whether the peer has it.
+    ppk: Option<Offered>,
 }
 
 struct Judging {
@@ -66,9 +69,20 @@ impl AuthSent {
         let prf = handshake.suite.prf;
         let (id_kind, id_data) = config.local_id.to_wire();
         let id = Id { kind: id_kind, reserved: [0; 3], data: &id_data };
-        let octets = handshake.initiator_octets(id);
-        let proof = match config.auth.local.prove(prf, &octets, &handshake.peer_hashes, ctx.random) {
-            Ok(proof) => proof,
+        let prove = |handshake: &Handshake, ctx: &mut Ctx<'_>| {
+            let octets = handshake.initiator_octets(id);
+            config.auth.local.prove(prf, &octets, &handshake.peer_hashes, ctx.random)
+        };
+        // RFC 8784 3: AUTH without the PPK as well, for a peer that may do without.
+        let plain = prove(&handshake, ctx);
+        let ppk = Offered::start(&mut handshake, &config);
+        let proofs = plain.and_then(|plain| {
+            let ppk = ppk?;
+            let proof = if ppk.is_some() { Some(prove(&handshake, ctx)?) } else { None };
+            Ok((plain, proof, ppk))
+        });
+        let (plain, mixed, ppk) = match proofs {
+            Ok(proofs) => proofs,
             Err(cause) => {
                 ctx.failed(Failure::new(Some(tunnel), &config.name, Phase::IkeAuth, cause));
                 return None;
@@ -88,7 +102,11 @@ impl AuthSent {
         if let Some((kind, data)) = remote_id.map(Identity::to_wire) {
             chain.push(&Payload::IdR(Id { kind, reserved: [0; 3], data: &data }));
         }
+        let proof = mixed.as_ref().unwrap_or(&plain);
         chain.push(&Payload::Auth { method: proof.method, data: &proof.data });
+        if let (Some(offered), Some(ppk)) = (&ppk, &config.exchange.ppk) {
+            Offered::write(&mut chain, ppk, offered.optional().then_some(&plain.data));
+        }
         let offer = Offer::new(ctx, &config, handshake.spi_i, false);
         offer.write(&mut chain);
         let mut window = Window::new(1, 0);
@@ -96,7 +114,7 @@ impl AuthSent {
         let bytes = handshake.protection.seal(&header, &chain);
         window.sent(bytes.clone(), Retransmission::new(ctx.now, &ctx.config.retransmit, None));
         ctx.send(&handshake.path, bytes);
-        Some(Box::new(Self { tunnel, handshake, window, config, offer, judging: None }))
+        Some(Box::new(Self { tunnel, handshake, window, config, offer, judging: None, ppk }))
     }
 
     pub(crate) fn on_response(mut self: Box<Self>, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) -> Option<Sa> {
@@ -137,7 +155,7 @@ impl AuthSent {
         verdict: Option<&Verdict>,
     ) -> Option<Sa> {
         let proof = match message.opened.body() {
-            Ok(body) => self.verify(&body, verdict),
+            Ok(body) => self.settle_ppk(&body).and_then(|()| self.verify(&body, verdict)),
             Err(e) => Err(Distrust { cause: e.into(), tell: true }),
         };
         match proof {
@@ -152,6 +170,16 @@ impl AuthSent {
                 self.abandon(ctx, cause, tell);
                 None
             }
+        }
+    }
+
+    /// Whether the peer has the post-quantum pre-shared key; an answer without AUTH says nothing of it.
+    fn settle_ppk(&mut self, body: &Body<'_>) -> Result<(), Distrust> {
+        match self.ppk.take_if(|_| body.auth().is_some()) {
+            Some(offered) => {
+                offered.settle(&mut self.handshake, body).map_err(|cause| Distrust { cause, tell: true })
+            }
+            None => Ok(()),
         }
     }
 

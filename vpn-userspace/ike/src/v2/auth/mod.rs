@@ -2,6 +2,7 @@
 //! roles. A message that waits for somebody's judgement is kept, and read again with the judgement at hand.
 
 mod initiator;
+mod ppk;
 mod responder;
 
 use std::time::{Duration, Instant};
@@ -38,6 +39,10 @@ pub(crate) struct Handshake {
     pub(crate) response: Vec<u8>,
     /// The peer's SIGNATURE_HASH_ALGORITHMS (RFC 7427 4).
     pub(crate) peer_hashes: Vec<u16>,
+    /// Both sides use post-quantum pre-shared keys (RFC 8784).
+    pub(crate) peer_ppk: bool,
+    /// One is in the keys.
+    pub(crate) ppk: bool,
     pub(crate) path: Path,
     pub(crate) started: Instant,
 }
@@ -49,7 +54,12 @@ impl Handshake {
 
     /// InitiatorSignedOctets = RealMessage1 | NonceRData | MACedIDForI.
     fn initiator_octets<'a>(&'a self, id: Id<'a>) -> SignedOctets<'a> {
-        SignedOctets { message: &self.request, peer_nonce: &self.nr, sk_p: &self.keys.sk_pi, id }
+        self.initiator_octets_with(&self.keys.sk_pi, id)
+    }
+
+    /// The same with another SK_pi.
+    fn initiator_octets_with<'a>(&'a self, sk_p: &'a [u8], id: Id<'a>) -> SignedOctets<'a> {
+        SignedOctets { message: &self.request, peer_nonce: &self.nr, sk_p, id }
     }
 
     /// ResponderSignedOctets = RealMessage2 | NonceIData | MACedIDForR.

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use culvert_types::TunnelId;
 
+use super::ppk::{self, Reading};
 use super::{Handshake, Verdict, proves, repeated};
 use crate::auth::signature;
 use crate::ctx::{Ctx, Effect};
@@ -43,6 +44,8 @@ struct Proven {
     tunnel: TunnelId,
     config: Arc<PeerConfig>,
     remote_id: Identity,
+    /// By the tunnel's post-quantum pre-shared key as well.
+    ppk: bool,
 }
 
 /// How far a peer's request proves it.
@@ -159,14 +162,33 @@ impl HalfOpen {
         }
         // A tunnel that names this peer before one that takes many; then the first that it proves to be the peer of.
         fitting.sort_by_key(|(_, c)| c.remote_id.as_ref().map_or(2, |id| u8::from(id.is_pattern())));
-        let octets = self.handshake.initiator_octets(id_i);
+        let handshake = &self.handshake;
         let mut refused = None;
         for (tunnel, config) in fitting {
             let verdict = self.verdicts.iter().find(|(t, _)| *t == tunnel).map(|(_, v)| v);
-            match proves(&config.auth.remote, &self.handshake, &octets, auth, &remote_id, verdict) {
+            let mut mixed = None;
+            let reading = ppk::read(handshake, config, body, auth.1);
+            let data = match &reading {
+                Ok(Reading::Mixed(ppk)) => {
+                    mixed = Some(handshake.keys.with_ppk(handshake.suite.prf, ppk.secret()));
+                    Ok(auth.1)
+                }
+                Ok(Reading::Plain(data)) => Ok(*data),
+                Err(cause) => Err(cause.clone()),
+            };
+            let sk_pi = mixed.as_ref().map_or(&handshake.keys.sk_pi, |mixed| mixed.sk_pi());
+            let octets = handshake.initiator_octets_with(sk_pi, id_i);
+            let proof = match data {
+                Ok(data) => {
+                    let auth = (auth.0, data);
+                    proves(&config.auth.remote, handshake, &octets, auth, &remote_id, verdict)
+                }
+                Err(cause) => Some(Err(cause)),
+            };
+            match proof {
                 Some(Ok(())) => {
-                    let config = Arc::clone(config);
-                    return Ok(Proof::Proven(Proven { tunnel, config, remote_id }));
+                    let (config, ppk) = (Arc::clone(config), mixed.is_some());
+                    return Ok(Proof::Proven(Proven { tunnel, config, remote_id, ppk }));
                 }
                 None if self.verdicts.len() < MAX_VERDICTS => {
                     let chain = signature::read_certificates(body).map_err(fail)?;
@@ -260,13 +282,17 @@ impl HalfOpen {
     }
 
     fn establish(mut self: Box<Self>, ctx: &mut Ctx<'_>, message: &Message, proven: Proven) -> Sa {
-        let Proven { tunnel, config, remote_id } = proven;
+        let Proven { tunnel, config, remote_id, ppk } = proven;
         let Ok(body) = message.opened.body() else { return Sa::HalfOpen(self) };
         let path = &mut self.handshake.path;
         (path.local, path.remote) = (message.local, message.remote);
         // Only a peer that came to port 4500 takes ESP in UDP there (RFC 7296 2.23).
         path.encap &= message.local.port() == config.local_natt.port();
 
+        let ppk = config.exchange.ppk.as_ref().filter(|_| ppk);
+        if let Some(ppk) = ppk {
+            drop(self.handshake.mix(ppk));
+        }
         let handshake = &self.handshake;
         let (id_kind, id_data) = config.local_id.to_wire();
         let id = Id { kind: id_kind, reserved: [0; 3], data: &id_data };
@@ -284,6 +310,10 @@ impl HalfOpen {
             signer.write_certificates(&mut chain);
         }
         chain.push(&Payload::Auth { method: proof.method, data: &proof.data });
+        if ppk.is_some() {
+            // RFC 8784 3: without data: the key that the initiator named is in use.
+            chain.push(&Payload::Notify(Notify::new(notify::PPK_IDENTITY, &[])));
+        }
         let chosen = child::choose(ctx, &config, handshake.spi_r, &body, false);
         let made = chosen.map(|(agreed, answer)| {
             let suite = agreed.suite.protection;
