@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use culvert_crypto::{Encryption, Integrity, Suite, SuiteKeys};
+use culvert_crypto::{Encryption, Integrity, Mode, Suite, SuiteKeys};
 
 /// What was seen since it was last taken.
 #[derive(Default)]
@@ -84,25 +84,24 @@ impl IkeSecrets {
     /// A line of Wireshark's `ikev2_decryption_table`, secrets included. `None` for algorithms that Wireshark does not
     /// name.
     pub fn to_wireshark(&self) -> Option<String> {
-        let bits = |encryption: Encryption| u32::from(encryption.key_length_attribute().unwrap_or_default());
         let encryption = self.suite.encryption();
-        let name = match encryption {
-            Encryption::AesCbc128 | Encryption::AesCbc256 => {
-                format!("AES-CBC-{} [RFC3602]", bits(encryption))
-            }
-            Encryption::AesGcm128 | Encryption::AesGcm256 => {
-                format!("AES-GCM-{} with 16 octet ICV [RFC5282]", bits(encryption))
-            }
-            _ => return None,
+        let bits = encryption.key_len() * 8;
+        let name = match (encryption, encryption.mode()) {
+            (Encryption::TripleDes, _) => "3DES [RFC2451]".to_owned(),
+            (_, Mode::Cbc) => format!("AES-CBC-{bits} [RFC3602]"),
+            (_, Mode::Ctr) => format!("AES-CTR-{bits} [RFC5930]"),
+            (_, Mode::Gcm(icv)) => format!("AES-GCM-{bits} with {icv} octet ICV [RFC5282]"),
+            (_, Mode::Ccm(icv)) => format!("AES-CCM-{bits} with {icv} octet ICV [RFC5282]"),
+            (_, Mode::Gmac | Mode::ChaCha20Poly1305) => return None,
         };
         let integrity = match self.suite.integrity() {
             None => "NONE [RFC4306]",
+            Some(Integrity::HmacMd5_96) => "HMAC_MD5_96 [RFC2403]",
             Some(Integrity::HmacSha1_96) => "HMAC_SHA1_96 [RFC2404]",
             Some(Integrity::HmacSha256_128) => "HMAC_SHA2_256_128 [RFC4868]",
             Some(Integrity::HmacSha384_192) => "HMAC_SHA2_384_192 [RFC4868]",
             Some(Integrity::HmacSha512_256) => "HMAC_SHA2_512_256 [RFC4868]",
-            #[allow(unreachable_patterns)]
-            Some(_) => return None,
+            Some(Integrity::AesXcbc96 | Integrity::AesCmac96) => return None,
         };
         let mut line = format!("{:016x},{:016x}", self.spi_i, self.spi_r);
         hex(&mut line, self.initiator.encryption());
@@ -152,6 +151,8 @@ mod tests {
             "a1".repeat(32),
             "b2".repeat(32)
         )));
+        let ccm = secrets(Encryption::AesCcm8_192, None).to_wireshark().unwrap();
+        assert!(ccm.contains(",\"AES-CCM-192 with 8 octet ICV [RFC5282]\",,,"), "{ccm}");
         assert_eq!(secrets(Encryption::ChaCha20Poly1305, None).to_wireshark(), None);
     }
 
