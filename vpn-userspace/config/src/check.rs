@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use culvert_ike::Identity;
@@ -15,20 +14,11 @@ use crate::model::{
     Attach, Config, Connection, Dpd, DpdAction, Encap, Engine, Esp, Gateway, Guard, Ike, Log, LogFormat,
     LogLevel, Start, Tunnel,
 };
+use crate::profile::Profile;
 use crate::secret::Files;
 use crate::section::{At, missing, nearest};
 use crate::{DEFAULT_CONTROL_SOCKET, apart, auth, interface};
 
-const IKE_PROPOSALS: [&str; 2] = [
-    "aes256gcm16-aes128gcm16-chacha20poly1305-prfsha384-prfsha256-curve25519-ecp256-ecp384-modp2048",
-    "aes256-aes128-sha384-sha256-curve25519-ecp256-ecp384-modp2048",
-];
-const ESP_PROPOSALS: [&str; 2] = [
-    "aes256gcm16-aes128gcm16-chacha20poly1305-curve25519-ecp256-ecp384-modp2048",
-    "aes256-aes128-sha384-sha256-curve25519-ecp256-ecp384-modp2048",
-];
-const IKE_LIFETIME: Duration = Duration::from_secs(4 * 3600);
-const ESP_LIFETIME: Duration = Duration::from_secs(3600);
 const REPLAY_WINDOW: u32 = 1024;
 const DPD: Dpd =
     Dpd { interval: Duration::from_secs(10), timeout: Duration::from_secs(30), action: DpdAction::Restart };
@@ -82,11 +72,24 @@ fn or<T>(value: Option<At<T>>, default: T) -> T {
     value.map_or(default, At::into_inner)
 }
 
-/// The proposals, or the default ones, which the tests see to be sound.
-fn proposals<T: FromStr>(list: Option<At<Vec<At<T>>>>, default: [&str; 2]) -> Vec<T> {
+/// The proposals, or those of the profile. Not both: nobody could say which is meant.
+fn proposals<T>(
+    list: Option<At<Vec<At<T>>>>,
+    profile: &Option<At<Profile>>,
+    of_profile: fn(Profile) -> Vec<T>,
+    faults: &mut Vec<Fault>,
+) -> Vec<T> {
+    if let (Some(list), Some(profile)) = (&list, profile) {
+        faults.push(
+            Fault::new("`profile` and `proposals` contradict each other")
+                .at(profile.span(), "says what to offer")
+                .at(list.span(), "says it again")
+                .help("take one of the two out; culvertd --check prints the proposals of a profile"),
+        );
+    }
     match list {
         Some(list) => list.into_inner().into_iter().map(At::into_inner).collect(),
-        None => default.iter().filter_map(|text| text.parse().ok()).collect(),
+        None => of_profile(profile.as_ref().map_or(Profile::Modern, |p| *p.get_ref())),
     }
 }
 
@@ -202,6 +205,7 @@ fn connection(
     let nets = |list: Option<At<Vec<At<IpNet>>>>| -> Vec<IpNet> {
         list.into_iter().flat_map(At::into_inner).map(At::into_inner).collect()
     };
+    let of = |profile: &Option<At<Profile>>| profile.as_ref().map_or(Profile::Modern, |p| *p.get_ref());
     let connection = Connection {
         name,
         local: nets(raw.local),
@@ -210,12 +214,14 @@ fn connection(
         engine: or(raw.engine, Engine::Auto),
         encap,
         ike: Ike {
-            proposals: proposals(raw.ike_proposals, IKE_PROPOSALS),
-            lifetime: or(raw.ike_lifetime, IKE_LIFETIME),
+            proposals: proposals(raw.ike_proposals, &raw.ike_profile, Profile::ike, faults),
+            lifetime: or(raw.ike_lifetime, of(&raw.ike_profile).ike_lifetime()),
+            profile: raw.ike_profile.map(At::into_inner),
         },
         esp: Esp {
-            proposals: proposals(raw.esp_proposals, ESP_PROPOSALS),
-            lifetime: or(raw.esp_lifetime, ESP_LIFETIME),
+            proposals: proposals(raw.esp_proposals, &raw.esp_profile, Profile::esp, faults),
+            lifetime: or(raw.esp_lifetime, of(&raw.esp_profile).esp_lifetime()),
+            profile: raw.esp_profile.map(At::into_inner),
             replay_window: or(raw.replay_window, REPLAY_WINDOW),
             esn: or(raw.esn, true),
         },

@@ -15,6 +15,7 @@ use crate::duration;
 use crate::error::Fault;
 use crate::exchange;
 use crate::model::{Attach, DpdAction, Encap, Engine, Guard, LogFormat, LogLevel, Start};
+use crate::profile::{self, Profile};
 use crate::section::{At, NotYet, Section, nearest};
 
 #[derive(Default)]
@@ -51,7 +52,9 @@ pub(crate) struct RawConnection {
     pub(crate) engine: Option<At<Engine>>,
     pub(crate) encap: Option<At<Encap>>,
     pub(crate) wan_port: Option<At<WanPort>>,
+    pub(crate) ike_profile: Option<At<Profile>>,
     pub(crate) ike_proposals: Option<At<Vec<At<IkeProposal>>>>,
+    pub(crate) esp_profile: Option<At<Profile>>,
     pub(crate) ike_lifetime: Option<At<Duration>>,
     pub(crate) esp_proposals: Option<At<Vec<At<EspProposal>>>>,
     pub(crate) esp_lifetime: Option<At<Duration>>,
@@ -217,7 +220,9 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
             &[("auto", WanPort::Auto), ("udp", WanPort::Udp), ("raw", WanPort::Raw)],
             &[("xsk", "AF_XDP ports come in a later version")],
         ),
+        ike_profile: None,
         ike_proposals: None,
+        esp_profile: None,
         ike_lifetime: None,
         esp_proposals: None,
         esp_lifetime: None,
@@ -298,6 +303,7 @@ fn read_ike(mut s: Section<'_>, raw: &mut RawConnection, faults: &mut Vec<Fault>
                 .help("write version = 2 on both sides"),
         );
     }
+    raw.ike_profile = s.word(faults, "profile", &profile::WORDS, &[]);
     raw.ike_proposals = s.list(faults, "proposals", PROPOSALS, false, proposal);
     at_most(faults, "proposals", &raw.ike_proposals, 32);
     raw.ike_lifetime = s.parsed(faults, "lifetime", LIFETIME, a_duration);
@@ -306,6 +312,7 @@ fn read_ike(mut s: Section<'_>, raw: &mut RawConnection, faults: &mut Vec<Fault>
 }
 
 fn read_esp(mut s: Section<'_>, raw: &mut RawConnection, faults: &mut Vec<Fault>) {
+    raw.esp_profile = s.word(faults, "profile", &profile::WORDS, &[]);
     raw.esp_proposals = s.list(faults, "proposals", PROPOSALS, false, proposal);
     at_most(faults, "proposals", &raw.esp_proposals, 32);
     raw.esp_lifetime = s.parsed(faults, "lifetime", LIFETIME, a_duration);

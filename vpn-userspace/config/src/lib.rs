@@ -17,6 +17,7 @@ mod interface;
 mod load;
 mod mask;
 mod model;
+mod profile;
 mod secret;
 mod section;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use model::{
     Attach, Config, Connection, Dpd, DpdAction, Encap, Engine, Esp, Gateway, Guard, Ike, LocalProof, Log,
     LogFormat, LogLevel, RemoteProof, Start, Tunnel, TunnelAuth,
 };
+pub use profile::Profile;
 
 /// Where the configuration stands unless culvertd is told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/culvert/culvert.toml";

@@ -9,6 +9,7 @@ use culvert_ike::{EspProposal, ExchangeOptions, Identity, IkeProposal, Ppk, Psk}
 use ipnet::IpNet;
 
 use crate::credentials::{Authorities, Credentials};
+use crate::profile::Profile;
 
 /// A configuration that passed every check that needs only the file and its secrets.
 ///
@@ -196,6 +197,8 @@ pub enum Encap {
 pub struct Ike {
     /// In order of preference.
     pub proposals: Vec<IkeProposal>,
+    /// Where they come from, if the file names a profile.
+    pub profile: Option<Profile>,
     /// An IKE SA is rekeyed before it gets so old.
     pub lifetime: Duration,
 }
@@ -205,6 +208,8 @@ pub struct Ike {
 pub struct Esp {
     /// In order of preference.
     pub proposals: Vec<EspProposal>,
+    /// Where they come from, if the file names a profile.
+    pub profile: Option<Profile>,
     /// A child SA is rekeyed before it gets so old.
     pub lifetime: Duration,
     /// In packets: a multiple of 64 from 64 to 8192.

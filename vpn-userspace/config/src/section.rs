@@ -56,7 +56,7 @@ const HOMES: [(&str, &[&str]); 8] = [
             "copy",
         ],
     ),
-    ("`ike` or `esp` of a connection", &["proposals", "lifetime"]),
+    ("`ike` or `esp` of a connection", &["profile", "proposals", "lifetime"]),
     ("`ike` of a connection", &["fragmentation", "fragment_size"]),
     ("`esp` of a connection", &["replay_window", "esn"]),
     ("[log]", &["level", "format", "ike_secrets"]),

@@ -57,6 +57,7 @@ fn main() -> ExitCode {
     };
     if arguments.check {
         println!("{}: {} is sound", arguments.config.display(), plan::summary(&config));
+        print!("{}", plan::proposals(&config));
         return ExitCode::SUCCESS;
     }
     match run(arguments, config) {

@@ -1,5 +1,6 @@
 //! From the configuration's words to those of the IKE core, the data plane and the gateway.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -21,6 +22,38 @@ pub(crate) fn summary(config: &Config) -> String {
     let tunnels: usize = config.connections.iter().map(|c| c.tunnels.len()).sum();
     let plural = |n: usize, word| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
     format!("{} with {}", plural(config.connections.len(), "connection"), plural(tunnels, "tunnel"))
+}
+
+/// What each connection offers and accepts, for `--check`: with a profile nobody sees it in the file.
+pub(crate) fn proposals(config: &Config) -> String {
+    let mut text = String::new();
+    for c in &config.connections {
+        let profile =
+            |p: Option<culvert_config::Profile>| p.map_or(String::new(), |p| format!(" ({})", p.as_str()));
+        let mut line = |kind: &str, from: String, all: Vec<String>| {
+            let _ = writeln!(text, "  {} {kind}{from}: {}", c.name, all.join(", "));
+        };
+        line("ike", profile(c.ike.profile), c.ike.proposals.iter().map(ToString::to_string).collect());
+        line("esp", profile(c.esp.profile), c.esp.proposals.iter().map(ToString::to_string).collect());
+        if let Some(warning) = weaknesses(c) {
+            let _ = writeln!(text, "  {} {warning}", c.name);
+        }
+    }
+    text
+}
+
+/// The weak algorithms that a connection offers, why each is weaker, and what to use; `None` if there are none.
+pub(crate) fn weaknesses(connection: &Connection) -> Option<String> {
+    let ike = connection.ike.proposals.iter().flat_map(|p| p.weaknesses());
+    let esp = connection.esp.proposals.iter().flat_map(|p| p.weaknesses());
+    let mut all: Vec<String> = Vec::new();
+    for (name, weakness) in ike.chain(esp) {
+        let line = format!("{name}: {weakness}");
+        if !all.contains(&line) {
+            all.push(line);
+        }
+    }
+    (!all.is_empty()).then(|| format!("offers weak algorithms: {}", all.join("; ")))
 }
 
 pub(crate) fn log_level(level: culvert_config::LogLevel) -> Level {

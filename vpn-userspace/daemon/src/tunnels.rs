@@ -16,6 +16,15 @@ impl Daemon {
     pub(crate) async fn add_connection(&mut self, connection: &culvert_config::Connection) {
         // Also with no tunnel: from here on nothing of the protected networks leaves in clear.
         self.plan(connection);
+        // Said once for each version of the connection, not at every attempt.
+        let known = |t: &culvert_config::Tunnel| {
+            let key = (connection.name.clone(), t.name.clone());
+            self.find(&connection.name, &t.name).is_some() || self.missing.contains_key(&key)
+        };
+        if let Some(warning) = plan::weaknesses(connection).filter(|_| !connection.tunnels.iter().any(known))
+        {
+            tracing::warn!(connection = connection.name, "{warning}");
+        }
         for tunnel in &connection.tunnels {
             if self.find(&connection.name, &tunnel.name).is_some() {
                 continue;
