@@ -120,12 +120,23 @@ pub struct Link {
     pub mtu: Option<usize>,
     /// A is behind a NAT that makes its ports 40000 + port + this.
     pub nat: Option<u16>,
+    /// Datagrams stay in [`Pair::held`] until they are delivered by hand.
+    pub hold: bool,
 }
 
 impl Default for Link {
     fn default() -> Self {
         let delay = Duration::from_millis(20);
-        Self { delay, jitter: Duration::ZERO, loss: 0.0, duplicate: 0.0, cut_to: None, mtu: None, nat: None }
+        Self {
+            delay,
+            jitter: Duration::ZERO,
+            loss: 0.0,
+            duplicate: 0.0,
+            cut_to: None,
+            mtu: None,
+            nat: None,
+            hold: false,
+        }
     }
 }
 
@@ -161,6 +172,29 @@ pub fn as_spki(chain: &[Vec<u8>]) -> Result<PublicKey, CertificateRefused> {
     PublicKey::from_spki(first).map_err(refused)
 }
 
+/// A datagram that waits to be delivered by hand, see [`Link::hold`].
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// To which side.
+    pub to: At,
+    /// How many its sender had sent before: with the sender's side, its name.
+    pub number: usize,
+    local: SocketAddr,
+    remote: SocketAddr,
+    bytes: Vec<u8>,
+}
+
+/// What became of a CHILD SA, for who replays it in order.
+#[derive(Debug, Clone)]
+pub enum Turn {
+    /// It is there, in the place of another, and sent on at once or not.
+    Up(Box<ChildSa>, Option<Spi>, bool),
+    /// It is sent on from now on.
+    Ready(Spi),
+    /// It is gone, and receives for so long still.
+    Down(Spi, Duration),
+}
+
 /// One side and what its owner knows from its events.
 pub struct Side {
     /// The endpoint itself.
@@ -175,6 +209,8 @@ pub struct Side {
     pub outbound: BTreeSet<Spi>,
     /// Those that are gone, with the reason.
     pub gone: Vec<(Spi, DownReason)>,
+    /// What became of them all, in order.
+    pub turns: Vec<Turn>,
     /// The tunnel's IKE SA.
     pub ike: Option<IkeInfo>,
     /// Why it went down, each time.
@@ -206,6 +242,7 @@ impl Side {
             children: BTreeMap::new(),
             outbound: BTreeSet::new(),
             gone: Vec::new(),
+            turns: Vec::new(),
             ike: None,
             downs: Vec::new(),
             keepalives: 0,
@@ -236,7 +273,8 @@ impl Side {
                 assert!(self.children.is_empty(), "children go first: {:#?}", self.log);
                 self.downs.push(reason);
             }
-            Event::ChildUp { sa, use_outbound, .. } => {
+            Event::ChildUp { sa, replaces, use_outbound } => {
+                self.turns.push(Turn::Up(Box::new(sa.clone()), replaces, use_outbound));
                 if use_outbound {
                     self.outbound.insert(sa.inbound());
                 }
@@ -249,8 +287,10 @@ impl Side {
                     self.log
                 );
                 self.outbound.insert(inbound);
+                self.turns.push(Turn::Ready(inbound));
             }
-            Event::ChildDown { inbound, outbound, reason, .. } => {
+            Event::ChildDown { inbound, outbound, reason, drain, .. } => {
+                self.turns.push(Turn::Down(inbound, drain));
                 let sa = self.children.remove(&inbound).expect("an SA that is there goes down");
                 assert_eq!(sa.outbound(), outbound);
                 self.outbound.remove(&inbound);
@@ -283,6 +323,8 @@ pub struct Pair {
     pub a: Side,
     /// Side B.
     pub b: Side,
+    /// Datagrams that wait, see [`Link::hold`].
+    pub held: Vec<Held>,
     started: Instant,
     ips: (IpAddr, IpAddr),
     flights: BinaryHeap<Reverse<Flight>>,
@@ -305,6 +347,7 @@ impl Pair {
             jobs: Jobs::AtOnce,
             a: Side::new(endpoint.clone(), seed.wrapping_mul(2)),
             b: Side::new(endpoint, seed.wrapping_mul(2) + 1),
+            held: Vec::new(),
             started: time,
             ips: (a.local.ip(), b.local.ip()),
             flights: BinaryHeap::new(),
@@ -433,6 +476,11 @@ impl Pair {
         {
             return;
         }
+        if self.link.hold {
+            let number = self.side(at).sent.len();
+            self.held.push(Held { to: at.other(), number, local: to, remote: from, bytes });
+            return;
+        }
         let copies = if self.random.chance(self.link.loss) {
             0
         } else {
@@ -452,6 +500,25 @@ impl Pair {
             };
             self.flights.push(Reverse(flight));
         }
+    }
+
+    /// Delivers a datagram that waits; it is taken out, or stays as a duplicate would.
+    pub fn deliver(&mut self, at: usize, stays: bool) {
+        let held = if stays { self.held[at].clone() } else { self.held.remove(at) };
+        self.inject_from(held.to, held.local, held.remote, &held.bytes);
+    }
+
+    /// What waits goes on its way, in the order in which it was sent, and nothing waits any more.
+    pub fn release(&mut self) {
+        self.link.hold = false;
+        while !self.held.is_empty() {
+            self.deliver(0, false);
+        }
+    }
+
+    /// When the next deadline of either side is, and why.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.a.deadline.into_iter().chain(self.b.deadline).min()
     }
 
     /// The next thing happens. `false` if nothing is left to happen, or not before `limit`.

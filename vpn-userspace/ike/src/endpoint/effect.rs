@@ -76,6 +76,17 @@ impl Endpoint {
         });
     }
 
+    /// Puts a task to the tunnel's IKE SA that no command asks for, as the peer's side might.
+    #[cfg(test)]
+    pub(crate) fn task(&mut self, now: Instant, tunnel: TunnelId, act: impl FnOnce(&mut IkeSa)) {
+        let Some(current) = self.tunnels.get(&tunnel).and_then(|entry| entry.current) else { return };
+        self.step_up(now, current, |mut sa, ctx| {
+            act(&mut sa);
+            sa.send_next(ctx);
+            Some(Sa::Up(sa))
+        });
+    }
+
     fn make_current(&mut self, now: Instant, tunnel: TunnelId, key: u64) {
         self.tunnels.entry(tunnel).or_default().current = Some(key);
         if let Some(info) = self.up(key).map(|sa| sa.info(now)) {
@@ -88,10 +99,17 @@ impl Endpoint {
         let Some(entry) = self.tunnels.get_mut(&tunnel).filter(|e| e.current == Some(key)) else { return };
         entry.current = None;
         let others = entry.all.clone();
-        let next = others.into_iter().find(|k| *k != key && self.up(*k).is_some_and(IkeSa::serves));
+        let next = others.iter().copied().find(|k| *k != key && self.up(*k).is_some_and(IkeSa::serves));
         match next {
             Some(next) => self.make_current(now, tunnel, next),
             None => {
+                // What still hangs on IKE SAs that serve no more, and wait for their end, does not outlive the tunnel.
+                for other in others {
+                    self.step_up(now, other, |mut sa, ctx| {
+                        sa.drop_children(ctx, reason);
+                        Some(Sa::Up(sa))
+                    });
+                }
                 if self.tunnels.get(&tunnel).is_some_and(|e| e.all.is_empty()) {
                     self.tunnels.remove(&tunnel);
                 }
@@ -113,21 +131,22 @@ impl Endpoint {
                     if !new_stays {
                         self.make_current(now, tunnel, stays);
                     }
-                    self.step_up(now, goes, |mut sa, ctx| {
-                        // As with rekeying: who opened the one that goes deletes it.
-                        if sa.initiator {
-                            sa.close(ctx, DownReason::Replaced);
-                        } else {
-                            sa.supersede(ctx.now);
-                        }
-                        Some(Sa::Up(sa))
-                    });
                     if !new_stays {
                         self.step_up(now, stays, |sa, ctx| {
                             sa.use_children(ctx);
                             Some(Sa::Up(sa))
                         });
                     }
+                    self.step_up(now, goes, |mut sa, ctx| {
+                        // As with rekeying: who opened the one that goes deletes it. The other one was opened by the
+                        // peer, which may not have our answer yet, and would be without any.
+                        if sa.initiator {
+                            sa.close_later(ctx.now);
+                        } else {
+                            sa.supersede(ctx.now);
+                        }
+                        Some(Sa::Up(sa))
+                    });
                 }
                 // RFC 7296 2.4: the peer knows no other IKE SA with us: it has lost this one.
                 None if initial_contact => self.step_up(now, other, |sa, ctx| {

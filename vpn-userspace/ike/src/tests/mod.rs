@@ -9,6 +9,7 @@ mod jobs;
 mod loss;
 mod ppk;
 mod rekey;
+mod sim;
 
 use std::time::Duration;
 

@@ -16,12 +16,14 @@ impl IkeSa {
             soonest.at(inflight.retransmission.deadline(), "retransmit a request");
         }
         soonest.at(self.hard, "IKE SA lifetime ends");
+        if let Some(soft) = self.soft.filter(|_| self.life != Life::Closing) {
+            let rekey = self.life == Life::Serving;
+            soonest.at(soft, if rekey { "rekey the IKE SA" } else { "close the IKE SA" });
+        }
         if self.life != Life::Serving {
             return;
         }
-        if let Some(soft) = self.soft {
-            soonest.at(soft, "rekey the IKE SA");
-        }
+        self.again.iter().for_each(|(when, _)| soonest.at(*when, "ask the peer again"));
         for child in &self.children {
             soonest.at(child.hard, "CHILD SA lifetime ends");
             if let Some(soft) = child.soft.filter(|_| child.state == State::Live) {
@@ -69,8 +71,12 @@ impl IkeSa {
             self.close(ctx, DownReason::Expired);
             return Some(Sa::Up(self));
         }
-        if self.life == Life::Serving {
-            self.on_clocks(ctx);
+        match self.life {
+            Life::Serving => self.on_clocks(ctx),
+            Life::Superseded if self.soft.take_if(|soft| ctx.now >= *soft).is_some() => {
+                self.close(ctx, DownReason::Replaced);
+            }
+            Life::Superseded | Life::Closing => {}
         }
         self.send_next(ctx);
         Some(Sa::Up(self))
@@ -83,6 +89,9 @@ impl IkeSa {
         {
             self.soft = None;
             self.queue(Task::RekeyIke(Attempt::default()));
+        }
+        for (_, task) in self.again.extract_if(.., |(when, _)| now >= *when).collect::<Vec<_>>() {
+            self.queue(task);
         }
         let mut expired = Vec::new();
         let mut ready = Vec::new();

@@ -66,6 +66,10 @@ impl IkeSa {
     /// The peer deletes the SA with this SPI, which is our outbound one; ours goes into the answer.
     fn peer_deleted(&mut self, ctx: &mut Ctx<'_>, outbound: u32, answer: &mut Vec<u8>) {
         let Some(child) = self.children.iter().find(|c| c.outbound.value() == outbound) else {
+            // It may be that of the SA which we have asked for: this has overtaken the answer.
+            if let Some(Pending::Child(exchange)) = &mut self.pending {
+                exchange.note_deleted(outbound);
+            }
             log!(debug, self.config.name, "the peer deleted SPI {outbound:08x}, which is not here");
             return;
         };

@@ -98,9 +98,12 @@ pub(crate) struct IkeSa {
     pub(crate) request: Option<Box<Message>>,
     pub(crate) answering: Option<Answering>,
     pub(crate) tasks: VecDeque<Task>,
+    /// What the peer had no time for: to be asked again then.
+    pub(crate) again: Vec<(Instant, Task)>,
     pub(crate) life: Life,
     /// Of the IKE_SA_INIT that made it; `None` for a rekeyed one.
     pub(crate) origin: Option<Origin>,
+    /// When it is rekeyed; of a superseded one, when we close it ourselves.
     pub(crate) soft: Option<Instant>,
     pub(crate) hard: Instant,
     pub(crate) last_heard: Instant,
@@ -217,6 +220,7 @@ impl IkeSa {
             request: None,
             answering: None,
             tasks: VecDeque::new(),
+            again: Vec::new(),
             life: Life::Serving,
             origin,
             soft: Some(soft),
@@ -323,7 +327,8 @@ impl IkeSa {
     pub(crate) fn drop_child(&mut self, ctx: &mut Ctx<'_>, inbound: Spi, reason: DownReason) {
         let Some(at) = self.children.iter().position(|c| c.inbound == inbound) else { return };
         let child = self.children.remove(at);
-        if child.state == State::Replaced {
+        // It may have been the one to send on.
+        if matches!(child.state, State::Replaced | State::Live) {
             self.outbound_ready(ctx);
         }
         // A replaced SA still receives what is on its way.
@@ -561,13 +566,19 @@ impl IkeSa {
             _ => {}
         }
         self.tasks.clear();
+        self.again.clear();
         self.making = None;
-        while let Some(inbound) = self.children.first().map(|c| c.inbound) {
-            self.drop_child(ctx, inbound, reason);
-        }
+        self.drop_children(ctx, reason);
         if self.life == Life::Serving {
             log!(info, self.config.name, "IKE SA down: {reason}");
             ctx.effects.push(Effect::Left { tunnel: self.tunnel, key: self.key(), reason });
+        }
+    }
+
+    /// Takes its CHILD SAs out.
+    pub(crate) fn drop_children(&mut self, ctx: &mut Ctx<'_>, reason: DownReason) {
+        while let Some(inbound) = self.children.first().map(|c| c.inbound) {
+            self.drop_child(ctx, inbound, reason);
         }
     }
 
@@ -607,6 +618,7 @@ impl IkeSa {
         self.children.iter().any(|c| c.state == State::Live)
             || matches!(self.pending, Some(Pending::Child(_)))
             || self.tasks.iter().any(|t| matches!(t, Task::CreateChild(_)))
+            || !self.again.is_empty()
     }
 
     /// Gives the children to another IKE SA of the tunnel; the peer is to delete this one.
@@ -618,8 +630,15 @@ impl IkeSa {
             .drain(..)
             .partition(|t| matches!(t, Task::DeleteIke | Task::Liveness | Task::RekeyIke(_)));
         self.tasks = keep.into_iter().filter(|t| *t == Task::DeleteIke).collect();
+        let go = go.into_iter().chain(self.again.drain(..).map(|(_, task)| task)).collect();
         ctx.effects.push(Effect::Adopt { tunnel: self.tunnel, from: self.key(), to, children, tasks: go });
         self.supersede(ctx.now);
+    }
+
+    /// Serves no more, and is closed once the peer has certainly heard that another one does.
+    pub(crate) fn close_later(&mut self, now: Instant) {
+        self.supersede(now);
+        self.soft = Some(now + OUTBOUND_GRACE);
     }
 
     /// Waits for the peer to delete this IKE SA, which serves no more.

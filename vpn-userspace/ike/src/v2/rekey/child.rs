@@ -3,7 +3,7 @@
 use culvert_crypto::SharedSecret;
 use culvert_types::Spi;
 
-use super::{Attempt, ChildExchange, Met, agree, ours_loses};
+use super::{Attempt, ChildExchange, Met, Rival, agree, ours_loses};
 use crate::error::{Cause, Phase, group_name};
 use crate::kex::Half;
 use crate::keymat::{Nonces, child_keys};
@@ -28,6 +28,10 @@ impl IkeSa {
         if let Some(old) = old
             && self.child(old).is_none_or(|c| c.state != State::Live)
         {
+            return;
+        }
+        // And where one was missing, the peer may have made it.
+        if old.is_none() && self.children.iter().any(|c| c.state == State::Live) {
             return;
         }
         self.refresh_config(ctx);
@@ -55,7 +59,8 @@ impl IkeSa {
             chain.push(&Payload::Ke { group, data });
         }
         offer.write_selectors(&mut chain);
-        let exchange = ChildExchange { offer, replaces: old, nonce, half, attempt, met: None };
+        let exchange =
+            ChildExchange { offer, replaces: old, nonce, half, attempt, met: None, deleted: Vec::new() };
         self.request(ctx, Exchange::CreateChild, &chain, Pending::Child(Box::new(exchange)));
     }
 
@@ -80,7 +85,7 @@ impl IkeSa {
 
     /// The answer to our request.
     pub(crate) fn finish_child(&mut self, ctx: &mut Ctx<'_>, exchange: ChildExchange, body: &Body<'_>) {
-        let ChildExchange { offer, replaces, nonce, half, attempt, met } = exchange;
+        let ChildExchange { offer, replaces, nonce, half, attempt, met, deleted } = exchange;
         if let Some(error) = body.error().filter(|_| body.sa().is_none()) {
             ctx.spis.release(offer.inbound);
             let current = half.as_ref().map(Half::group);
@@ -106,6 +111,12 @@ impl IkeSa {
                 notify::TEMPORARY_FAILURE if replaces.is_some() => {
                     log!(debug, self.config.name, "the peer is busy: rekeying is tried again");
                     self.retry_child(ctx, replaces);
+                }
+                notify::TEMPORARY_FAILURE => {
+                    log!(debug, self.config.name, "the peer is busy: the CHILD SA is asked for again");
+                    let again = Self::retry_at(ctx, self.hard);
+                    self.again
+                        .push((again, Task::CreateChild(Attempt { group: attempt.group, regrouped: 0 })));
                 }
                 // RFC 7296 2.25.1: the peer does not have the old one any more: make a new one.
                 notify::CHILD_SA_NOT_FOUND if replaces.is_some() => {
@@ -149,28 +160,39 @@ impl IkeSa {
                 return self.child_failed(ctx, replaces, refusal.cause, refusal.ours, refusal.theirs);
             }
         };
+        if deleted.contains(&agreed.outbound.value()) {
+            log!(debug, self.config.name, "the peer has deleted the CHILD SA {} already", agreed.outbound);
+            ctx.spis.release(agreed.inbound);
+            return self.retry_child(ctx, replaces);
+        }
         let old = replaces.filter(|old| self.child(*old).is_some());
         let inbound = agreed.inbound;
-        match met {
+        let same = |met: &Met<Rival>| {
+            (&met.key.local_ts, &met.key.remote_ts) == (&agreed.local_ts, &agreed.remote_ts)
+        };
+        // Of two new ones only those that carry the same are in each other's way.
+        match met.filter(|met| replaces.is_some() || same(met)) {
             Some(met) if ours_loses(&lowest, &met.lowest) => {
                 // RFC 7296 2.8.1: ours goes, by our own hand; the peer deletes the old one.
-                log!(debug, self.config.name, "rekeying collided, the peer's CHILD SA stays");
+                log!(debug, self.config.name, "two exchanges collided, the peer's CHILD SA stays");
                 self.install(ctx, agreed, in_keys, out_keys, old, false);
                 self.delete(inbound, DownReason::Replaced);
             }
             met => {
                 self.install(ctx, agreed, in_keys, out_keys, old, true);
-                if let Some(met) = &met {
+                if let Some(rival) = met.map(|met| met.key.inbound) {
                     log!(
                         debug,
                         self.config.name,
-                        "rekeying collided, our CHILD SA stays in the place of {}",
-                        met.key
+                        "two exchanges collided, ours stays in the place of {rival}"
                     );
-                }
-                if let Some(child) = met.and_then(|met| self.child(met.key)) {
-                    child.state = State::Redundant;
-                    child.outbound_due = None;
+                    if replaces.is_none() {
+                        // The peer need not have seen that they met.
+                        self.delete(rival, DownReason::Replaced);
+                    } else if let Some(child) = self.child(rival) {
+                        child.state = State::Redundant;
+                        child.outbound_due = None;
+                    }
                 }
                 if let Some(old) = old {
                     self.delete(old, DownReason::Replaced);
@@ -203,6 +225,10 @@ impl IkeSa {
                     Some(child) if child.state == State::Live => Some(child.inbound),
                     // RFC 7296 2.25.1: what we are closing or have replaced is not rekeyed.
                     Some(_) => return Reply::notify(notify::TEMPORARY_FAILURE, &[]),
+                    // It may be the one that we have asked for: this has overtaken the answer.
+                    None if matches!(&self.pending, Some(Pending::Child(_))) => {
+                        return Reply::notify(notify::TEMPORARY_FAILURE, &[]);
+                    }
                     None => {
                         let kind = notify::CHILD_SA_NOT_FOUND;
                         let mut chain = Chain::new();
@@ -266,18 +292,23 @@ impl IkeSa {
         let shared = keyed.as_ref().map(|(_, answered)| &answered.shared);
         let (in_keys, out_keys) =
             child_keys(self.suite.prf, &self.sk_d, shared, nonces, agreed.suite.protection);
-        let inbound = agreed.inbound;
-        // RFC 7296 2.8: the responder goes on sending on the old SA until the peer deletes it.
-        self.install(ctx, agreed, in_keys, out_keys, old, old.is_none());
+        let rival = Rival {
+            inbound: agreed.inbound,
+            local_ts: agreed.local_ts.clone(),
+            remote_ts: agreed.remote_ts.clone(),
+        };
+        // RFC 7296 2.8: the responder goes on sending on the old SA until the peer deletes it; on one of its own that
+        // the peer made a second time, too, until it is clear which stays.
+        let first = !self.children.iter().any(|c| c.state == State::Live);
+        self.install(ctx, agreed, in_keys, out_keys, old, first);
         if let Some(child) = old.and_then(|old| self.child(old)) {
             child.state = State::Replaced;
             child.soft = None;
         }
         if let Some(Pending::Child(exchange)) = &mut self.pending
-            && old.is_some()
             && exchange.replaces == old
         {
-            exchange.met = Some(Met { key: inbound, lowest: ni.min(nr.as_slice()).to_vec() });
+            exchange.met = Some(Met { key: rival, lowest: ni.min(nr.as_slice()).to_vec() });
         }
         Ok(chain)
     }

@@ -7,6 +7,7 @@
 //! | none, or liveness | new SA, the peer deletes the old one | new SA takes the children |
 //! | rekey of the same CHILD SA | both are made, the one with the lowest nonce goes | TEMPORARY_FAILURE |
 //! | another CHILD SA made or deleted | new SA | TEMPORARY_FAILURE |
+//! | new CHILD SA, and so is the peer's | both are made, of two that carry the same the one with the lowest nonce goes | TEMPORARY_FAILURE |
 //! | delete of this CHILD SA | TEMPORARY_FAILURE | TEMPORARY_FAILURE |
 //! | rekey of the IKE SA | TEMPORARY_FAILURE | both are made, the one with the lowest nonce goes |
 //! | delete of the IKE SA | TEMPORARY_FAILURE | TEMPORARY_FAILURE |
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_crypto::{DhGroup, SharedSecret};
-use culvert_types::Spi;
+use culvert_types::{Spi, TrafficSelector};
 
 use super::Sa;
 use super::child::Offer;
@@ -37,8 +38,19 @@ pub(crate) struct ChildExchange {
     nonce: Vec<u8>,
     pub(crate) half: Option<Half>,
     attempt: Attempt,
-    /// The peer rekeyed the same SA meanwhile.
-    met: Option<Met<Spi>>,
+    /// The peer rekeyed the same SA meanwhile, or made a new one as we do.
+    met: Option<Met<Rival>>,
+    /// SPIs that the peer deleted meanwhile and that we do not know: the answer's may be among them.
+    deleted: Vec<u32>,
+}
+
+impl ChildExchange {
+    /// The peer has deleted an SPI that we do not know. A few are kept: it answers one request at a time.
+    pub(crate) fn note_deleted(&mut self, outbound: u32) {
+        if self.deleted.len() < 4 {
+            self.deleted.push(outbound);
+        }
+    }
 }
 
 /// Our request for a rekeyed IKE SA, in flight.
@@ -56,6 +68,13 @@ pub(crate) struct IkeExchange {
 pub(crate) struct Met<K> {
     pub(crate) key: K,
     lowest: Vec<u8>,
+}
+
+/// A CHILD SA of the peer's making, and what it carries: only one that carries the same is in the way.
+pub(crate) struct Rival {
+    inbound: Spi,
+    local_ts: Vec<TrafficSelector>,
+    remote_ts: Vec<TrafficSelector>,
 }
 
 /// RFC 7296 2.8.1: the SA of the exchange with the lowest of the four nonces goes. Both sides see the same.
