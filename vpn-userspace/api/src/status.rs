@@ -252,7 +252,7 @@ pub struct Tunnel {
 /// An established IKE SA.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ike {
-    /// Major version: 2.
+    /// Major version: 1 or 2.
     pub version: u8,
     /// 16 hexadecimal digits.
     pub spi_initiator: String,

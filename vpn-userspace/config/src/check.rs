@@ -1,10 +1,11 @@
 //! What must hold between the keys, and the defaults of those that are not there.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use culvert_ike::Identity;
+use culvert_ike::{EspProposal, Identity, IkeProposal};
 use ipnet::IpNet;
 
 use crate::duration::show;
@@ -76,6 +77,7 @@ fn or<T>(value: Option<At<T>>, default: T) -> T {
 fn proposals<T>(
     list: Option<At<Vec<At<T>>>>,
     profile: &Option<At<Profile>>,
+    default: Profile,
     of_profile: fn(Profile) -> Vec<T>,
     faults: &mut Vec<Fault>,
 ) -> Vec<T> {
@@ -89,7 +91,7 @@ fn proposals<T>(
     }
     match list {
         Some(list) => list.into_inner().into_iter().map(At::into_inner).collect(),
-        None => of_profile(profile.as_ref().map_or(Profile::Modern, |p| *p.get_ref())),
+        None => of_profile(profile.as_ref().map_or(default, |p| *p.get_ref())),
     }
 }
 
@@ -181,6 +183,7 @@ fn connection(
     weights_differ(&raw, faults);
     start_possible(&raw, faults);
     durations_sound(&raw, faults);
+    sayable_in_v1(&raw, faults);
     let encap = encap(&raw, faults);
     if let Some(mtu) = &raw.mtu
         && *mtu.get_ref() < 1280
@@ -205,7 +208,8 @@ fn connection(
     let nets = |list: Option<At<Vec<At<IpNet>>>>| -> Vec<IpNet> {
         list.into_iter().flat_map(At::into_inner).map(At::into_inner).collect()
     };
-    let of = |profile: &Option<At<Profile>>| profile.as_ref().map_or(Profile::Modern, |p| *p.get_ref());
+    let default = default_profile(raw.ike_version.as_ref());
+    let of = |profile: &Option<At<Profile>>| profile.as_ref().map_or(default, |p| *p.get_ref());
     let connection = Connection {
         name,
         local: nets(raw.local),
@@ -214,12 +218,13 @@ fn connection(
         engine: or(raw.engine, Engine::Auto),
         encap,
         ike: Ike {
-            proposals: proposals(raw.ike_proposals, &raw.ike_profile, Profile::ike, faults),
+            version: if is_v1(raw.ike_version.as_ref()) { 1 } else { 2 },
+            proposals: proposals(raw.ike_proposals, &raw.ike_profile, default, Profile::ike, faults),
             lifetime: or(raw.ike_lifetime, of(&raw.ike_profile).ike_lifetime()),
             profile: raw.ike_profile.map(At::into_inner),
         },
         esp: Esp {
-            proposals: proposals(raw.esp_proposals, &raw.esp_profile, Profile::esp, faults),
+            proposals: proposals(raw.esp_proposals, &raw.esp_profile, default, Profile::esp, faults),
             lifetime: or(raw.esp_lifetime, of(&raw.esp_profile).esp_lifetime()),
             profile: raw.esp_profile.map(At::into_inner),
             replay_window: or(raw.replay_window, REPLAY_WINDOW),
@@ -339,6 +344,47 @@ fn start_possible(raw: &RawConnection, faults: &mut Vec<Fault>) {
                 .at(any.span(), "any address")
                 .help("write the peer's address, or start = \"respond\" to let the peer begin"),
         );
+    }
+}
+
+/// Those who need IKEv1 have old algorithms as well.
+fn default_profile(version: Option<&At<u32>>) -> Profile {
+    if is_v1(version) { Profile::Compatible } else { Profile::Modern }
+}
+
+fn is_v1(version: Option<&At<u32>>) -> bool {
+    version.is_some_and(|v| *v.get_ref() == 1)
+}
+
+/// IKEv1 has no words for AEADs in phase 1, nor for ciphers and integrity algorithms younger than it.
+fn sayable_in_v1(raw: &RawConnection, faults: &mut Vec<Fault>) {
+    let Some(version) = raw.ike_version.as_ref().filter(|v| is_v1(Some(v))) else { return };
+    let mut refuse = |span, what, example| {
+        faults.push(
+            Fault::new(format!("none of the {what} proposals can be said in IKEv1"))
+                .at(span, "for IKEv2 only")
+                .at(version.span(), "asks for IKEv1")
+                .help(format!("add one such as \"{example}\", or write version = 2 on both sides")),
+        );
+    };
+    let default = default_profile(raw.ike_version.as_ref());
+    let of = |profile: &Option<At<Profile>>| profile.as_ref().map_or(default, |p| *p.get_ref());
+    let ike = match &raw.ike_proposals {
+        Some(list) => list.get_ref().iter().map(|p| p.get_ref().clone()).collect(),
+        None => of(&raw.ike_profile).ike(),
+    };
+    let esp = match &raw.esp_proposals {
+        Some(list) => list.get_ref().iter().map(|p| p.get_ref().clone()).collect(),
+        None => of(&raw.esp_profile).esp(),
+    };
+    let said = |span: Option<Range<usize>>| span.unwrap_or(version.span());
+    if !ike.iter().any(IkeProposal::in_v1) && !ike.is_empty() {
+        let span = raw.ike_proposals.as_ref().map(At::span).or(raw.ike_profile.as_ref().map(At::span));
+        refuse(said(span), "IKE", "aes256-sha256-modp2048");
+    }
+    if !esp.iter().any(EspProposal::in_v1) && !esp.is_empty() {
+        let span = raw.esp_proposals.as_ref().map(At::span).or(raw.esp_profile.as_ref().map(At::span));
+        refuse(said(span), "ESP", "aes256-sha256");
     }
 }
 

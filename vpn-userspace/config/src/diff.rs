@@ -143,6 +143,7 @@ fn diff_connection(old: &Connection, new: &Connection, changes: &mut Vec<Change>
     keys.compare("start", &old.start, &new.start, Effect::Live);
     keys.compare("engine", &old.engine, &new.engine, Effect::Renegotiate);
     keys.compare("encap", &old.encap, &new.encap, Effect::Renegotiate);
+    keys.compare("ike.version", &old.ike.version, &new.ike.version, Effect::Renegotiate);
     keys.compare("ike.proposals", &old.ike.proposals, &new.ike.proposals, Effect::Renegotiate);
     keys.compare("ike.lifetime", &old.ike.lifetime, &new.ike.lifetime, Effect::Renegotiate);
     let (before, after) = (&old.exchange, &new.exchange);

@@ -53,6 +53,7 @@ pub(crate) struct RawConnection {
     pub(crate) encap: Option<At<Encap>>,
     pub(crate) wan_port: Option<At<WanPort>>,
     pub(crate) ike_profile: Option<At<Profile>>,
+    pub(crate) ike_version: Option<At<u32>>,
     pub(crate) ike_proposals: Option<At<Vec<At<IkeProposal>>>>,
     pub(crate) esp_profile: Option<At<Profile>>,
     pub(crate) ike_lifetime: Option<At<Duration>>,
@@ -221,6 +222,7 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
             &[("xsk", "AF_XDP ports come in a later version")],
         ),
         ike_profile: None,
+        ike_version: None,
         ike_proposals: None,
         esp_profile: None,
         ike_lifetime: None,
@@ -294,15 +296,7 @@ const LIFETIME: &str = "a duration such as \"8h\"";
 const ID: &str = "an address, a host name, user@host or @keyid";
 
 fn read_ike(mut s: Section<'_>, raw: &mut RawConnection, faults: &mut Vec<Fault>) {
-    if let Some(version) = s.integer(faults, "version", "2", 1..=2)
-        && *version.get_ref() == 1
-    {
-        faults.push(
-            Fault::new("IKE version 1 is not in this version")
-                .at(version.span(), "not in this version")
-                .help("write version = 2 on both sides"),
-        );
-    }
+    raw.ike_version = s.integer(faults, "version", "1 or 2", 1..=2);
     raw.ike_profile = s.word(faults, "profile", &profile::WORDS, &[]);
     raw.ike_proposals = s.list(faults, "proposals", PROPOSALS, false, proposal);
     at_most(faults, "proposals", &raw.ike_proposals, 32);

@@ -195,6 +195,8 @@ pub enum Encap {
 /// `ike`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ike {
+    /// 2, or 1 where the peer can do no better.
+    pub version: u8,
     /// In order of preference.
     pub proposals: Vec<IkeProposal>,
     /// Where they come from, if the file names a profile.

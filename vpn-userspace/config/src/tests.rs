@@ -309,7 +309,10 @@ fn what_later_versions_do_is_refused_by_name() {
         ("routing policy", with("routing = \"policy\"", "")),
         ("engine bpf", with("engine = \"bpf\"", "")),
         ("ports xsk", with("lan_port = \"xsk\"\nwan_port = \"xsk\"", "")),
-        ("IKE version 1", with("ike = { version = 1 }", "")),
+        (
+            "IKEv1 with an AEAD",
+            with("ike = { version = 1, proposals = [\"aes256gcm16-prfsha384-ecp384\"] }", ""),
+        ),
         ("environments", format!("{GATEWAY}[environment.production]\n")),
     ];
     check("later", &cases);

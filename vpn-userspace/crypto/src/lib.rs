@@ -11,6 +11,7 @@
 
 mod aead;
 mod algorithm;
+mod chain;
 mod cipher;
 mod dh;
 mod hash;
@@ -26,6 +27,7 @@ pub mod sign;
 mod suite;
 
 pub use algorithm::{DhGroup, Encryption, Integrity, Mode, Prf, Weakness};
+pub use chain::CbcChain;
 pub use dh::{DhError, KeyPair};
 pub use hash::Hash;
 pub use mschap::{MsChap, NtHash};

@@ -3,7 +3,7 @@
 use sha1::Digest as _;
 
 use crate::mac::MacKey;
-use crate::{Prf, Secret};
+use crate::{Hash, Prf, Secret};
 
 /// More key material was asked for than prf+ can give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +23,18 @@ impl Prf {
         let mut out = Secret::zeroed(self.output_len());
         MacKey::for_prf(self, key).sign(parts, out.as_mut());
         out
+    }
+
+    /// The hash that the PRF is built on, if it is: IKEv1 negotiates that (RFC 2409 5).
+    pub const fn hash(self) -> Option<Hash> {
+        match self {
+            Self::HmacMd5 => Some(Hash::Md5),
+            Self::HmacSha1 => Some(Hash::Sha1),
+            Self::HmacSha256 => Some(Hash::Sha256),
+            Self::HmacSha384 => Some(Hash::Sha384),
+            Self::HmacSha512 => Some(Hash::Sha512),
+            Self::AesXcbc | Self::AesCmac => None,
+        }
     }
 }
 
@@ -109,6 +121,13 @@ mod tests {
             prf_plus(Prf::HmacSha1, b"k", b"s", &mut out),
             Err(PrfPlusError { prf: Prf::HmacSha1, asked: most + 1, most })
         );
+    }
+
+    #[test]
+    fn the_hash_of_a_prf_has_its_length() {
+        for prf in Prf::ALL {
+            assert!(prf.hash().is_none_or(|hash| hash.output_len() == prf.output_len()), "{prf}");
+        }
     }
 
     #[test]

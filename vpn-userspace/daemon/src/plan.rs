@@ -147,6 +147,7 @@ pub(crate) fn peer(
         esn: connection.esp.esn,
         replay_window: connection.esp.replay_window,
         exchange: ExchangeOptions { ppk: tunnel.ppk.clone(), ..connection.exchange.clone() },
+        v1: (connection.ike.version == 1).then(culvert_ike::V1Options::default),
     })
 }
 

@@ -220,7 +220,7 @@ impl Daemon {
 fn ike(now: Instant, ike: &daemon::Established, negotiation: Option<Duration>) -> Ike {
     let info = &ike.info;
     Ike {
-        version: 2,
+        version: info.version,
         spi_initiator: format!("{:016x}", info.spi_initiator),
         spi_responder: format!("{:016x}", info.spi_responder),
         initiator: info.initiator,

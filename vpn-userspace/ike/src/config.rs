@@ -124,6 +124,26 @@ pub struct PeerConfig {
     pub replay_window: u32,
     /// How the exchanges go.
     pub exchange: ExchangeOptions,
+    /// Speak IKEv1 with this peer, and nothing else; `None`: IKEv2.
+    pub v1: Option<V1Options>,
+}
+
+/// What is special about a tunnel of IKEv1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct V1Options {
+    /// Which phase 1 we open, and take from the peer.
+    pub mode: V1Mode,
+}
+
+/// The two ways through phase 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum V1Mode {
+    /// Identities are encrypted.
+    #[default]
+    Main,
+    /// Half the messages; identities in the clear, and the pre-shared key open to guessing by whoever sends one
+    /// message. Main mode is taken, too.
+    Aggressive,
 }
 
 /// What a [`PeerConfig`] cannot be.
@@ -154,6 +174,14 @@ pub enum ConfigError {
     /// A pattern where one identity must stand.
     #[error("the local id must be one identity, without \"*\"")]
     LocalPattern,
+    /// No proposal of a kind that IKEv1 could say.
+    #[error(
+        "none of the {0} proposals can be said in IKEv1; write one such as {1}, or let the tunnel speak IKEv2"
+    )]
+    V1Proposals(&'static str, &'static str),
+    /// A way to authenticate that IKEv1 does not have here.
+    #[error("IKEv1 needs one pre-shared key for both sides; set a psk_file, or let the tunnel speak IKEv2")]
+    V1Auth,
     /// A lifetime that is too short to rekey within.
     #[error("an {0} lifetime of {1:?} is too short; at least 10 s")]
     Lifetime(&'static str, Duration),
@@ -199,12 +227,29 @@ impl PeerConfig {
         if self.local_id.is_pattern() {
             return Err(ConfigError::LocalPattern);
         }
+        if self.v1.is_some() {
+            self.check_v1()?;
+        }
         for (what, lifetime) in [("IKE", self.ike_lifetime), ("ESP", self.child_lifetime)] {
             if lifetime < Duration::from_secs(10) {
                 return Err(ConfigError::Lifetime(what, lifetime));
             }
         }
         self.exchange.check()
+    }
+
+    /// Whether IKEv1 can say what the rest asks for.
+    fn check_v1(&self) -> Result<(), ConfigError> {
+        if !self.ike_proposals.iter().any(IkeProposal::in_v1) {
+            return Err(ConfigError::V1Proposals("IKE", "aes256-sha256-modp2048"));
+        }
+        if !self.esp_proposals.iter().any(EspProposal::in_v1) {
+            return Err(ConfigError::V1Proposals("ESP", "aes256-sha256 or aes128gcm16"));
+        }
+        if self.auth.local.as_psk().is_none() || self.auth.remote.as_psk().is_none() {
+            return Err(ConfigError::V1Auth);
+        }
+        Ok(())
     }
 
     /// Hard limit of a lifetime: 10 % above.

@@ -13,6 +13,7 @@ use crate::fragment::Sealed;
 use crate::job::Work;
 use crate::kex::Spawn;
 use crate::tap::Tap;
+use crate::v1;
 use crate::v2::{child::Child, sa::IkeSa, sa::Task};
 use crate::{DownReason, EndpointConfig, Event, Failure, Job, JobId, Output, Parity};
 
@@ -55,6 +56,16 @@ pub(crate) enum Effect {
     Spawn(Box<IkeSa>),
     /// The children of `from` live on in `to`, which becomes the tunnel's IKE SA.
     Adopt { tunnel: TunnelId, from: u64, to: u64, children: Vec<Child>, tasks: Vec<Task> },
+    /// A phase 1 of IKEv1 has ended well. `rekeys`: it was opened in place of another one.
+    EstablishedV1 { tunnel: TunnelId, key: u64, initial_contact: bool, rekeys: bool },
+    /// A phase 1 of IKEv1 is to be replaced.
+    RenewV1 { tunnel: TunnelId },
+    /// A child of IKEv1 came to an end on an SA that serves no more.
+    AdoptV1 { tunnel: TunnelId, from: u64, children: Vec<v1::child::Child> },
+    /// The peer has proven that it has the keys of a child that its SA handed on.
+    ConfirmV1 { tunnel: TunnelId, inbound: Spi },
+    /// The peer deleted a child that its SA handed on, by the SPI of its own.
+    DeleteV1 { tunnel: TunnelId, outbound: u32 },
     /// This IKE SA serves the tunnel no more.
     Left { tunnel: TunnelId, key: u64, reason: DownReason },
 }
@@ -114,6 +125,17 @@ impl Ctx<'_> {
             let spi = u64::from_be_bytes(bytes);
             if spi != 0 && !self.others.contains_key(&spi) {
                 return spi;
+            }
+        }
+    }
+
+    /// A message id of IKEv1: random and not 0.
+    pub(crate) fn message_id(&mut self) -> u32 {
+        loop {
+            let mut bytes = [0; 4];
+            self.random.fill(&mut bytes);
+            if bytes != [0; 4] {
+                return u32::from_be_bytes(bytes);
             }
         }
     }

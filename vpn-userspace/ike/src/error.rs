@@ -26,6 +26,24 @@ pub enum Phase {
     RekeyIke,
     /// INFORMATIONAL: liveness and deletes.
     Informational,
+    /// IKEv1's phase 1 in six messages (RFC 2409 5).
+    MainMode,
+    /// IKEv1's phase 1 in three messages (RFC 2409 5).
+    AggressiveMode,
+    /// IKEv1's negotiation of a CHILD SA (RFC 2409 5.5).
+    QuickMode,
+    /// The same in place of another CHILD SA.
+    QuickModeRekey,
+    /// IKEv1's dead peer detection (RFC 3706).
+    DeadPeer,
+}
+
+impl Phase {
+    /// Whether it is one of IKEv1.
+    pub fn is_v1(self) -> bool {
+        use Phase::{AggressiveMode, DeadPeer, MainMode, QuickMode, QuickModeRekey};
+        matches!(self, MainMode | AggressiveMode | QuickMode | QuickModeRekey | DeadPeer)
+    }
 }
 
 impl fmt::Display for Phase {
@@ -37,6 +55,11 @@ impl fmt::Display for Phase {
             Self::RekeyChild => "CHILD SA rekeying",
             Self::RekeyIke => "IKE SA rekeying",
             Self::Informational => "INFORMATIONAL",
+            Self::MainMode => "IKEv1 main mode",
+            Self::AggressiveMode => "IKEv1 aggressive mode",
+            Self::QuickMode => "IKEv1 quick mode",
+            Self::QuickModeRekey => "IKEv1 quick mode rekeying",
+            Self::DeadPeer => "IKEv1 dead peer detection",
         })
     }
 }
@@ -214,6 +237,9 @@ pub enum Cause {
     /// The peer chose an SPI that cannot be.
     #[error("the peer chose the SPI {0:#x}")]
     BadSpi(u64),
+    /// Something that only IKEv1 has.
+    #[error(transparent)]
+    V1(#[from] crate::V1Cause),
     /// The hard lifetime ended before a rekey succeeded.
     #[error("the lifetime ended before rekeying succeeded")]
     Expired,
@@ -411,6 +437,7 @@ impl Cause {
             Self::Endless(_) => {
                 (Peer, "ask the peer's vendor: it never accepts its own cookies or groups", "RFC 7296 2.6.1")
             }
+            Self::V1(_) => (Configuration, "look into the peer's log for the cause", "RFC 2409"),
             Self::Expired => (Configuration, "look at the rekeying failures before this one", "RFC 7296 2.8"),
         }
     }
@@ -459,7 +486,8 @@ impl Cause {
 impl Failure {
     /// A failure with the blame, the mend and the RFC section of its cause.
     pub(crate) fn new(tunnel: Option<TunnelId>, name: &str, phase: Phase, cause: Cause) -> Self {
-        let (blame, mend, rfc) = cause.verdict(phase);
+        let in_v1 = if phase.is_v1() { crate::v1::cause::verdict(&cause, phase) } else { None };
+        let (blame, mend, rfc) = in_v1.unwrap_or_else(|| cause.verdict(phase));
         let (offered_local, offered_remote) = (String::new(), String::new());
         let mend = match &cause {
             Cause::Certificate { refused, .. } if !refused.mend.is_empty() => refused.mend.clone(),

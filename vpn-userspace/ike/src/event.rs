@@ -217,6 +217,8 @@ impl fmt::Display for DownReason {
 /// An IKE SA, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IkeInfo {
+    /// The version of IKE: 1 or 2.
+    pub version: u8,
     /// SPI of the side that initiated this IKE SA.
     pub spi_initiator: u64,
     /// SPI of the other side.

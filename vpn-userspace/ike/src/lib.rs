@@ -33,13 +33,14 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 mod timer;
+mod v1;
 mod v2;
 mod window;
 mod wire;
 
 pub use auth::{Auth, LocalAuth, MAX_CERTIFICATES, MAX_CHAIN, Ppk, Psk, PskError, RemoteAuth, Signer, Trust};
 pub use child::ChildSa;
-pub use config::{ConfigError, Dpd, EndpointConfig, Parity, PeerConfig, Retransmit};
+pub use config::{ConfigError, Dpd, EndpointConfig, Parity, PeerConfig, Retransmit, V1Mode, V1Options};
 pub use endpoint::{Counts, Endpoint};
 pub use error::{Blame, Cause, Failure, Phase};
 pub use event::{CertificateRefused, CheckId, Command, CommandError, DownReason, Event, IkeInfo, Output};
@@ -48,4 +49,5 @@ pub use identity::{Dn, Identity, IdentityError};
 pub use job::{Job, JobDone, JobId};
 pub use proposal::{EspProposal, EspSuite, IkeProposal, IkeSuite, ProposalError};
 pub use tap::IkeSecrets;
+pub use v1::cause::V1Cause;
 pub use wire::WireError;

@@ -100,6 +100,7 @@ pub fn config(at: At) -> PeerConfig {
         esn: true,
         replay_window: 1024,
         exchange: ExchangeOptions::default(),
+        v1: None,
     }
 }
 

@@ -24,6 +24,11 @@ impl Psk {
         let secret = Secret::new(bytes.into());
         if secret.is_empty() { Err(PskError::Empty) } else { Ok(Self(secret)) }
     }
+
+    /// The key as IKEv1's PRF takes it.
+    pub(crate) fn secret(&self) -> &Secret {
+        &self.0
+    }
 }
 
 impl Psk {

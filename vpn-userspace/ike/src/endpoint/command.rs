@@ -16,6 +16,9 @@ impl Endpoint {
         match command {
             Command::AddPeer(tunnel, config) => {
                 config.check()?;
+                if config.v1.is_some() {
+                    crate::v1::warn(&config.name);
+                }
                 self.peers.add(tunnel, *config);
             }
             Command::RemovePeer(tunnel) => {
@@ -31,6 +34,9 @@ impl Endpoint {
             Command::RekeyChild(spi) => {
                 let unknown = CommandError::UnknownSpi(spi);
                 let owner = self.spis.owner(spi).ok_or(unknown)?;
+                if self.rekey_child_v1(now, owner, spi) {
+                    return Ok(());
+                }
                 let has = self.up(owner).is_some_and(|sa| sa.children.iter().any(|c| c.inbound == spi));
                 if !has {
                     return Err(unknown);
@@ -39,10 +45,15 @@ impl Endpoint {
             }
             Command::RekeyIke(tunnel) => {
                 let current = self.current(tunnel)?;
+                if self.up_v1(current).is_some() {
+                    self.renew_v1(now, tunnel);
+                    return Ok(());
+                }
                 self.queue(now, current, Task::RekeyIke(Attempt::default()));
             }
             Command::CheckLiveness(tunnel) => {
                 let current = self.current(tunnel)?;
+                self.step_up_v1(now, current, crate::v1::sa::IkeSa::ask);
                 // Any request asks the same; one that already waits will tell.
                 if self.up(current).is_some_and(|sa| sa.window.free().is_some()) {
                     self.queue(now, current, Task::Liveness);
@@ -78,6 +89,13 @@ impl Endpoint {
     fn initiate(&mut self, now: Instant, tunnel: TunnelId) -> Result<(), CommandError> {
         let config = Arc::clone(self.peers.get(tunnel).ok_or(CommandError::UnknownTunnel(tunnel))?);
         let remote = config.remote.ok_or(CommandError::NoRemote(tunnel))?;
+        let current = self.tunnels.get(&tunnel).and_then(|t| t.current);
+        // A tunnel whose version was changed goes over with the next negotiation.
+        let serves_v1 = current.is_some_and(|key| self.up_v1(key).is_some());
+        if serves_v1 || (config.v1.is_some() && current.is_none()) {
+            self.initiate_v1(now, tunnel, config, remote);
+            return Ok(());
+        }
         let entry = self.tunnels.entry(tunnel).or_default();
         if let Some(current) = entry.current {
             if self.up(current).is_some_and(|sa| !sa.has_child_or_asks()) {
@@ -100,6 +118,7 @@ impl Endpoint {
     fn terminate(&mut self, now: Instant, tunnel: TunnelId, tell: bool) {
         let all = self.tunnels.get(&tunnel).map(|t| t.all.clone()).unwrap_or_default();
         for key in all {
+            self.terminate_v1(now, key, tell);
             self.step_v2(now, key, |sa, ctx| match sa {
                 Sa::Up(mut sa) if tell => {
                     sa.close(ctx, DownReason::LocalRequest);
@@ -122,6 +141,7 @@ impl Endpoint {
     fn shut_down(&mut self, now: Instant) {
         let all: Vec<u64> = self.sas.keys().copied().collect();
         for key in all {
+            self.terminate_v1(now, key, true);
             self.step_v2(now, key, |sa, ctx| {
                 match sa {
                     Sa::Up(sa) => sa.farewell(ctx),

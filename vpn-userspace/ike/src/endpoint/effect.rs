@@ -51,6 +51,13 @@ impl Endpoint {
                     Some(Sa::Up(sa))
                 });
             }
+            Effect::EstablishedV1 { tunnel, key, initial_contact, rekeys } => {
+                self.established_v1(now, tunnel, key, initial_contact, rekeys);
+            }
+            Effect::RenewV1 { tunnel } => self.renew_v1(now, tunnel),
+            Effect::AdoptV1 { tunnel, from, children } => self.adopt_late_v1(now, tunnel, from, children),
+            Effect::ConfirmV1 { tunnel, inbound } => self.confirm_v1(now, tunnel, inbound),
+            Effect::DeleteV1 { tunnel, outbound } => self.delete_late_v1(now, tunnel, outbound),
             Effect::Left { tunnel, key, reason } => self.left(now, tunnel, key, reason),
         }
     }
@@ -99,7 +106,11 @@ impl Endpoint {
         let Some(entry) = self.tunnels.get_mut(&tunnel).filter(|e| e.current == Some(key)) else { return };
         entry.current = None;
         let others = entry.all.clone();
-        let next = others.iter().copied().find(|k| *k != key && self.up(*k).is_some_and(IkeSa::serves));
+        let mut rest = others.iter().copied().filter(|k| *k != key);
+        if let Some(next) = rest.clone().find(|k| self.up_v1(*k).is_some_and(crate::v1::sa::IkeSa::serves)) {
+            return self.make_current_v1(now, tunnel, next);
+        }
+        let next = rest.find(|k| self.up(*k).is_some_and(IkeSa::serves));
         match next {
             Some(next) => self.make_current(now, tunnel, next),
             None => {
@@ -124,6 +135,10 @@ impl Endpoint {
         let others: Vec<u64> = entry.all.iter().copied().filter(|k| *k != key).collect();
         entry.current = Some(key);
         for other in others {
+            if self.up_v1(other).is_some() {
+                self.replace_v1(now, other);
+                continue;
+            }
             let Some(old) = self.up(other).filter(|sa| sa.serves()) else { continue };
             match self.up(key).and_then(|new| opened_together(new, old)) {
                 Some(new_stays) => {

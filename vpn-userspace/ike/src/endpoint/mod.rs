@@ -6,6 +6,7 @@ mod effect;
 mod guard;
 mod peers;
 mod spis;
+mod v1;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -20,10 +21,11 @@ use crate::error::{Cause, Failure, Phase};
 use crate::kex::Answering;
 use crate::tap::{Seen, Tap};
 use crate::timer::Timers;
+use crate::v1::fragment::Reassembler;
 use crate::v2::init::{self, Opening, Request, Respond};
 use crate::v2::{Arrival, Sa};
-use crate::wire::{Body, Exchange, HEADER_LEN, Header, WireError, describe, notify};
-use crate::{Command, CommandError, EndpointConfig, Event, JobDone, Output};
+use crate::wire::{self, Body, Exchange, HEADER_LEN, Header, WireError, describe, notify};
+use crate::{Command, CommandError, EndpointConfig, Event, JobDone, Output, PeerConfig};
 pub(crate) use any::AnySa;
 use guard::{Admission, Cookies, HalfOpens, Reports};
 pub(crate) use peers::Peers;
@@ -45,6 +47,10 @@ pub struct Endpoint {
     /// Jobs asked for so far.
     jobs: u64,
     tap: Arc<Tap>,
+    /// Pieces of messages of IKEv1.
+    fragments: Reassembler,
+    /// Messages of IKEv1 that came although no tunnel takes them.
+    v1_refused: u64,
     shut_down: bool,
 }
 
@@ -86,6 +92,8 @@ impl Endpoint {
             outputs: VecDeque::new(),
             jobs: 0,
             tap,
+            fragments: Reassembler::default(),
+            v1_refused: 0,
             shut_down: false,
         }
     }
@@ -95,6 +103,9 @@ impl Endpoint {
     pub fn handle_datagram(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) {
         if self.shut_down {
             return;
+        }
+        if wire::v1::Header::is_v1(bytes) {
+            return self.on_v1(now, local, remote, bytes);
         }
         let header = match Header::parse(bytes) {
             Ok(header) => header,
@@ -192,6 +203,11 @@ impl Endpoint {
         sa.protection.seal(&header, chain)
     }
 
+    /// How many messages of IKEv1 came although no tunnel takes them, since the start.
+    pub fn refused_v1(&self) -> u64 {
+        self.v1_refused
+    }
+
     fn on_bad_header(&mut self, local: SocketAddr, remote: SocketAddr, bytes: &[u8], error: WireError) {
         tracing::debug!(%remote, "dropped a malformed message of {} bytes: {error}", bytes.len());
         // RFC 7296 2.5: a higher major version is told ours; never with more bytes than came.
@@ -234,7 +250,7 @@ impl Endpoint {
             tracing::debug!(%remote, "dropped an IKE_SA_INIT request without SA, KE or nonce");
             return;
         };
-        let candidates = self.peers.candidates(local.ip(), remote.ip());
+        let candidates = self.candidates_v2(local, remote);
         if candidates.is_empty() {
             let cause = Cause::UnknownAddress { local: local.ip(), remote: remote.ip() };
             let failure = Failure::new(None, &remote.ip().to_string(), Phase::IkeSaInit, cause);
@@ -260,11 +276,18 @@ impl Endpoint {
         self.open(now, arrival, spi_r, None);
     }
 
+    /// The tunnels of IKEv2 that a message between these addresses may be for.
+    fn candidates_v2(&self, local: SocketAddr, remote: SocketAddr) -> Vec<(TunnelId, Arc<PeerConfig>)> {
+        let mut candidates = self.peers.candidates(local.ip(), remote.ip());
+        candidates.retain(|(_, c)| c.v1.is_none());
+        candidates
+    }
+
     /// Answers an IKE_SA_INIT request that has been admitted; `ready` is what a job has brought for it.
     fn open(&mut self, now: Instant, arrival: &Arrival<'_>, spi_r: u64, ready: Option<Answering>) {
         let Arrival { local, remote, header, bytes } = *arrival;
         let body = Body::parse(header.next, bytes.get(HEADER_LEN..).unwrap_or_default()).ok();
-        let candidates = self.peers.candidates(local.ip(), remote.ip());
+        let candidates = self.candidates_v2(local, remote);
         let request = body.as_ref().and_then(Request::read);
         // The tunnels may have been removed while a job was at work.
         let (Some(body), Some(request), false) = (&body, request, candidates.is_empty()) else {
@@ -318,9 +341,10 @@ impl Endpoint {
 
     /// A step of an IKE SA of IKEv2; nothing for others.
     fn step_v2(&mut self, now: Instant, key: u64, act: impl FnOnce(Sa, &mut Ctx<'_>) -> Option<Sa>) {
-        if matches!(self.sas.get(&key), Some(AnySa::V2(_))) {
-            self.step(now, key, |AnySa::V2(sa), ctx| act(sa, ctx).map(AnySa::V2));
-        }
+        self.step(now, key, |sa, ctx| match sa {
+            AnySa::V2(sa) => act(sa, ctx).map(AnySa::V2),
+            other @ AnySa::V1(_) => Some(other),
+        });
     }
 
     /// Something that concerns no IKE SA that is there.
@@ -406,6 +430,9 @@ impl Endpoint {
         }
         if next.as_ref().is_none_or(AnySa::is_up) {
             self.half_opens.remove(key);
+        }
+        if next.is_none() && !self.fragments.is_empty() {
+            self.fragments.forget(key);
         }
         self.timers.set(key, next.as_ref().and_then(|sa| sa.deadline(&self.config)));
         if let Some(sa) = next {

@@ -35,6 +35,11 @@ impl Peers {
         true
     }
 
+    /// Whether any tunnel takes IKEv1.
+    pub(crate) fn any_v1(&self) -> bool {
+        self.by_id.values().any(|c| c.v1.is_some())
+    }
+
     pub(crate) fn get(&self, tunnel: TunnelId) -> Option<&Arc<PeerConfig>> {
         self.by_id.get(&tunnel)
     }

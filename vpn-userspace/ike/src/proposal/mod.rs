@@ -62,6 +62,11 @@ impl IkeProposal {
         &self.groups
     }
 
+    /// Whether IKEv1 can say it, at least in part: it has no AEADs in phase 1.
+    pub fn in_v1(&self) -> bool {
+        !crate::v1::proposal::ike_suites(self).is_empty()
+    }
+
     /// Whether a negotiation by this proposal may end with the suite.
     pub fn allows(&self, suite: &IkeSuite) -> bool {
         let integrity = suite.protection.integrity();
@@ -105,6 +110,11 @@ impl EspProposal {
     /// The groups of a rekey with perfect forward secrecy; empty for one without.
     pub fn groups(&self) -> &[DhGroup] {
         &self.groups
+    }
+
+    /// Whether IKEv1 can say it, at least in part.
+    pub fn in_v1(&self) -> bool {
+        crate::v1::proposal::sayable(self)
     }
 
     /// Every pair of algorithms that a negotiation may end with.

@@ -10,6 +10,8 @@ mod loss;
 mod ppk;
 mod rekey;
 mod sim;
+mod v1;
+mod v1_abuse;
 
 use std::time::Duration;
 

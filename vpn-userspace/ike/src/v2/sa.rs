@@ -248,6 +248,7 @@ impl IkeSa {
 
     pub(crate) fn info(&self, now: Instant) -> IkeInfo {
         IkeInfo {
+            version: 2,
             spi_initiator: self.spi_i,
             spi_responder: self.spi_r,
             initiator: self.initiator,

@@ -13,6 +13,7 @@ mod header;
 mod payload;
 mod proposal;
 mod selector;
+pub(crate) mod v1;
 
 pub(crate) use chain::{Chain, plain_message};
 #[allow(unused_imports)]

@@ -1,0 +1,527 @@
+//! An established ISAKMP SA: its exchanges of phase 2, its children, its clocks.
+
+use std::collections::{HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use culvert_crypto::SuiteKeys;
+use culvert_types::{Spi, TunnelId};
+
+use super::child::{Child, Pair, State, pairs};
+use super::clock::Probe;
+use super::keys::Keys;
+use super::phase1::{Exchanged, Proven};
+use super::quick::Quick;
+use super::vendor::Vendor;
+use super::{Arrival, Sa, fragment};
+use crate::ctx::{Ctx, Effect, Path, log};
+use crate::error::{Cause, Failure, Phase};
+use crate::event::IkeInfo;
+use crate::wire::v1::{Body, Chain, Exchange, Flags, Header, protocol};
+use crate::{ChildSa, DownReason, EspSuite, Event, Identity, IkeSuite, PeerConfig};
+
+/// How long a replaced inbound SA still receives after it was taken down.
+pub(crate) const DRAIN: Duration = Duration::from_secs(5);
+/// How long a CHILD SA and its successor live side by side before we delete the old one.
+pub(crate) const OVERLAP: Duration = Duration::from_secs(5);
+/// When we delete a replaced CHILD SA although that is the peer's part: some peers leave it to its lifetime.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+/// How long an ISAKMP SA outlives its successor: exchanges in flight end, lost ones are repeated.
+const SUPERSEDED_LIFETIME: Duration = Duration::from_secs(10);
+/// The same where the peer is to delete it.
+const SUPERSEDED_BY_PEER: Duration = Duration::from_secs(120);
+/// Message ids that an ISAKMP SA remembers; with as many it is replaced.
+const MAX_SEEN: usize = 100_000;
+
+/// What we mean to do, one quick mode after another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// A CHILD SA for a pair of networks, in place of another or not.
+    Quick(Pair, Option<Spi>),
+}
+
+/// How far an ISAKMP SA is through its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// Serves its tunnel.
+    Serving,
+    /// Another one serves in its place. `true`: we delete it.
+    Superseded(bool),
+}
+
+/// An established ISAKMP SA.
+pub(crate) struct IkeSa {
+    pub(crate) tunnel: TunnelId,
+    pub(crate) config: Arc<PeerConfig>,
+    pub(crate) cookie_i: u64,
+    pub(crate) cookie_r: u64,
+    pub(crate) initiator: bool,
+    pub(crate) suite: IkeSuite,
+    pub(crate) keys: Keys,
+    pub(crate) path: Path,
+    pub(crate) vendor: Vendor,
+    pub(crate) remote_id: Identity,
+    pub(crate) children: Vec<Child>,
+    pub(crate) quicks: Vec<Quick>,
+    pub(crate) tasks: VecDeque<Task>,
+    pub(crate) life: Life,
+    pub(crate) started: Instant,
+    pub(crate) established: Instant,
+    pub(crate) lowest_nonce: Vec<u8>,
+    pub(crate) soft: Option<Instant>,
+    pub(crate) hard: Instant,
+    pub(crate) last_heard: Instant,
+    pub(crate) last_sent: Instant,
+    pub(crate) probe: Option<Probe>,
+    /// The number of our next liveness question.
+    pub(crate) dpd_sequence: u32,
+    /// Message ids of authentic exchanges: none is taken twice.
+    pub(crate) seen: HashSet<u32>,
+    /// The last messages of phase 1, should ours have been lost.
+    phase1: Exchanged,
+}
+
+/// What a finished negotiation of a CHILD SA says.
+pub(crate) struct Agreed {
+    pub(crate) inbound: Spi,
+    pub(crate) outbound: Spi,
+    pub(crate) suite: EspSuite,
+    pub(crate) pair: Pair,
+    pub(crate) inbound_keys: SuiteKeys,
+    pub(crate) outbound_keys: SuiteKeys,
+    pub(crate) lifetime: Duration,
+    pub(crate) ours: bool,
+    pub(crate) started: Instant,
+    pub(crate) lowest_nonce: Vec<u8>,
+    pub(crate) replaces: Option<Spi>,
+}
+
+impl IkeSa {
+    /// The ISAKMP SA of a finished phase 1. The endpoint says to its owner whether it is the tunnel's first.
+    pub(crate) fn establish(ctx: &mut Ctx<'_>, proven: Proven) -> Box<Self> {
+        let Proven { tunnel, config, opening, choice, keys, remote_id, rekeys, initial_contact } = proven;
+        let lifetime = choice.lifetime.map_or(config.ike_lifetime, |l| l.min(config.ike_lifetime));
+        let lifetime = lifetime.max(Duration::from_secs(10));
+        let soft = ctx.now + ctx.jittered(lifetime, 0.9);
+        let mut sa = Box::new(Self {
+            tunnel,
+            cookie_i: opening.cookie_i,
+            cookie_r: opening.cookie_r,
+            initiator: opening.initiator,
+            suite: choice.suite,
+            keys,
+            path: opening.path,
+            vendor: opening.vendor,
+            remote_id,
+            children: Vec::new(),
+            quicks: Vec::new(),
+            tasks: VecDeque::new(),
+            life: Life::Serving,
+            started: opening.started,
+            established: ctx.now,
+            lowest_nonce: opening.ni.clone().min(opening.nr.clone()),
+            soft: Some(soft),
+            hard: ctx.now + PeerConfig::hard(lifetime),
+            last_heard: ctx.now,
+            last_sent: ctx.now,
+            probe: None,
+            dpd_sequence: ctx.message_id() >> 1,
+            seen: HashSet::new(),
+            phase1: opening.exchanged,
+            config,
+        });
+        if sa.initiator && !opening.aggressive {
+            // The responder has the last word in main mode.
+            sa.phase1.sent.clear();
+        }
+        log!(
+            info,
+            sa.config.name,
+            "IKEv1 SA up: {} {}[{}] - {}[{}] {}{}",
+            if sa.initiator { "initiator" } else { "responder" },
+            sa.config.local_id,
+            sa.path.local,
+            sa.remote_id,
+            sa.path.remote,
+            sa.suite,
+            if sa.path.encap { ", ESP in UDP" } else { "" }
+        );
+        ctx.effects.push(Effect::EstablishedV1 { tunnel, key: sa.key(), initial_contact, rekeys });
+        sa
+    }
+
+    /// Our cookie: the endpoint knows this SA by it.
+    pub(crate) fn key(&self) -> u64 {
+        if self.initiator { self.cookie_i } else { self.cookie_r }
+    }
+
+    /// Whether it serves its tunnel.
+    pub(crate) fn serves(&self) -> bool {
+        self.life == Life::Serving
+    }
+
+    pub(crate) fn info(&self, now: Instant) -> IkeInfo {
+        IkeInfo {
+            version: 1,
+            ppk: false,
+            spi_initiator: self.cookie_i,
+            spi_responder: self.cookie_r,
+            initiator: self.initiator,
+            suite: self.suite,
+            local: self.path.local,
+            remote: self.path.remote,
+            local_id: self.config.local_id.clone(),
+            remote_id: self.remote_id.clone(),
+            nat_local: self.path.nat_local,
+            nat_remote: self.path.nat_remote,
+            encap: self.path.encap,
+            rekey_in: self.soft.map_or(Duration::ZERO, |soft| soft.saturating_duration_since(now)),
+            expires_in: self.hard.saturating_duration_since(now),
+        }
+    }
+
+    pub(crate) fn failure(&self, phase: Phase, cause: Cause) -> Failure {
+        Failure::new(Some(self.tunnel), &self.config.name, phase, cause)
+    }
+
+    // --- messages ---
+
+    pub(crate) fn header(&self, exchange: Exchange, message_id: u32) -> Header {
+        let (cookie_i, cookie_r) = (self.cookie_i, self.cookie_r);
+        Header { cookie_i, cookie_r, next: 0, exchange, flags: Flags::default(), message_id }
+    }
+
+    /// A message id that no exchange of this SA has.
+    pub(crate) fn message_id(&self, ctx: &mut Ctx<'_>) -> u32 {
+        loop {
+            let id = ctx.message_id();
+            if !self.seen.contains(&id) && !self.quicks.iter().any(|q| q.message_id == id) {
+                return id;
+            }
+        }
+    }
+
+    pub(crate) fn send(&mut self, ctx: &mut Ctx<'_>, message: Vec<u8>) {
+        self.last_sent = ctx.now;
+        fragment::send(ctx, &self.path, self.vendor.fragmentation, message);
+    }
+
+    /// A message whose first payload is its hash, prf(SKEYID_a, M-ID | payloads), alone in its exchange.
+    pub(crate) fn send_hashed(&mut self, ctx: &mut Ctx<'_>, exchange: Exchange, chain: Chain) {
+        let id = self.message_id(ctx);
+        self.seen.insert(id);
+        let chain = chain.with_hash(|bytes| self.keys.hash(id, &[bytes]).to_vec());
+        let (message, _) = self.keys.seal(&self.keys.iv(id), &self.header(exchange, id), &chain);
+        self.send(ctx, message);
+    }
+
+    pub(crate) fn on_datagram(mut self: Box<Self>, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) -> Option<Sa> {
+        let header = &arrival.header;
+        match header.exchange {
+            Exchange::Main | Exchange::Aggressive if self.phase1.is_repeated(arrival.bytes) => {
+                // Ours was lost; nothing new is in this message, so it moves nothing.
+                if !self.phase1.sent.is_empty() {
+                    let message = self.phase1.sent.clone();
+                    self.send(ctx, message);
+                }
+            }
+            Exchange::Informational => return self.on_informational(ctx, arrival),
+            Exchange::Quick => self.on_quick(ctx, arrival),
+            other => {
+                log!(debug, self.config.name, "dropped a message of {other:?} from {}", arrival.remote);
+            }
+        }
+        self.go_on(ctx);
+        Some(Sa::Up(self))
+    }
+
+    /// The peer proved with this message that it lives, and where.
+    pub(crate) fn heard(&mut self, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) {
+        self.last_heard = ctx.now;
+        self.probe = None;
+        let (local, remote) = (arrival.local, arrival.remote);
+        let path = &mut self.path;
+        if (path.local, path.remote) == (local, remote) || (path.nat_local && !path.nat_remote) {
+            return;
+        }
+        let same_hosts = (path.local.ip(), path.remote.ip()) == (local.ip(), remote.ip());
+        (path.local, path.remote) = (local, remote);
+        if !same_hosts || path.encap {
+            log!(info, self.config.name, "the peer moved to {remote} (here {local})");
+            ctx.event(Event::PeerMoved { tunnel: self.tunnel, local, remote });
+        }
+    }
+
+    /// Opens a message of phase 2 that stands alone in its exchange and checks its hash. The caller keeps the id.
+    pub(crate) fn open_hashed(&self, arrival: &Arrival<'_>) -> Option<Vec<u8>> {
+        let id = arrival.header.message_id;
+        let iv = self.keys.iv(id);
+        let (text, _) = self.opened(arrival, &iv)?;
+        let body = self.parsed(arrival, &text)?;
+        let fits = body.hashed().is_some_and(|(hash, rest)| self.keys.hash_fits(id, &[rest], hash));
+        if !fits {
+            log!(debug, self.config.name, "dropped a message with a wrong hash from {}", arrival.remote);
+            return None;
+        }
+        Some(text)
+    }
+
+    pub(crate) fn opened(&self, arrival: &Arrival<'_>, iv: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+        if arrival.header.flags.auth_only || arrival.header.message_id == 0 {
+            return None;
+        }
+        match self.keys.open(iv, &arrival.header, arrival.bytes) {
+            Ok(opened) => Some(opened),
+            Err(e) => {
+                log!(debug, self.config.name, "dropped a message from {}: {e}", arrival.remote);
+                None
+            }
+        }
+    }
+
+    pub(crate) fn parsed<'a>(&self, arrival: &Arrival<'_>, text: &'a [u8]) -> Option<Body<'a>> {
+        match Body::parse(arrival.header.next, text, true) {
+            Ok(body) => Some(body),
+            Err(e) => {
+                log!(debug, self.config.name, "dropped a message from {}: {e}", arrival.remote);
+                None
+            }
+        }
+    }
+
+    /// Message ids are running out of memory for them: this SA must be replaced.
+    pub(crate) fn nearly_used_up(&self) -> bool {
+        self.seen.len() > MAX_SEEN
+    }
+
+    // --- tasks ---
+
+    /// Puts a task at the end of the queue, once.
+    pub(crate) fn queue(&mut self, task: Task) {
+        if !self.tasks.contains(&task) {
+            self.tasks.push_back(task);
+        }
+    }
+
+    /// Asks for a CHILD SA for every pair of networks that has none.
+    pub(crate) fn queue_missing(&mut self) {
+        for pair in pairs(&self.config) {
+            let covered = self.children.iter().any(|c| c.state == State::Live && c.pair == pair)
+                || self.quicks.iter().any(|q| q.negotiates(&pair));
+            if !covered {
+                self.queue(Task::Quick(pair, None));
+            }
+        }
+    }
+
+    /// Starts the next quick mode if none of ours waits for its answer: devices that take several at once are few.
+    pub(crate) fn go_on(&mut self, ctx: &mut Ctx<'_>) {
+        while self.serves() && !self.quicks.iter().any(Quick::waits_for_answer) {
+            let Some(Task::Quick(pair, replaces)) = self.tasks.pop_front() else { return };
+            let gone = replaces.is_some_and(|old| self.child(old).is_none_or(|c| c.state != State::Live));
+            if !gone {
+                self.start_quick(ctx, pair, replaces);
+            }
+        }
+    }
+
+    // --- children ---
+
+    pub(crate) fn child(&mut self, inbound: Spi) -> Option<&mut Child> {
+        self.children.iter_mut().find(|c| c.inbound == inbound)
+    }
+
+    /// Takes a negotiated CHILD SA in and tells the owner. `confirmed`: the peer has proven that it has the keys.
+    pub(crate) fn install(&mut self, ctx: &mut Ctx<'_>, agreed: Agreed, confirmed: bool) {
+        let Agreed { inbound, outbound, suite, pair, inbound_keys, outbound_keys, lifetime, .. } = agreed;
+        let rekey_in = ctx.jittered(lifetime, 0.9);
+        let hard_lifetime = PeerConfig::hard(lifetime);
+        let mut new = Child {
+            inbound,
+            outbound,
+            pair: pair.clone(),
+            state: State::Live,
+            soft: Some(ctx.now + rekey_in),
+            hard: ctx.now + hard_lifetime,
+            delete_at: None,
+            confirmed,
+            ours: agreed.ours,
+            started: agreed.started,
+            made: ctx.now,
+            lowest_nonce: agreed.lowest_nonce,
+            replaces: agreed.replaces,
+        };
+        let replaces = self.give_way(ctx.now, &mut new);
+        let use_outbound = confirmed && new.state == State::Live;
+        self.children.push(new);
+        log!(info, self.config.name, "CHILD SA up: in {inbound} out {outbound} {suite} {}", pair.describe());
+        let sa = ChildSa {
+            tunnel: self.tunnel,
+            inbound,
+            outbound,
+            suite,
+            inbound_keys,
+            outbound_keys,
+            replay_window: self.config.replay_window,
+            local_ts: vec![pair.local],
+            remote_ts: vec![pair.remote],
+            local: self.path.local,
+            remote: self.path.remote,
+            encap: self.path.encap,
+            rekey_in,
+            hard_lifetime,
+        };
+        ctx.event(Event::ChildUp { sa, replaces, use_outbound });
+        if !self.serves() {
+            // It came to an end on an SA that another one has replaced.
+            let children = std::mem::take(&mut self.children);
+            ctx.effects.push(Effect::AdoptV1 { tunnel: self.tunnel, from: self.key(), children });
+        }
+    }
+
+    /// One CHILD SA stays for a pair of networks. The new one takes the place of those before it, unless both sides
+    /// asked at the same time: then the one with the lowest nonce goes, as in IKEv2, and who opened it deletes it.
+    fn give_way(&mut self, now: Instant, new: &mut Child) -> Option<Spi> {
+        let asked = new.replaces;
+        let mut replaces = asked;
+        let pair = new.pair.clone();
+        for old in self.children.iter_mut().filter(|c| c.state == State::Live && c.pair == pair) {
+            let together = old.ours != new.ours && new.started <= old.made && asked != Some(old.inbound);
+            let (goes, stays_ours) = if together && new.lowest_nonce < old.lowest_nonce {
+                (&mut *new, old.ours)
+            } else {
+                replaces = replaces.or(Some(old.inbound));
+                (old, new.ours)
+            };
+            goes.state = State::Replaced;
+            goes.soft = None;
+            // The winner's opener deletes what was rekeyed; the loser of a collision is its own opener's.
+            let by_us = if together { goes.ours } else { stays_ours };
+            goes.delete_at = Some(now + if by_us { OVERLAP } else { FORGOTTEN });
+        }
+        // What ours replaces goes by us, also where the peer's was there before ours and lost.
+        let rekeyed = asked.filter(|_| new.state == State::Live);
+        if let Some(old) = rekeyed.and_then(|old| self.child(old)).filter(|old| old.state == State::Replaced)
+        {
+            old.delete_at = Some(now + OVERLAP);
+        }
+        replaces
+    }
+
+    /// The peer has proven that it has the keys of a CHILD SA.
+    pub(crate) fn confirm(&mut self, ctx: &mut Ctx<'_>, inbound: Spi) {
+        let tunnel = self.tunnel;
+        if let Some(child) = self.child(inbound).filter(|c| !c.confirmed) {
+            child.confirmed = true;
+            if child.state == State::Live {
+                ctx.event(Event::OutboundReady { tunnel, inbound });
+            }
+        }
+    }
+
+    /// Takes a CHILD SA out and tells the owner.
+    pub(crate) fn drop_child(&mut self, ctx: &mut Ctx<'_>, inbound: Spi, reason: DownReason) {
+        let Some(at) = self.children.iter().position(|c| c.inbound == inbound) else { return };
+        let child = self.children.remove(at);
+        let replaced = child.state == State::Replaced || reason == DownReason::Replaced;
+        let drain = if replaced { DRAIN } else { Duration::ZERO };
+        let reason = if replaced { DownReason::Replaced } else { reason };
+        ctx.spis.release(inbound);
+        log!(info, self.config.name, "CHILD SA down: in {inbound} out {} ({reason})", child.outbound);
+        ctx.event(Event::ChildDown { tunnel: self.tunnel, inbound, outbound: child.outbound, drain, reason });
+        self.revive(ctx, &child.pair);
+    }
+
+    /// A pair whose CHILD SA in use has gone goes on with one that lost against it, if there is one.
+    fn revive(&mut self, ctx: &mut Ctx<'_>, pair: &Pair) {
+        if self.children.iter().any(|c| c.state == State::Live && c.pair == *pair) {
+            return;
+        }
+        let now = ctx.now;
+        let left = self.children.iter_mut().filter(|c| c.pair == *pair && c.confirmed);
+        let Some(best) = left.max_by_key(|c| c.made) else { return };
+        if best.hard <= now {
+            return;
+        }
+        best.state = State::Live;
+        best.delete_at = None;
+        // A rekey is due at once: it is the old one.
+        best.soft = Some(now);
+        let inbound = best.inbound;
+        ctx.event(Event::OutboundReady { tunnel: self.tunnel, inbound });
+    }
+
+    /// Takes in a child that came to an end on an SA whose place this one has taken.
+    pub(crate) fn adopt_late(&mut self, ctx: &mut Ctx<'_>, mut child: Child) {
+        ctx.spis.give(child.inbound, self.key());
+        self.give_way(ctx.now, &mut child);
+        if child.state == State::Replaced {
+            let tunnel = self.tunnel;
+            let winner = self.children.iter().find(|c| c.state == State::Live && c.pair == child.pair);
+            if let Some(inbound) = winner.filter(|w| w.confirmed).map(|w| w.inbound) {
+                ctx.event(Event::OutboundReady { tunnel, inbound });
+            }
+        }
+        self.children.push(child);
+    }
+
+    /// Takes over the children of another SA of the tunnel.
+    pub(crate) fn adopt(&mut self, ctx: &mut Ctx<'_>, children: Vec<Child>) {
+        for child in &children {
+            ctx.spis.give(child.inbound, self.key());
+        }
+        self.children.extend(children);
+    }
+
+    // --- endings ---
+
+    /// Another SA serves the tunnel from now on. `ours`: we delete this one.
+    pub(crate) fn supersede(&mut self, now: Instant, ours: bool) {
+        self.life = Life::Superseded(ours);
+        self.soft = None;
+        self.probe = None;
+        self.tasks.clear();
+        self.hard = now + if ours { SUPERSEDED_LIFETIME } else { SUPERSEDED_BY_PEER };
+    }
+
+    /// Takes everything down that hangs on this SA.
+    pub(crate) fn leave(mut self: Box<Self>, ctx: &mut Ctx<'_>, reason: DownReason) {
+        for quick in std::mem::take(&mut self.quicks) {
+            if let Some(inbound) = quick.reserved() {
+                ctx.spis.release(inbound);
+            }
+        }
+        self.tasks.clear();
+        while let Some(inbound) = self.children.first().map(|c| c.inbound) {
+            // None is revived: all go.
+            self.children.iter_mut().for_each(|c| c.confirmed = false);
+            self.drop_child(ctx, inbound, reason);
+        }
+        if self.life == Life::Serving {
+            log!(info, self.config.name, "IKEv1 SA down: {reason}");
+            ctx.effects.push(Effect::Left { tunnel: self.tunnel, key: self.key(), reason });
+        }
+    }
+
+    /// Tells the peer that all is over, and takes it down here: nobody acknowledges in IKEv1.
+    pub(crate) fn farewell(mut self: Box<Self>, ctx: &mut Ctx<'_>, reason: DownReason) {
+        let spis: Vec<u8> = self.children.iter().flat_map(|c| c.inbound.to_bytes()).collect();
+        if !spis.is_empty() {
+            self.send_delete(ctx, protocol::ESP, &spis);
+        }
+        self.delete_self(ctx);
+        self.leave(ctx, reason);
+    }
+
+    /// The delete of this SA itself.
+    pub(crate) fn delete_self(&mut self, ctx: &mut Ctx<'_>) {
+        let cookies = [self.cookie_i.to_be_bytes(), self.cookie_r.to_be_bytes()].concat();
+        self.send_delete(ctx, protocol::ISAKMP, &cookies);
+    }
+
+    /// Where a new phase 1 of the tunnel starts from: the path as it is now.
+    pub(crate) fn ends(&self) -> (SocketAddr, SocketAddr) {
+        (self.path.local, self.path.remote)
+    }
+}
