@@ -1,0 +1,252 @@
+//! A client and a server against each other, message by message; and what neither may take.
+
+use std::sync::Arc;
+
+use culvert_crypto::{NtHash, Random, Secret};
+use proptest::prelude::*;
+use rustls::pki_types::ServerName;
+
+use crate::packet::{self, Code};
+use crate::*;
+
+struct Counting(u8);
+
+impl Random for Counting {
+    fn fill(&mut self, out: &mut [u8]) {
+        for byte in out {
+            self.0 = self.0.wrapping_mul(5).wrapping_add(7);
+            *byte = self.0;
+        }
+    }
+}
+
+fn password(user: &str, password: &str) -> ClientConfig {
+    let method = ClientMethod::MsChapV2 { user: user.to_owned(), hash: NtHash::of(password) };
+    ClientConfig { identity: user.to_owned(), method }
+}
+
+fn passwords() -> ServerMethod {
+    let users = [("alice".to_owned(), NtHash::of("wonderland"))];
+    ServerMethod::MsChapV2(Arc::new(Users(users.into())))
+}
+
+fn server(methods: Vec<ServerMethod>) -> Arc<ServerConfig> {
+    Arc::new(ServerConfig { name: "gw.example".to_owned(), methods })
+}
+
+/// How a run ended on either side, and how many messages the server sent.
+struct Outcome {
+    client: Result<Secret, EapError>,
+    server: Result<(String, Secret), EapError>,
+    messages: usize,
+}
+
+fn run(client: ClientConfig, server: Arc<ServerConfig>) -> Outcome {
+    let (mut random, mut client) = (Counting(1), Client::new(client));
+    let (mut server, mut message) = Server::begin(server, &mut random);
+    let mut ended = None;
+    for messages in 1..200 {
+        assert!(message.len() <= MAX_MESSAGE);
+        let response = match client.handle(&message, &mut random) {
+            Ok(ClientStep::Respond(response)) => response,
+            Ok(ClientStep::Success(msk)) => {
+                let server = ended.expect("the server has ended");
+                return Outcome { client: Ok(msk), server, messages };
+            }
+            Err(error) => {
+                let server = ended.unwrap_or(Err(EapError::Failure));
+                return Outcome { client: Err(error), server, messages };
+            }
+        };
+        message = match server.handle(&response, &mut random) {
+            ServerStep::Request(message) => message,
+            ServerStep::Success { message, user, msk } => {
+                ended = Some(Ok((user, msk)));
+                message
+            }
+            ServerStep::Failure { message, error } => {
+                ended = Some(Err(error));
+                message
+            }
+        };
+    }
+    panic!("it does not end");
+}
+
+#[test]
+fn a_password_lets_in_and_both_have_the_key() {
+    for user in ["alice", "EXAMPLE\\alice"] {
+        let outcome = run(password(user, "wonderland"), server(vec![passwords()]));
+        let (name, msk) = outcome.server.unwrap();
+        assert_eq!((name.as_str(), &outcome.client.unwrap()), (user, &msk));
+        assert_eq!(msk.len(), 64);
+    }
+}
+
+#[test]
+fn a_wrong_password_and_a_stranger_are_told_alike() {
+    let cases = [("alice", "Wonderland"), ("bob", "wonderland")];
+    let outcomes = cases.map(|(user, word)| run(password(user, word), server(vec![passwords()])));
+    let [wrong, stranger] = outcomes;
+    assert_eq!(wrong.client.unwrap_err(), EapError::Password(691));
+    assert_eq!(wrong.server.unwrap_err(), EapError::WrongPassword("alice".into()));
+    assert_eq!(stranger.client.unwrap_err(), EapError::Password(691));
+    assert_eq!(stranger.server.unwrap_err(), EapError::UnknownUser("bob".into()));
+    assert_eq!(wrong.messages, stranger.messages);
+}
+
+/// Public mistakes: early EAP Success in every state, MSCHAPv2 Success before the response was checked.
+#[test]
+fn an_early_success_is_refused_in_every_state() {
+    for after in 0..3 {
+        let (mut random, mut client) = (Counting(1), Client::new(password("alice", "wonderland")));
+        let (mut server, mut message) = Server::begin(server(vec![passwords()]), &mut random);
+        for _ in 0..after {
+            let Ok(ClientStep::Respond(response)) = client.handle(&message, &mut random) else { panic!() };
+            let ServerStep::Request(next) = server.handle(&response, &mut random) else { panic!() };
+            message = next;
+        }
+        let success = packet::outcome(Code::Success, 9);
+        let error = client.handle(&success, &mut random).unwrap_err();
+        assert_eq!(error, EapError::OutOfOrder("an early EAP-Success"), "after {after}");
+        // And that was the end of it.
+        assert!(client.handle(&message, &mut random).is_err());
+    }
+    // A Success of the method before its response, in a message of its own.
+    let (mut random, mut client) = (Counting(1), Client::new(password("alice", "wonderland")));
+    let text = [&[3, 0, 0, 46], &b"S=0000000000000000000000000000000000000000"[..]].concat();
+    let early = packet::encode(Code::Request, 1, kind::MSCHAPV2, &text);
+    assert!(matches!(client.handle(&early, &mut random), Err(EapError::OutOfOrder(_))));
+}
+
+#[test]
+fn a_server_that_does_not_know_the_password_is_found_out() {
+    let (mut random, mut client) = (Counting(1), Client::new(password("alice", "wonderland")));
+    let challenge = [&[1, 7, 0, 25, 16][..], &[5; 16], b"evil"].concat();
+    let request = packet::encode(Code::Request, 1, kind::MSCHAPV2, &challenge);
+    assert!(client.handle(&request, &mut random).is_ok());
+    let claim = [&[3, 7, 0, 46][..], b"S=407A5589115FD0D6209F510FE9C04566932CDA56"].concat();
+    let request = packet::encode(Code::Request, 2, kind::MSCHAPV2, &claim);
+    assert_eq!(client.handle(&request, &mut random).unwrap_err(), EapError::ServerUnproven);
+}
+
+/// A small authority, and certificates for a server and a client.
+struct Pki {
+    authority: Vec<Vec<u8>>,
+    server: (Vec<Vec<u8>>, Vec<u8>),
+    client: (Vec<Vec<u8>>, Vec<u8>),
+}
+
+fn pki() -> Pki {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&key).unwrap().der().to_vec();
+    let issuer = rcgen::Issuer::new(params, key);
+    let issue = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (vec![params.signed_by(&key, &issuer).unwrap().der().to_vec()], key.serialize_der())
+    };
+    Pki { authority: vec![authority], server: issue("gw.example"), client: issue("alice.example") }
+}
+
+fn credentials<'a>(pki: &'a Pki, own: &'a (Vec<Vec<u8>>, Vec<u8>)) -> Credentials<'a> {
+    Credentials { chain: &own.0, key: &own.1, authorities: &pki.authority }
+}
+
+fn by_tls(pki: &Pki, own: &(Vec<Vec<u8>>, Vec<u8>), server: &str) -> ClientConfig {
+    let server = ServerName::try_from(server.to_owned()).unwrap();
+    let config = credentials(pki, own).client().unwrap();
+    ClientConfig { identity: "alice.example".into(), method: ClientMethod::Tls { config, server } }
+}
+
+fn takes_tls(pki: &Pki, versions: Option<&'static rustls::SupportedProtocolVersion>) -> ServerMethod {
+    let config = match versions {
+        None => credentials(pki, &pki.server).server().unwrap(),
+        Some(version) => credentials(pki, &pki.server).server_with(&[version]).unwrap(),
+    };
+    let own = pki.client.0.clone();
+    let names = move |certificate: &[u8], user: &str| certificate == own[0] && user == "alice.example";
+    ServerMethod::Tls { config, names: Arc::new(names) }
+}
+
+#[test]
+fn certificates_let_in_by_tls_1_2_and_1_3_and_both_have_the_key() {
+    let pki = pki();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let config = server(vec![takes_tls(&pki, Some(version))]);
+        let outcome = run(by_tls(&pki, &pki.client, "gw.example"), config);
+        let (user, msk) = outcome.server.unwrap();
+        assert_eq!(user, "alice.example");
+        assert_eq!(outcome.client.unwrap(), msk, "{version:?}");
+        assert!(msk.len() == 64 && msk.iter().any(|byte| *byte != 0));
+    }
+}
+
+#[test]
+fn certificates_that_are_not_trusted_let_nobody_in() {
+    let (pki, other) = (pki(), self::pki());
+    // The server's is of another authority, or for another name.
+    let foreign = Pki { authority: other.authority.clone(), ..self::pki() };
+    let outcome = run(by_tls(&foreign, &pki.client, "gw.example"), server(vec![takes_tls(&pki, None)]));
+    assert!(matches!(outcome.client, Err(EapError::Tls(_))), "{:?}", outcome.client.err());
+    let outcome = run(by_tls(&pki, &pki.client, "other.example"), server(vec![takes_tls(&pki, None)]));
+    assert!(matches!(outcome.client, Err(EapError::Tls(_))));
+    assert!(outcome.server.is_err());
+    // The client's is.
+    let outcome = run(by_tls(&pki, &other.client, "gw.example"), server(vec![takes_tls(&pki, None)]));
+    assert!(outcome.client.is_err());
+    assert!(matches!(outcome.server, Err(EapError::Tls(_))), "{:?}", outcome.server.err());
+    // It is trusted, and for somebody else than the identity.
+    let outcome = run(by_tls(&pki, &pki.server, "gw.example"), server(vec![takes_tls(&pki, None)]));
+    assert_eq!(outcome.server.unwrap_err(), EapError::WrongCertificate("alice.example".into()));
+    assert!(outcome.client.is_err());
+}
+
+#[test]
+fn a_client_may_name_the_method_that_it_has() {
+    let pki = pki();
+    let both = || server(vec![takes_tls(&pki, None), passwords()]);
+    assert!(run(password("alice", "wonderland"), both()).server.is_ok());
+    let outcome = run(password("alice", "wonderland"), server(vec![takes_tls(&pki, None)]));
+    assert_eq!(outcome.server.unwrap_err(), EapError::Refused { refused: 13, wanted: 26 });
+}
+
+#[test]
+fn nothing_secret_is_printed() {
+    let text = format!("{:?} {:?}", password("alice", "wonderland"), server(vec![passwords()]));
+    assert_eq!(text, "ClientConfig(\"alice\" by MSCHAPv2) ServerConfig(\"gw.example\", EAP-MSCHAPv2)");
+}
+
+proptest! {
+    /// Whatever comes in whatever order: no panic, and no success.
+    #[test]
+    fn noise_lets_nobody_in(messages in prop::collection::vec(noise(), 0..8), tls in any::<bool>()) {
+        let mut random = Counting(3);
+        let method = if tls { takes_tls(&PKI, None) } else { passwords() };
+        let (mut server, _) = Server::begin(server(vec![method]), &mut random);
+        let config = if tls { by_tls(&PKI, &PKI.client, "gw.example") } else { password("alice", "wonderland") };
+        let mut client = Client::new(config);
+        for message in &messages {
+            let admitted = matches!(server.handle(message, &mut random), ServerStep::Success { .. });
+            prop_assert!(!admitted);
+            let convinced = matches!(client.handle(message, &mut random), Ok(ClientStep::Success(_)));
+            prop_assert!(!convinced);
+        }
+    }
+}
+
+static PKI: std::sync::LazyLock<Pki> = std::sync::LazyLock::new(pki);
+
+/// Bytes, and packets with sound headers around bytes.
+fn noise() -> impl Strategy<Value = Vec<u8>> {
+    let bytes = || prop::collection::vec(any::<u8>(), 0..80);
+    let packet = (1..5u8, any::<u8>(), prop::sample::select(vec![1, 2, 3, 13, 26, 99]), bytes());
+    let packet = packet.prop_map(|(code, id, kind, data)| {
+        let mut out = packet::encode(Code::Request, id, kind, &data);
+        out[0] = code;
+        out
+    });
+    prop_oneof![bytes(), packet]
+}
