@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use culvert_api::{DEFAULT_SOCKET, Level, Target};
 
+use crate::pki::Pki;
 use crate::units::Span;
 
 /// Watch and steer the Culvert IPsec gateway.
@@ -144,6 +145,15 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Be a small certificate authority: make, issue, revoke, show; needs no culvertd
+    #[command(
+        subcommand,
+        after_help = "Example:\n  \
+        culvert pki create-ca --dir ca --subject \"O=Example, CN=Example VPN\"\n  \
+        culvert pki issue --dir ca --subject gw.example --name gw.example --out gw\n  \
+        culvert pki show gw.pem"
+    )]
+    Pki(Pki),
     /// Show what was passed and dropped, and why
     #[command(
         after_help = "Example:\n  culvert counters --json | jq '.guard[] | select(.verdict == \"drop\")'"

@@ -4,6 +4,7 @@
 
 mod args;
 mod client;
+mod pki;
 mod render;
 mod trace;
 mod units;
@@ -41,9 +42,18 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<ExitCode> {
-    let mut client = Client::connect(&args.socket)?;
     let mut out = io::stdout().lock();
+    if let Command::Pki(command) = &args.command {
+        // Its files are the operator's: the whole reason helps. A reader that has seen enough stays what it is.
+        pki::run(command, &mut out).map_err(|e| match e.downcast_ref::<io::Error>() {
+            Some(io) if io.kind() == io::ErrorKind::BrokenPipe => e,
+            _ => anyhow::anyhow!("{e:#}"),
+        })?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut client = Client::connect(&args.socket)?;
     match &args.command {
+        Command::Pki(_) => {}
         Command::Status { json: true, .. } => print_json(&mut client, &mut out, &Request::Status)?,
         Command::Counters { json: true } => print_json(&mut client, &mut out, &Request::Counters)?,
         Command::Status { target, verbose, .. } => {

@@ -30,6 +30,8 @@ pub(crate) struct RawAuth {
     psk_file: Option<At<String>>,
     certificate: Option<At<String>>,
     private_key: Option<At<String>>,
+    private_key_password_file: Option<At<String>>,
+    crl: Option<At<Vec<At<String>>>>,
     ca: Option<At<Vec<At<String>>>>,
     allow_sha1: Option<At<bool>>,
 }
@@ -52,6 +54,13 @@ impl RawAuth {
             psk_file: s.parsed(faults, "psk_file", "the path of a file", path),
             certificate: s.parsed(faults, "certificate", "the path of a PEM file", path),
             private_key: s.parsed(faults, "private_key", "the path of a PEM file", path),
+            private_key_password_file: s.parsed(
+                faults,
+                "private_key_password_file",
+                "the path of a file",
+                path,
+            ),
+            crl: s.list(faults, "crl", "the path of a revocation list or a list of them", true, path),
             ca: s.list(faults, "ca", "the path of a PEM file or a list of them", true, path),
             allow_sha1: s.boolean(faults, "allow_sha1_signatures"),
         }
@@ -69,6 +78,8 @@ impl RawAuth {
         fill(&mut self.psk_file, &other.psk_file);
         fill(&mut self.certificate, &other.certificate);
         fill(&mut self.private_key, &other.private_key);
+        fill(&mut self.private_key_password_file, &other.private_key_password_file);
+        fill(&mut self.crl, &other.crl);
         fill(&mut self.ca, &other.ca);
         fill(&mut self.allow_sha1, &other.allow_sha1);
     }
@@ -117,14 +128,15 @@ impl RawAuth {
                     }
                 }
                 let (certificate, key) = (self.certificate.as_ref()?, self.private_key.as_ref()?);
-                read_credentials(certificate, key, folder, &mut *files, faults)
+                let password = self.private_key_password_file.as_ref();
+                read_credentials(certificate, (key, password), folder, &mut *files, faults)
                     .map(|credentials| LocalProof::Certificate { credentials, allow_sha1 })
             }
         };
         let remote = match remote {
             Method::Psk => psk.map(RemoteProof::Psk),
             Method::Cert => match &self.ca {
-                Some(ca) => read_authorities(ca, folder, &mut *files, faults)
+                Some(ca) => read_authorities(ca, self.crl.as_ref(), folder, &mut *files, faults)
                     .map(|authorities| RemoteProof::Certificate { authorities, allow_sha1 }),
                 None => {
                     let mend = "name the certificates of the authorities that vouch for peers: ca = [\"pki/ca.pem\"]";
@@ -164,9 +176,12 @@ impl RawAuth {
             let mend = "take it out, or write auth = \"cert\"";
             idle("certificate", self.certificate.as_ref().map(At::span), mend);
             idle("private_key", self.private_key.as_ref().map(At::span), mend);
+            let password = self.private_key_password_file.as_ref().map(At::span);
+            idle("private_key_password_file", password, mend);
         }
         if remote != Method::Cert {
             idle("ca", self.ca.as_ref().map(At::span), "take it out, or write remote_auth = \"cert\"");
+            idle("crl", self.crl.as_ref().map(At::span), "take it out, or write remote_auth = \"cert\"");
         }
     }
 }
@@ -207,7 +222,7 @@ fn refused(error: &SecretError, path: &Path) -> String {
 
 fn read_credentials(
     certificate: &At<String>,
-    key: &At<String>,
+    (key, password): (&At<String>, Option<&At<String>>),
     folder: &Path,
     files: Files<'_>,
     faults: &mut Vec<Fault>,
@@ -218,7 +233,17 @@ fn read_credentials(
     };
     let pem =
         files(&path, FileKind::PrivateKey).map_err(|e| wrong(key, &path, &e, refused(&e, &path))).ok()?;
-    let private = PrivateKeyPem::read(&pem);
+    let password = match password {
+        None => None,
+        Some(at) => {
+            let path = folder.join(at.get_ref());
+            let content = files(&path, FileKind::PrivateKey);
+            Some(content.map_err(|e| wrong(at, &path, &e, refused(&e, &path))).ok()?)
+        }
+    };
+    // The line break that editors put at the end is no part of the password.
+    let password = password.as_ref().map(|p| p.trim_ascii_end());
+    let private = PrivateKeyPem::read(&pem, password);
     let private = private.map_err(|e| wrong(key, &path, &e, e.mend().to_owned())).ok()?;
     let path = folder.join(certificate.get_ref());
     let pem =
@@ -229,20 +254,23 @@ fn read_credentials(
 
 fn read_authorities(
     ca: &At<Vec<At<String>>>,
+    crl: Option<&At<Vec<At<String>>>>,
     folder: &Path,
     files: Files<'_>,
     faults: &mut Vec<Fault>,
 ) -> Option<Authorities> {
     let mut authorities = Authorities::new();
     let before = faults.len();
-    for file in ca.get_ref() {
+    let crls = crl.into_iter().flat_map(At::get_ref).map(|file| (file, true));
+    for (file, is_crl) in ca.get_ref().iter().map(|file| (file, false)).chain(crls) {
         let path = folder.join(file.get_ref());
         let mut wrong = |error: &dyn std::fmt::Display, mend: String| {
             complain(file.span(), format!("the file {} {error}", path.display()), mend, faults);
         };
         match files(&path, FileKind::Public) {
             Ok(pem) => {
-                let _ = authorities.add(&pem).map_err(|e| wrong(&e, e.mend().to_owned()));
+                let added = if is_crl { authorities.add_crl(&pem) } else { authorities.add(&pem) };
+                let _ = added.map_err(|e| wrong(&e, e.mend().to_owned()));
             }
             Err(e) => wrong(&e, refused(&e, &path)),
         }

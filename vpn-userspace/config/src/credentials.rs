@@ -6,9 +6,10 @@ use std::sync::Arc;
 use culvert_crypto::sha1;
 use culvert_crypto::sign::PrivateKey;
 use culvert_ike::{Dn, Identity, MAX_CERTIFICATES};
+use culvert_pki::{KeyFileError, blocks, decode};
 use x509_cert::Certificate;
+use x509_cert::crl::CertificateList;
 use x509_cert::der::{Decode as _, Encode as _};
-use zeroize::Zeroizing;
 
 /// A private key with the certificates that vouch for it.
 #[derive(Clone)]
@@ -23,6 +24,7 @@ pub struct Credentials {
 pub struct Authorities {
     certificates: Vec<Vec<u8>>,
     key_hashes: Vec<[u8; 20]>,
+    crls: Vec<Vec<u8>>,
 }
 
 /// What is wrong with a certificate or a key; says nothing of a key's content.
@@ -32,10 +34,10 @@ pub(crate) enum CredentialsError {
     None(&'static str),
     #[error("holds a {0} that cannot be read")]
     Unreadable(&'static str),
-    #[error("holds an encrypted private key")]
-    Encrypted,
-    #[error("holds a private key that cannot be used: {0}")]
-    Key(#[from] culvert_crypto::sign::BadKey),
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
+    #[error("holds no certificate revocation list")]
+    NoList,
     #[error("does not belong to the private key")]
     OtherKey,
     #[error("has a subject that is no name")]
@@ -51,10 +53,22 @@ impl CredentialsError {
             Self::None(_) | Self::Unreadable(_) => {
                 "name a PEM file; DER becomes PEM by `openssl x509 -inform der` or `openssl pkey -inform der`"
             }
-            Self::Encrypted => "decrypt it into a file of mode 600: `openssl pkey -in KEY -out KEY.plain`",
-            Self::Key(_) => {
+            Self::Key(KeyFileError::Pem(_)) => {
+                "name a PEM file; DER becomes PEM by `openssl pkey -inform der`"
+            }
+            Self::Key(KeyFileError::NeedsPassword) => {
+                "name a file with the password, private_key_password_file = \"secrets/NAME.password\""
+            }
+            Self::Key(KeyFileError::Password) => {
+                "see that private_key_password_file holds its password, and that it is encrypted by PBES2 (openssl pkcs8 -topk8)"
+            }
+            Self::Key(KeyFileError::OldEncryption) => {
+                "encrypt it as PKCS#8: `openssl pkcs8 -topk8 -in KEY -out KEY.new`"
+            }
+            Self::Key(KeyFileError::Key(_)) => {
                 "make a new key: `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`"
             }
+            Self::NoList => "name a list in PEM or DER; `culvert pki crl` makes one",
             Self::OtherKey => {
                 "name the private key that the certificate was made for, or the other certificate"
             }
@@ -106,9 +120,32 @@ impl Authorities {
         Ok(())
     }
 
+    /// A revocation list in PEM or DER.
+    pub(crate) fn add_crl(&mut self, file: &[u8]) -> Result<(), CredentialsError> {
+        let mut found: Vec<Vec<u8>> =
+            blocks(file).filter(|(label, _)| *label == "X509 CRL").filter_map(|(_, b)| decode(b)).collect();
+        if found.is_empty() && file.first() == Some(&0x30) {
+            found.push(file.to_vec());
+        }
+        if found.is_empty()
+            || found
+                .iter()
+                .any(|der| CertificateList::<x509_cert::certificate::Rfc5280>::from_der(der).is_err())
+        {
+            return Err(CredentialsError::NoList);
+        }
+        self.crls.extend(found);
+        Ok(())
+    }
+
+    /// Revocation lists, DER.
+    pub fn crls(&self) -> &[Vec<u8>] {
+        &self.crls
+    }
+
     /// None yet.
     pub(crate) fn new() -> Self {
-        Self { certificates: Vec::new(), key_hashes: Vec::new() }
+        Self { certificates: Vec::new(), key_hashes: Vec::new(), crls: Vec::new() }
     }
 
     /// DER.
@@ -149,20 +186,8 @@ impl fmt::Debug for Authorities {
 pub(crate) struct PrivateKeyPem(Arc<PrivateKey>);
 
 impl PrivateKeyPem {
-    pub(crate) fn read(pem: &[u8]) -> Result<Self, CredentialsError> {
-        let what = "private key";
-        let block = blocks(pem).find(|(label, _)| label.ends_with("PRIVATE KEY"));
-        let (label, block) = block.ok_or(CredentialsError::None(what))?;
-        let der = decode(block).map(Zeroizing::new).ok_or(CredentialsError::Unreadable(what));
-        let key = match label {
-            // RFC 1421's headers stand in old encrypted keys.
-            "ENCRYPTED PRIVATE KEY" => return Err(CredentialsError::Encrypted),
-            _ if block.windows(9).any(|w| w == b"ENCRYPTED") => return Err(CredentialsError::Encrypted),
-            "RSA PRIVATE KEY" => PrivateKey::from_pkcs1(&der?),
-            "EC PRIVATE KEY" => PrivateKey::from_sec1(&der?),
-            _ => PrivateKey::from_pkcs8(&der?),
-        };
-        Ok(Self(Arc::new(key?)))
+    pub(crate) fn read(pem: &[u8], password: Option<&[u8]>) -> Result<Self, CredentialsError> {
+        Ok(Self(Arc::new(culvert_pki::private_key(pem, password)?)))
     }
 }
 
@@ -187,99 +212,30 @@ fn facts(der: &[u8]) -> Result<(Vec<u8>, Vec<u8>), CredentialsError> {
     Ok((spki, certificate.subject().to_der().map_err(unreadable)?))
 }
 
-/// The blocks of a PEM file (RFC 7468): label, and what stands between the two lines.
-fn blocks(pem: &[u8]) -> impl Iterator<Item = (&str, &[u8])> {
-    let mut rest = pem;
-    std::iter::from_fn(move || {
-        let begin = find(rest, b"-----BEGIN ")?;
-        let after = rest.get(begin + 11..)?;
-        let label = after.get(..find(after, b"-----")?)?;
-        let body = after.get(label.len() + 5..)?;
-        let end = find(body, b"-----END ")?;
-        rest = body.get(end..)?;
-        Some((std::str::from_utf8(label).ok()?, body.get(..end)?))
-    })
-}
-
-fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
-    bytes.windows(what.len()).position(|w| w == what)
-}
-
-/// Base64 with line breaks (RFC 4648 4).
-fn decode(text: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut count, mut padding) = (0u32, 0u32, 0u32);
-    for byte in text.iter().filter(|b| !b.is_ascii_whitespace()) {
-        let value = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            b'=' => {
-                padding += 1;
-                continue;
-            }
-            _ => return None,
-        };
-        if padding > 0 {
-            return None;
-        }
-        bits = bits << 6 | u32::from(value);
-        count += 1;
-        if count == 4 {
-            out.extend_from_slice(bits.to_be_bytes().get(1..)?);
-            (bits, count) = (0, 0);
-        }
-    }
-    match (count, padding) {
-        (0, 0) => {}
-        (2, 2) => out.push(u8::try_from(bits >> 4 & 0xff).ok()?),
-        (3, 1) => out.extend_from_slice((bits >> 2 & 0xffff).to_be_bytes().get(2..)?),
-        _ => return None,
-    }
-    Some(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn base64_is_read_strictly() {
-        for (text, want) in [
-            ("", Some("")),
-            ("Zg==", Some("f")),
-            ("Zm8=", Some("fo")),
-            ("Zm9v", Some("foo")),
-            ("Zm9v\nYmFy\r\n", Some("foobar")),
-            ("Zg", None),
-            ("Zg=", None),
-            ("Zg==Zg==", None),
-            ("Z!==", None),
-            ("Zm9vY", None),
-        ] {
-            assert_eq!(decode(text.as_bytes()).as_deref(), want.map(str::as_bytes), "{text:?}");
-        }
-    }
-
-    #[test]
     fn files_that_hold_no_key_or_certificate_are_told_apart() {
-        let read = |text: &str| PrivateKeyPem::read(text.as_bytes()).err();
-        assert!(matches!(read(""), Some(CredentialsError::None("private key"))));
+        let read = |text: &str| PrivateKeyPem::read(text.as_bytes(), None).err();
+        assert!(matches!(read(""), Some(CredentialsError::Key(KeyFileError::Pem(_)))));
         assert!(matches!(
             read("-----BEGIN PRIVATE KEY-----\n!\n-----END PRIVATE KEY-----"),
-            Some(CredentialsError::Unreadable(_))
+            Some(CredentialsError::Key(KeyFileError::Pem(_)))
         ));
         assert!(matches!(
             read("-----BEGIN PRIVATE KEY-----\nZg==\n-----END PRIVATE KEY-----"),
-            Some(CredentialsError::Key(_))
+            Some(CredentialsError::Key(KeyFileError::Key(_)))
         ));
         assert!(matches!(
             read("-----BEGIN ENCRYPTED PRIVATE KEY-----\nZg==\n-----END ENCRYPTED PRIVATE KEY-----"),
-            Some(CredentialsError::Encrypted)
+            Some(CredentialsError::Key(KeyFileError::NeedsPassword))
         ));
         let mut authorities = Authorities::new();
+        for none in [&b""[..], b"no list", b"\x30\x00"] {
+            assert!(matches!(authorities.add_crl(none), Err(CredentialsError::NoList)));
+        }
         assert!(matches!(authorities.add(b"no pem"), Err(CredentialsError::None("certificate"))));
         let garbage = b"-----BEGIN CERTIFICATE-----\nZg==\n-----END CERTIFICATE-----";
         assert!(matches!(authorities.add(garbage), Err(CredentialsError::Unreadable(_))));

@@ -124,9 +124,13 @@ impl Daemon {
         let entry = self.tunnels.get(&tunnel);
         let configured = entry.and_then(|t| self.config.connection(&t.connection)?.tunnel(&t.name));
         match configured.map(|t| &t.auth.remote) {
-            Some(RemoteProof::Certificate { authorities, .. }) => {
-                trust::verify(chain, authorities.certificates(), identity, SystemTime::now())
-            }
+            Some(RemoteProof::Certificate { authorities, .. }) => trust::verify(
+                chain,
+                authorities.certificates(),
+                authorities.crls(),
+                identity,
+                SystemTime::now(),
+            ),
             _ => Err(CertificateRefused {
                 what: "no authority is configured for this tunnel".to_owned(),
                 mend: "write `ca` into the tunnel's configuration".to_owned(),

@@ -12,11 +12,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("culvert-ebpf-shared", &[]),
     ("culvert-api", &[]),
     ("culvert-crypto", &[]),
+    ("culvert-pki", &["culvert-crypto"]),
     ("culvert-eap", &["culvert-crypto"]),
     ("culvert-ike", &["culvert-types", "culvert-crypto", "culvert-eap"]),
     ("culvert-esp", &["culvert-types", "culvert-crypto", "culvert-ebpf-shared"]),
     ("culvert-gateway", &["culvert-types"]),
-    ("culvert-config", &["culvert-types", "culvert-crypto", "culvert-ike"]),
+    ("culvert-config", &["culvert-types", "culvert-crypto", "culvert-pki", "culvert-ike"]),
     ("culvert-sys", &["culvert-types", "culvert-crypto", "culvert-ebpf-shared"]),
     (
         "culvert-dataplane",
@@ -37,6 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "culvert-ike",
             "culvert-esp",
             "culvert-gateway",
+            "culvert-pki",
             "culvert-config",
             "culvert-sys",
             "culvert-dataplane",
@@ -44,7 +46,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "culvert-ebpf-shared",
         ],
     ),
-    ("culvert", &["culvert-api"]),
+    ("culvert", &["culvert-api", "culvert-crypto", "culvert-pki"]),
     ("culvert-lab", &[]),
     ("culvert-tests", &["culvert-lab"]),
     ("xtask", &["culvert-lab"]),
@@ -54,8 +56,9 @@ const ARROWS: &[(&str, &[&str])] = &[
 const UNSAFE: [&str; 2] = ["vpn-userspace/sys/", "vpn-ebpf/"];
 
 /// Crates without I/O, clock and randomness of their own.
-const PURE: [&str; 4] = [
+const PURE: [&str; 5] = [
     "vpn-userspace/crypto/src",
+    "vpn-userspace/pki/src",
     "vpn-userspace/ike/src",
     "vpn-userspace/esp/src",
     "vpn-userspace/gateway/src",
@@ -78,13 +81,15 @@ const IMPURE: [&str; 12] = [
 ];
 
 /// Where one of them may stand after all: crypto has the source of randomness that daemons hand to everything else,
-/// and ring's key agreement takes no other.
+/// and ring's key agreement and signatures take no other.
 const MAY: &[(&str, &str)] = &[
     ("vpn-userspace/crypto/src/random.rs", "SystemRandom"),
     ("vpn-userspace/crypto/src/random.rs", "rand::"),
     ("vpn-userspace/crypto/src/random.rs", "getrandom"),
     ("vpn-userspace/crypto/src/dh.rs", "rand::"),
     ("vpn-userspace/crypto/src/dh.rs", "SystemRandom"),
+    ("vpn-userspace/crypto/src/sign/private.rs", "rand::"),
+    ("vpn-userspace/crypto/src/sign/private.rs", "SystemRandom"),
     ("vpn-userspace/crypto/src/lib.rs", "SystemRandom"),
 ];
 

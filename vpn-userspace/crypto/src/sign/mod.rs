@@ -8,6 +8,7 @@
 //! Signing with RSA or P-521 takes milliseconds: callers with an event loop do it elsewhere.
 
 mod ecdsa;
+mod generate;
 mod private;
 mod public;
 mod rsa;
@@ -15,6 +16,7 @@ mod scheme;
 
 use std::fmt;
 
+pub use generate::generate;
 pub use private::PrivateKey;
 pub use public::PublicKey;
 pub use scheme::Scheme;
