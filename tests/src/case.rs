@@ -51,6 +51,8 @@ pub struct Case {
     pub children: usize,
     /// Pairs of hosts that must reach each other beside those of the first networks.
     pub more_hosts: Vec<(String, String)>,
+    /// Site A has no network, only an inner address that site B gives to its gateway.
+    pub client_at_a: bool,
     /// Changes to Culvert's connection, see [`Connection::set`].
     pub ours: Vec<(String, String)>,
     /// Changes to strongSwan's, see [`SwanConnection::set`].
@@ -81,6 +83,7 @@ impl Case {
             suites: None,
             children: 1,
             more_hosts: Vec::new(),
+            client_at_a: false,
             ours: Vec::new(),
             theirs: Vec::new(),
             charon: Vec::new(),

@@ -52,6 +52,9 @@ impl Pair {
     /// # Errors
     /// When one is lost.
     pub fn pings(&self) -> Result<()> {
+        if self.case.client_at_a {
+            return crate::no_loss(&self.site.gateway_a, culvert_lab::topology::HOST_B);
+        }
         for (a, b) in self.case.hosts() {
             let (a, b) = ((&self.site.host_a, a), (&self.site.host_b, b));
             for (from, to) in [(a, b), (b, a)] {

@@ -1,7 +1,7 @@
 //! What `culvert status --json` prints: the whole gateway at one moment.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -269,6 +269,15 @@ pub struct Ike {
     /// A post-quantum pre-shared key is in its keys (RFC 8784).
     #[serde(default)]
     pub ppk: bool,
+    /// Inner addresses that the peer gave this gateway.
+    #[serde(default)]
+    pub virtual_ips: Vec<IpAddr>,
+    /// Inner addresses that the peer has from this gateway.
+    #[serde(default)]
+    pub peer_virtual_ips: Vec<IpAddr>,
+    /// DNS servers behind the tunnel that the peer named.
+    #[serde(default)]
+    pub dns: Vec<IpAddr>,
     /// Who is behind a NAT.
     pub nat: Nat,
     /// Seconds until this gateway rekeys it; `None` when the peer does.

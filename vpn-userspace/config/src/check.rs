@@ -144,6 +144,7 @@ fn resolve_copies(connection: &mut RawConnection, faults: &mut Vec<Fault>) {
             fill(&mut tunnel.local_id, &source.local_id);
             fill(&mut tunnel.remote_id, &source.remote_id);
             tunnel.auth.fill(&source.auth);
+            tunnel.addresses.fill(&source.addresses);
             fill(&mut tunnel.ppk, &source.ppk);
             from = source.copy.clone();
         }
@@ -180,6 +181,7 @@ fn connection(
 ) -> Option<Connection> {
     let before = faults.len();
     own_networks(&raw, faults);
+    asks_for_all(&raw, faults);
     weights_differ(&raw, faults);
     start_possible(&raw, faults);
     durations_sound(&raw, faults);
@@ -199,17 +201,20 @@ fn connection(
         raw.tunnels.iter().all(|t| t.remote_address.as_ref().is_some_and(|a| a.get_ref().is_none()));
     let default_start = if any_only { Start::Respond } else { Start::Immediate };
     let name = raw.name.into_inner();
+    let remote = raw.remote.as_ref().map_or_else(Vec::new, |r| r.get_ref().clone());
     let tunnels: Vec<_> = raw
         .tunnels
         .into_iter()
         .enumerate()
-        .map(|(index, t)| tunnel(t, &name, index, folder, &mut *secrets, faults))
+        .map(|(index, t)| tunnel(t, &name, index, (&remote, folder), &mut *secrets, faults))
         .collect();
     let nets = |list: Option<At<Vec<At<IpNet>>>>| -> Vec<IpNet> {
         list.into_iter().flat_map(At::into_inner).map(At::into_inner).collect()
     };
     let default = default_profile(raw.ike_version.as_ref());
     let of = |profile: &Option<At<Profile>>| profile.as_ref().map_or(default, |p| *p.get_ref());
+    let ike_lifetime = or(raw.ike_lifetime, of(&raw.ike_profile).ike_lifetime());
+    let (reauth, unique) = raw.session.check(ike_lifetime, faults);
     let connection = Connection {
         name,
         local: nets(raw.local),
@@ -220,7 +225,7 @@ fn connection(
         ike: Ike {
             version: if is_v1(raw.ike_version.as_ref()) { 1 } else { 2 },
             proposals: proposals(raw.ike_proposals, &raw.ike_profile, default, Profile::ike, faults),
-            lifetime: or(raw.ike_lifetime, of(&raw.ike_profile).ike_lifetime()),
+            lifetime: ike_lifetime,
             profile: raw.ike_profile.map(At::into_inner),
         },
         esp: Esp {
@@ -236,6 +241,8 @@ fn connection(
             action: or(raw.dpd_action, DPD.action),
         },
         exchange: raw.exchange,
+        reauth,
+        unique,
         mtu: raw.mtu.and_then(|mtu| u16::try_from(mtu.into_inner()).ok()),
         tunnels: tunnels.into_iter().collect::<Option<_>>()?,
     };
@@ -301,6 +308,18 @@ fn own_networks(raw: &RawConnection, faults: &mut Vec<Fault>) {
             // The other family would only say the same again.
             break;
         }
+    }
+}
+
+/// Networks of this side have no place behind an address that the peer gives.
+fn asks_for_all(raw: &RawConnection, faults: &mut Vec<Fault>) {
+    let asks = raw.tunnels.iter().any(|t| t.addresses.asks());
+    if let (true, Some(local)) = (asks, &raw.local) {
+        faults.push(
+            Fault::new("`local` has no meaning with `virtual_ip`")
+                .at(local.span(), "not reachable by the peer")
+                .help("take `local` out: this side has the address that the peer gives it"),
+        );
     }
 }
 
@@ -468,7 +487,7 @@ fn tunnel(
     raw: RawTunnel,
     connection: &str,
     index: usize,
-    folder: &Path,
+    (remote, folder): (&[At<IpNet>], &Path),
     secrets: Files<'_>,
     faults: &mut Vec<Fault>,
 ) -> Option<Tunnel> {
@@ -534,6 +553,7 @@ fn tunnel(
         remote_id: remote_id?,
         auth: auth?,
         ppk,
+        addresses: raw.addresses.check(remote, faults),
         inside: raw.inside.into_iter().flat_map(At::into_inner).map(At::into_inner).collect(),
         weight: u8::try_from(weight).ok()?,
         enabled: or(raw.enabled, true),

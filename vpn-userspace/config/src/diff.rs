@@ -149,6 +149,8 @@ fn diff_connection(old: &Connection, new: &Connection, changes: &mut Vec<Change>
     let (before, after) = (&old.exchange, &new.exchange);
     keys.compare("ike.fragmentation", &before.fragmentation, &after.fragmentation, Effect::Renegotiate);
     keys.compare("ike.fragment_size", &before.fragment_size, &after.fragment_size, Effect::Renegotiate);
+    keys.compare("ike.reauth", &old.reauth, &new.reauth, Effect::Renegotiate);
+    keys.compare("ike.unique", &old.unique, &new.unique, Effect::Renegotiate);
     keys.compare("esp.proposals", &old.esp.proposals, &new.esp.proposals, Effect::Renegotiate);
     keys.compare("esp.lifetime", &old.esp.lifetime, &new.esp.lifetime, Effect::Renegotiate);
     keys.compare("esp.replay_window", &old.esp.replay_window, &new.esp.replay_window, Effect::Renegotiate);
@@ -184,6 +186,7 @@ fn diff_tunnel(old: &Tunnel, new: &Tunnel) -> Keys {
         keys.compare("remote_auth", &old.auth.remote, &new.auth.remote, Effect::Renegotiate);
     }
     keys.compare("ppk", &old.ppk, &new.ppk, Effect::Renegotiate);
+    keys.compare("virtual_ip or pool", &old.addresses, &new.addresses, Effect::Renegotiate);
     keys.compare("inside", &old.inside, &new.inside, Effect::Renegotiate);
     keys.compare("weight", &old.weight, &new.weight, Effect::Live);
     keys.compare("enabled", &old.enabled, &new.enabled, Effect::Renegotiate);

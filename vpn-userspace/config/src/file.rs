@@ -17,6 +17,7 @@ use crate::exchange;
 use crate::model::{Attach, DpdAction, Encap, Engine, Guard, LogFormat, LogLevel, Start};
 use crate::profile::{self, Profile};
 use crate::section::{At, NotYet, Section, nearest};
+use crate::session::{RawAddresses, RawSession};
 
 #[derive(Default)]
 pub(crate) struct RawFile {
@@ -68,6 +69,7 @@ pub(crate) struct RawConnection {
     pub(crate) local_id: Option<At<Identity>>,
     pub(crate) remote_id: Option<At<Identity>>,
     pub(crate) exchange: ExchangeOptions,
+    pub(crate) session: RawSession,
     pub(crate) tunnels: Vec<RawTunnel>,
 }
 
@@ -89,6 +91,7 @@ pub(crate) struct RawTunnel {
     pub(crate) local_id: Option<At<Identity>>,
     pub(crate) remote_id: Option<At<Identity>>,
     pub(crate) auth: RawAuth,
+    pub(crate) addresses: RawAddresses,
     pub(crate) ppk: Option<At<exchange::RawPpk>>,
     pub(crate) inside: Option<At<Vec<At<IpNet>>>>,
     pub(crate) weight: Option<At<u32>>,
@@ -100,7 +103,6 @@ pub(crate) struct RawTunnel {
 const NOT_YET_TOP: &[NotYet] = &[
     ("environment", "environments come in a later version; every connection is in one environment now"),
     ("bgp", "dynamic routing comes in a later version; routes are static"),
-    ("pool", "client pools come in a later version"),
 ];
 const NOT_YET_GATEWAY: &[NotYet] = &[
     ("asn", "BGP comes in a later version; routes are static"),
@@ -237,6 +239,7 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
         local_id: s.parsed(faults, "local_id", ID, identity),
         remote_id: s.parsed(faults, "remote_id", ID, identity),
         exchange: ExchangeOptions::default(),
+        session: RawSession::default(),
         tunnels: Vec::new(),
         name,
     };
@@ -257,13 +260,6 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
         ],
     );
     let sound = faults.len() == before;
-    for (key, value) in [("local", &raw.local), ("remote", &raw.remote)] {
-        if value.is_none() && sound {
-            let side = if key == "local" { "this" } else { "the far" };
-            let mend = format!("list the networks of {side} side: {key} = [\"192.168.0.0/24\"]");
-            faults.push(s.missing(key, &mend));
-        }
-    }
     at_most(faults, "local", &raw.local, 255);
     at_most(faults, "remote", &raw.remote, 255);
     if let Some(ike) = s.section(faults, "ike", format!("`ike` of {title}")) {
@@ -287,6 +283,15 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
     for (name, section) in tunnels {
         raw.tunnels.push(tunnel(name, section, faults));
     }
+    // Who gets an address has that and no networks.
+    let asks = !raw.tunnels.is_empty() && raw.tunnels.iter().all(|t| t.addresses.asks() || t.copy.is_some());
+    for (key, value) in [("local", &raw.local), ("remote", &raw.remote)] {
+        if value.is_none() && sound && !(key == "local" && asks) {
+            let side = if key == "local" { "this" } else { "the far" };
+            let mend = format!("list the networks of {side} side: {key} = [\"192.168.0.0/24\"]");
+            faults.push(s.missing(key, &mend));
+        }
+    }
     s.finish(faults, NOT_YET_CONNECTION);
     raw
 }
@@ -302,6 +307,7 @@ fn read_ike(mut s: Section<'_>, raw: &mut RawConnection, faults: &mut Vec<Fault>
     at_most(faults, "proposals", &raw.ike_proposals, 32);
     raw.ike_lifetime = s.parsed(faults, "lifetime", LIFETIME, a_duration);
     exchange::read_ike(&mut s, &mut raw.exchange, faults);
+    raw.session = RawSession::read(&mut s, faults);
     s.finish(faults, &[]);
 }
 
@@ -355,6 +361,7 @@ fn tunnel(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> RawT
             local_id: s.parsed(faults, "local_id", ID, identity),
             remote_id: s.parsed(faults, "remote_id", ID, identity),
             auth: RawAuth::read(&mut s, faults),
+            addresses: RawAddresses::read(&mut s, faults),
             inside: s.list(
                 faults,
                 "inside",
@@ -433,7 +440,7 @@ fn absolute_path(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<String> {
     None
 }
 
-fn network(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<IpNet> {
+pub(crate) fn network(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<IpNet> {
     let shown = text.get_ref().escape_debug();
     let fault = match (text.get_ref().parse::<IpNet>(), text.get_ref().parse::<IpAddr>()) {
         (Ok(net), _) if net.trunc() == net => return Some(net),
@@ -521,7 +528,7 @@ fn unusable(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-fn a_duration(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<Duration> {
+pub(crate) fn a_duration(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<Duration> {
     let parsed = duration::parse(text.get_ref());
     if parsed.is_none() {
         let digits = !text.get_ref().is_empty() && text.get_ref().bytes().all(|b| b.is_ascii_digit());

@@ -20,6 +20,7 @@ mod model;
 mod profile;
 mod secret;
 mod section;
+mod session;
 #[cfg(test)]
 mod survive;
 #[cfg(test)]

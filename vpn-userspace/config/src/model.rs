@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use culvert_ike::{EspProposal, ExchangeOptions, Identity, IkeProposal, Ppk, Psk};
+use culvert_ike::{Addresses, EspProposal, ExchangeOptions, Identity, IkeProposal, Ppk, Psk, Unique};
 use ipnet::IpNet;
 
 use crate::credentials::{Authorities, Credentials};
@@ -135,7 +135,7 @@ pub enum LogFormat {
 pub struct Connection {
     /// Letters, digits, `-` and `_`.
     pub name: String,
-    /// Networks of this side; at least one, none inside another.
+    /// Networks of this side, none inside another; at least one, unless the tunnels get an address from the peer.
     pub local: Vec<IpNet>,
     /// Networks of the far side; at least one, none inside another or inside one of another connection.
     pub remote: Vec<IpNet>,
@@ -153,6 +153,10 @@ pub struct Connection {
     pub dpd: Dpd,
     /// How the IKE exchanges go.
     pub exchange: ExchangeOptions,
+    /// Authenticate anew before this time is over; `None`: never.
+    pub reauth: Option<Duration>,
+    /// What happens when the peer authenticates once more.
+    pub unique: Unique,
     /// MTU of the tunnel interfaces in bytes; `None`: from the WAN interface and the suite.
     pub mtu: Option<u16>,
     /// In the order of the file; at least one.
@@ -261,6 +265,8 @@ pub struct Tunnel {
     pub auth: TunnelAuth,
     /// A post-quantum pre-shared key beside it.
     pub ppk: Option<Ppk>,
+    /// Inner addresses asked for or handed out.
+    pub addresses: Addresses,
     /// Addresses of the tunnel interface with their networks.
     pub inside: Vec<IpNet>,
     /// 100 is active, 0 is standby; no two of a connection are equal.
@@ -310,6 +316,17 @@ impl Config {
     /// A connection by its name.
     pub fn connection(&self, name: &str) -> Option<&Connection> {
         self.connections.iter().find(|c| c.name == name)
+    }
+}
+
+impl Tunnel {
+    /// Networks of this side as they are offered to the peer: those of its connection, or any address where the peer
+    /// gives one.
+    pub fn offers(&self, connection: &Connection) -> Vec<IpNet> {
+        match &self.addresses {
+            Addresses::Request(_) => crate::session::any_of(&self.addresses),
+            _ => connection.local.clone(),
+        }
     }
 }
 

@@ -53,6 +53,10 @@ const HOMES: [(&str, &[&str]); 8] = [
             "allow_sha1_signatures",
             "ppk",
             "inside",
+            "virtual_ip",
+            "pool",
+            "dns",
+            "dns_domains",
             "weight",
             "enabled",
             "copy",
@@ -166,6 +170,11 @@ impl<'t> Section<'t> {
                 None
             }
         }
+    }
+
+    /// Whether a key is there and says `true` or `false`, for keys that say something else as well.
+    pub(crate) fn holds_boolean(&self, key: &str) -> bool {
+        self.entries.iter().any(|entry| entry.key == key && matches!(entry.value, DeValue::Boolean(_)))
     }
 
     /// `true` or `false`.

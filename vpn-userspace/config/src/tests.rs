@@ -154,6 +154,30 @@ fn ways_to_authenticate_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn inner_addresses_and_sessions() {
+    let cases = [
+        ("asks and hands out", with("", "virtual_ip = true\npool = \"172.16.0.0/24\"")),
+        ("a pool without a route", with("", "pool = [\"10.9.0.0/24\"]")),
+        ("DNS for nobody", with("", "dns = \"10.1.0.53\"\ndns_domains = [\"corp.example\"]")),
+        ("two of one family", with("", "virtual_ip = [\"0.0.0.0\", \"10.9.0.1\"]")),
+        ("no address", with("", "virtual_ip = \"yes\"")),
+        ("no domain", with("", "pool = \"172.16.0.0/24\"\ndns_domains = \"a b\"")),
+        ("networks of a client", with("local = [\"192.168.0.0/24\"]", "virtual_ip = true")),
+        ("reauth too often", with("ike = { reauth = \"10s\" }", "")),
+        ("reauth", with("ike = { reauth = 5, unique = \"always\" }", "")),
+    ];
+    check("session", &cases);
+    let client = with("ike = { reauth = true, unique = \"keep\" }", "virtual_ip = true");
+    let client = parse(&client.replace("local = [\"192.168.0.0/24\"]\n", "")).unwrap_or_else(|e| panic!("{e:?}"));
+    let connection = &client.connections[0];
+    assert_eq!((connection.reauth, connection.local.len()), (Some(connection.ike.lifetime), 0));
+    assert_eq!(connection.tunnels[0].offers(connection), ["0.0.0.0/0".parse().unwrap()]);
+    let server = parse(&with("", "pool = \"172.16.5.0/24\"\ndns = \"192.168.0.53\"")).unwrap();
+    let culvert_ike::Addresses::Pool(pool) = &server.connections[0].tunnels[0].addresses else { panic!() };
+    assert_eq!((pool.nets.len(), pool.dns.len()), (1, 1));
+}
+
+#[test]
 fn certificates_are_read() {
     let text =
         with("", "auth = \"cert\"\ncertificate = \"gw.pem\"\nprivate_key = \"gw.key\"\nca = \"ca.pem\"");

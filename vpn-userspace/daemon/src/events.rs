@@ -1,5 +1,6 @@
 //! What the IKE core and the data plane report, and what follows from it.
 
+use std::net::IpAddr;
 use std::time::{Instant, SystemTime};
 
 use culvert_api::What;
@@ -9,6 +10,7 @@ use culvert_dataplane::DataplaneEvent;
 use culvert_gateway::{Input, Loss};
 use culvert_ike::{CertificateRefused, ChildSa, Command, DownReason, Event, Identity};
 use culvert_types::{Spi, TunnelId};
+use ipnet::IpNet;
 
 use crate::daemon::{Child, Daemon, Established};
 use crate::trust;
@@ -25,12 +27,16 @@ impl Daemon {
                     What::Up,
                     format!("with {} at {}, {}", info.remote_id, info.remote, info.suite),
                 );
+                self.give_addresses(tunnel, &info.addresses.ours).await;
                 if let Some(entry) = self.tunnels.get_mut(&tunnel) {
-                    entry.ike = Some(Established { info, since: now, told: now });
+                    let before = entry.ike.replace(Established { info, since: now, told: now });
+                    // Authenticated anew beside the one that stood.
+                    before.into_iter().for_each(|ike| self.guard.forget(ike.info.remote.ip()));
                 }
             }
             Event::IkeRekeyed { tunnel, info } => {
                 self.happened(tunnel, What::Rekeyed, info.suite.to_string());
+                self.give_addresses(tunnel, &info.addresses.ours).await;
                 if let Some(entry) = self.tunnels.get_mut(&tunnel) {
                     let since = entry.ike.as_ref().map_or(now, |ike| ike.since);
                     entry.ike = Some(Established { info, since, told: now });
@@ -38,6 +44,7 @@ impl Daemon {
             }
             Event::IkeDown { tunnel, reason } => {
                 self.happened(tunnel, What::Down, reason.to_string());
+                self.give_addresses(tunnel, &[]).await;
                 if let Some(ike) = self.tunnels.get_mut(&tunnel).and_then(|entry| entry.ike.take()) {
                     self.guard.forget(ike.info.remote.ip());
                 }
@@ -135,6 +142,31 @@ impl Daemon {
                 what: "no authority is configured for this tunnel".to_owned(),
                 mend: "write `ca` into the tunnel's configuration".to_owned(),
             }),
+        }
+    }
+
+    /// Makes the addresses of a tunnel's interface that peers gave those that this one gave.
+    async fn give_addresses(&self, tunnel: TunnelId, now: &[IpAddr]) {
+        let Some(entry) = self.tunnels.get(&tunnel) else { return };
+        let before: &[IpAddr] = entry.ike.as_ref().map_or(&[], |ike| &ike.info.addresses.ours);
+        for address in now.iter().filter(|a| !before.contains(a)) {
+            match self.netlink.add_address(entry.index, IpNet::from(*address)).await {
+                Ok(()) => tracing::info!(
+                    connection = entry.connection,
+                    tunnel = entry.name,
+                    "the peer gave this gateway the inner address {address}"
+                ),
+                Err(error) => tracing::error!(
+                    connection = entry.connection,
+                    tunnel = entry.name,
+                    "cannot use the inner address {address}: {error}"
+                ),
+            }
+        }
+        for address in before.iter().filter(|a| !now.contains(a)) {
+            if let Err(error) = self.netlink.delete_address(entry.index, IpNet::from(*address)).await {
+                tracing::warn!(connection = entry.connection, tunnel = entry.name, "{error}");
+            }
         }
     }
 

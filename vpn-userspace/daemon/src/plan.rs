@@ -10,7 +10,7 @@ use culvert_config::{Config, Connection, LocalProof, RemoteProof, Tunnel, Tunnel
 use culvert_dataplane::EngineChoice;
 use culvert_gateway::{ConnectionPlan, DeadPeerAction, Start, TunnelPlan};
 use culvert_ike::{
-    Auth, Dpd, ExchangeOptions, Identity, LocalAuth, Parity, PeerConfig, RemoteAuth, Signer, Trust,
+    Auth, Dpd, ExchangeOptions, Identity, LocalAuth, Parity, PeerConfig, RemoteAuth, Session, Signer, Trust,
 };
 use culvert_sys::netlink::Netlink;
 use culvert_types::{TrafficSelector, TunnelId};
@@ -137,7 +137,7 @@ pub(crate) fn peer(
         auth: auth(&tunnel.auth),
         ike_proposals: connection.ike.proposals.clone(),
         esp_proposals: connection.esp.proposals.clone(),
-        local_ts: selectors(&connection.local),
+        local_ts: selectors(&tunnel.offers(connection)),
         remote_ts: selectors(&connection.remote),
         ike_lifetime: connection.ike.lifetime,
         child_lifetime: connection.esp.lifetime,
@@ -148,6 +148,11 @@ pub(crate) fn peer(
         replay_window: connection.esp.replay_window,
         exchange: ExchangeOptions { ppk: tunnel.ppk.clone(), ..connection.exchange.clone() },
         v1: (connection.ike.version == 1).then(culvert_ike::V1Options::default),
+        session: Session {
+            addresses: tunnel.addresses.clone(),
+            unique: connection.unique,
+            reauth: connection.reauth,
+        },
     })
 }
 

@@ -228,6 +228,9 @@ fn ike(now: Instant, ike: &daemon::Established, negotiation: Option<Duration>) -
         remote: IkeEnd { address: info.remote, id: info.remote_id.to_string() },
         suite: info.suite.to_string(),
         ppk: info.ppk,
+        virtual_ips: info.addresses.ours.clone(),
+        peer_virtual_ips: info.addresses.theirs.clone(),
+        dns: info.addresses.dns.clone(),
         nat: match (info.nat_local, info.nat_remote) {
             (false, false) => Nat::None,
             (true, false) => Nat::Local,

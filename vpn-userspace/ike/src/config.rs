@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use culvert_types::TrafficSelector;
 
-use crate::{Auth, EspProposal, ExchangeOptions, Identity, IkeProposal};
+use crate::{Addresses, Auth, EspProposal, ExchangeOptions, Identity, IkeProposal, Session};
 
 /// Limits and times of an endpoint as a whole. The default is good.
 #[derive(Debug, Clone)]
@@ -126,6 +126,8 @@ pub struct PeerConfig {
     pub exchange: ExchangeOptions,
     /// Speak IKEv1 with this peer, and nothing else; `None`: IKEv2.
     pub v1: Option<V1Options>,
+    /// How its IKE SAs begin and end.
+    pub session: Session,
 }
 
 /// What is special about a tunnel of IKEv1.
@@ -182,6 +184,12 @@ pub enum ConfigError {
     /// A way to authenticate that IKEv1 does not have here.
     #[error("IKEv1 needs one pre-shared key for both sides; set a psk_file, or let the tunnel speak IKEv2")]
     V1Auth,
+    /// What only IKEv2 has here.
+    #[error("virtual_ip, pool and reauth need IKEv2; take them out, or let the tunnel speak IKEv2")]
+    V1Session,
+    /// Addresses that can be neither asked for nor handed out.
+    #[error("inner addresses are asked for once per family, or handed out from at least one network")]
+    Addresses,
     /// A lifetime that is too short to rekey within.
     #[error("an {0} lifetime of {1:?} is too short; at least 10 s")]
     Lifetime(&'static str, Duration),
@@ -224,6 +232,18 @@ impl PeerConfig {
                 return Err(ConfigError::Chain);
             }
         }
+        let one_each = |six| match &self.session.addresses {
+            Addresses::Request(wanted) => wanted.iter().filter(|w| w.is_ipv6() == six).count() <= 1,
+            _ => true,
+        };
+        let some = match &self.session.addresses {
+            Addresses::Own => true,
+            Addresses::Request(wanted) => !wanted.is_empty(),
+            Addresses::Pool(pool) => !pool.nets.is_empty(),
+        };
+        if !some || !one_each(false) || !one_each(true) {
+            return Err(ConfigError::Addresses);
+        }
         if self.local_id.is_pattern() {
             return Err(ConfigError::LocalPattern);
         }
@@ -248,6 +268,9 @@ impl PeerConfig {
         }
         if self.auth.local.as_psk().is_none() || self.auth.remote.as_psk().is_none() {
             return Err(ConfigError::V1Auth);
+        }
+        if self.session.addresses != Addresses::Own || self.session.reauth.is_some() {
+            return Err(ConfigError::V1Session);
         }
         Ok(())
     }

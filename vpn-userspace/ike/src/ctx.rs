@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use culvert_crypto::Random;
 use culvert_types::{Spi, TunnelId};
 
-use crate::endpoint::{AnySa, Peers, Spis};
+use crate::endpoint::{AnySa, Leases, Peers, Spis};
 use crate::fragment::Sealed;
 use crate::job::Work;
 use crate::kex::Spawn;
@@ -35,6 +35,7 @@ pub(crate) struct Ctx<'a> {
     pub(crate) random: &'a mut dyn Random,
     pub(crate) peers: &'a Peers,
     pub(crate) spis: &'a mut Spis,
+    pub(crate) leases: &'a mut Leases,
     pub(crate) others: &'a HashMap<u64, AnySa>,
     pub(crate) tap: &'a Arc<Tap>,
     pub(crate) outputs: &'a mut VecDeque<Output>,
@@ -66,6 +67,8 @@ pub(crate) enum Effect {
     ConfirmV1 { tunnel: TunnelId, inbound: Spi },
     /// The peer deleted a child that its SA handed on, by the SPI of its own.
     DeleteV1 { tunnel: TunnelId, outbound: u32 },
+    /// The tunnel is to authenticate anew, beside the IKE SA that it has.
+    Reauthenticate { tunnel: TunnelId },
     /// This IKE SA serves the tunnel no more.
     Left { tunnel: TunnelId, key: u64, reason: DownReason },
 }

@@ -204,6 +204,18 @@ pub enum Cause {
     /// The peer wants EAP.
     #[error("the peer wants to authenticate by EAP")]
     Eap,
+    /// The peer gave us no inner address that we can use.
+    #[error("the peer gave no inner address")]
+    NoAddress,
+    /// The peer has an address of its own where we hand one out.
+    #[error("the peer asks for no inner address, and the tunnel has a pool")]
+    NoAddressAsked,
+    /// No address is left for the peer.
+    #[error("the pool has no inner address left for the peer")]
+    PoolExhausted,
+    /// The tunnel has an IKE SA, which stays.
+    #[error("the peer has an IKE SA already, and the tunnel keeps the first")]
+    AlreadyUp,
     /// No traffic selectors are on both sides; we noticed.
     #[error("no common traffic selectors")]
     NoSelectors,
@@ -391,6 +403,18 @@ impl Cause {
                 "let the peer send its own certificate and what lies between it and the root",
                 "RFC 7296 3.6",
             ),
+            Self::NoAddress => {
+                (Configuration, "let the peer hand out an address, or take virtual_ip out", "RFC 7296 2.19")
+            }
+            Self::NoAddressAsked => {
+                (Configuration, "let the peer ask for an address, or take the pool out", "RFC 7296 2.19")
+            }
+            Self::PoolExhausted => (Configuration, "make the pool larger", "RFC 7296 2.19"),
+            Self::AlreadyUp => (
+                Configuration,
+                "end the first IKE SA, or write unique = \"replace\" to let the newest win",
+                "RFC 7296 2.4",
+            ),
             Self::NoSelectors | Self::SelectorsRefused => (
                 Configuration,
                 "make the local networks of each side overlap the remote networks of the other",
@@ -412,7 +436,7 @@ impl Cause {
             ) => (Peer, "look into the peer's log: it could not read our message", "RFC 7296 2.21"),
             Self::Refused(notify::INTERNAL_ADDRESS_FAILURE | notify::FAILED_CP_REQUIRED) => (
                 Configuration,
-                "configure the peer not to hand out or require a virtual address",
+                "write virtual_ip where the peer hands out addresses, or let its pool have one left",
                 "RFC 7296 2.19",
             ),
             Self::Refused(_) => (Configuration, "look into the peer's log for the cause", "RFC 7296 3.10.1"),
@@ -463,8 +487,11 @@ impl Cause {
             | Self::Sign(_)
             | Self::Certificate { .. }
             | Self::Unjudged(_)
+            | Self::AlreadyUp
             | Self::LongChain { .. }
             | Self::Eap => notify::AUTHENTICATION_FAILED,
+            Self::NoAddressAsked => notify::FAILED_CP_REQUIRED,
+            Self::PoolExhausted => notify::INTERNAL_ADDRESS_FAILURE,
             Self::NoSelectors | Self::SelectorsWidened => notify::TS_UNACCEPTABLE,
             // RFC 7296 2.25: something transient on our side.
             Self::Unfinished => notify::TEMPORARY_FAILURE,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use culvert_crypto::sign::PublicKey;
 use culvert_types::{Spi, TunnelId};
 
-use crate::{ChildSa, ConfigError, Failure, Identity, IkeSecrets, IkeSuite, Job, PeerConfig};
+use crate::{ChildSa, ConfigError, Failure, Identity, IkeSecrets, IkeSuite, Job, PeerConfig, Virtual};
 
 /// What an owner asks of an [`Endpoint`](crate::Endpoint).
 #[derive(Debug, Clone)]
@@ -26,6 +26,8 @@ pub enum Command {
     RekeyChild(Spi),
     /// Rekey the tunnel's IKE SA.
     RekeyIke(TunnelId),
+    /// Authenticate anew; the new IKE SA stands before the old one goes.
+    Reauthenticate(TunnelId),
     /// Ask the peer now whether it lives.
     CheckLiveness(TunnelId),
     /// The answer to [`Event::CheckCertificate`]: the key of the peer's certificate, which is trusted for the
@@ -243,6 +245,8 @@ pub struct IkeInfo {
     pub nat_remote: bool,
     /// ESP goes in UDP.
     pub encap: bool,
+    /// Inner addresses by configuration payload.
+    pub addresses: Virtual,
     /// Time until we rekey it.
     pub rekey_in: Duration,
     /// Time until it is closed if nobody rekeys it.

@@ -27,6 +27,7 @@ mod keymat;
 pub mod proposal;
 mod protect;
 mod selector;
+mod session;
 mod tap;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -48,6 +49,7 @@ pub use exchange::{ExchangeOptions, Fragmentation};
 pub use identity::{Dn, Identity, IdentityError};
 pub use job::{Job, JobDone, JobId};
 pub use proposal::{EspProposal, EspSuite, IkeProposal, IkeSuite, ProposalError};
+pub use session::{Addresses, Pool, Session, Unique, Virtual};
 pub use tap::IkeSecrets;
 pub use v1::cause::V1Cause;
 pub use wire::WireError;

@@ -13,7 +13,7 @@ use culvert_types::{Spi, TrafficSelector, TunnelId};
 
 use crate::{
     Auth, CertificateRefused, CheckId, ChildSa, Command, DownReason, Dpd, Endpoint, EndpointConfig, Event,
-    ExchangeOptions, Failure, Identity, IkeInfo, Job, JobDone, Output, PeerConfig, Psk,
+    ExchangeOptions, Failure, Identity, IkeInfo, Job, JobDone, Output, PeerConfig, Psk, Session,
 };
 
 /// The tunnel that [`Pair`] sets up on both sides.
@@ -99,6 +99,7 @@ pub fn config(at: At) -> PeerConfig {
         spi_parity: None,
         esn: true,
         replay_window: 1024,
+        session: Session::default(),
         exchange: ExchangeOptions::default(),
         v1: None,
     }

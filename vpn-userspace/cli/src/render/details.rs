@@ -62,6 +62,18 @@ fn block(out: &mut String, connection: &Connection, tunnel: &Tunnel) {
         line(out, "", &format!("SPIs {} {}", ike.spi_initiator, ike.spi_responder));
         line(out, "local", &format!("{} ({})", ike.local.address, ike.local.id));
         line(out, "remote", &format!("{} ({})", ike.remote.address, ike.remote.id));
+        let list = |addresses: &[std::net::IpAddr]| {
+            addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        };
+        for (what, addresses) in [
+            ("this gateway has the inner address", &ike.virtual_ips),
+            ("the peer has the inner address", &ike.peer_virtual_ips),
+            ("DNS behind the tunnel", &ike.dns),
+        ] {
+            if !addresses.is_empty() {
+                line(out, "", &format!("{what} {}", list(addresses)));
+            }
+        }
         let nat = match ike.nat {
             Nat::None => "nobody is behind a NAT",
             Nat::Local => "this gateway is behind a NAT",

@@ -1,5 +1,6 @@
 //! Commands of the endpoint's owner.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use super::{AnySa, Endpoint};
 use crate::v2::Sa;
 use crate::v2::init::InitSent;
 use crate::v2::sa::{Attempt, Task};
-use crate::{CheckId, Command, CommandError, DownReason};
+use crate::{CheckId, Command, CommandError, DownReason, PeerConfig};
 
 impl Endpoint {
     pub(super) fn command(&mut self, now: Instant, command: Command) -> Result<(), CommandError> {
@@ -50,6 +51,13 @@ impl Endpoint {
                     return Ok(());
                 }
                 self.queue(now, current, Task::RekeyIke(Attempt::default()));
+            }
+            Command::Reauthenticate(tunnel) => {
+                self.current(tunnel)?;
+                if self.peers.get(tunnel).is_some_and(|c| c.remote.is_none()) {
+                    return Err(CommandError::NoRemote(tunnel));
+                }
+                self.reauthenticate(now, tunnel);
             }
             Command::CheckLiveness(tunnel) => {
                 let current = self.current(tunnel)?;
@@ -103,16 +111,36 @@ impl Endpoint {
             }
             return Ok(());
         }
-        let all = entry.all.clone();
+        self.open_tunnel(now, tunnel, config, remote, false);
+        Ok(())
+    }
+
+    /// Authenticates anew beside the IKE SA that stands, if one stands and the peer's address is known.
+    pub(super) fn reauthenticate(&mut self, now: Instant, tunnel: TunnelId) {
+        let Some(config) = self.peers.get(tunnel).map(Arc::clone) else { return };
+        if let Some(remote) = config.remote.filter(|_| config.v1.is_none()) {
+            self.open_tunnel(now, tunnel, config, remote, true);
+        }
+    }
+
+    /// Opens a negotiation, unless one is on its way. `beside`: though the tunnel has an IKE SA.
+    fn open_tunnel(
+        &mut self,
+        now: Instant,
+        tunnel: TunnelId,
+        config: Arc<PeerConfig>,
+        remote: SocketAddr,
+        beside: bool,
+    ) {
+        let all = self.tunnels.get(&tunnel).map(|t| t.all.clone()).unwrap_or_default();
         let on_its_way =
             |key: &u64| matches!(self.sas.get(key), Some(AnySa::V2(Sa::InitSent(_) | Sa::AuthSent(_))));
         if all.iter().any(on_its_way) {
-            return Ok(());
+            return;
         }
-        if let Some(state) = self.with_ctx(now, |ctx| InitSent::start(ctx, tunnel, config, remote)) {
+        if let Some(state) = self.with_ctx(now, |ctx| InitSent::start(ctx, tunnel, config, remote, beside)) {
             self.settle(state.spi(), None, Some(AnySa::V2(Sa::InitSent(state))));
         }
-        Ok(())
     }
 
     fn terminate(&mut self, now: Instant, tunnel: TunnelId, tell: bool) {

@@ -8,7 +8,7 @@ use super::{AnySa, Endpoint};
 use crate::v2::Sa;
 use crate::v2::ctx::{Ctx, Effect};
 use crate::v2::sa::IkeSa;
-use crate::{DownReason, Event, Output};
+use crate::{DownReason, Event, Output, Unique};
 
 impl Endpoint {
     pub(super) fn apply(&mut self, now: Instant, effect: Effect) {
@@ -58,6 +58,7 @@ impl Endpoint {
             Effect::AdoptV1 { tunnel, from, children } => self.adopt_late_v1(now, tunnel, from, children),
             Effect::ConfirmV1 { tunnel, inbound } => self.confirm_v1(now, tunnel, inbound),
             Effect::DeleteV1 { tunnel, outbound } => self.delete_late_v1(now, tunnel, outbound),
+            Effect::Reauthenticate { tunnel } => self.reauthenticate(now, tunnel),
             Effect::Left { tunnel, key, reason } => self.left(now, tunnel, key, reason),
         }
     }
@@ -131,9 +132,11 @@ impl Endpoint {
 
     /// A new IKE SA authenticated: a tunnel has one.
     fn established(&mut self, now: Instant, tunnel: TunnelId, key: u64, initial_contact: bool) {
+        let never = self.peers.get(tunnel).is_some_and(|c| c.session.unique == Unique::Never);
         let entry = self.tunnels.entry(tunnel).or_default();
         let others: Vec<u64> = entry.all.iter().copied().filter(|k| *k != key).collect();
         entry.current = Some(key);
+        let ours = self.up(key).is_some_and(|sa| sa.initiator);
         for other in others {
             if self.up_v1(other).is_some() {
                 self.replace_v1(now, other);
@@ -164,12 +167,17 @@ impl Endpoint {
                     });
                 }
                 // RFC 7296 2.4: the peer knows no other IKE SA with us: it has lost this one.
-                None if initial_contact => self.step_up(now, other, |sa, ctx| {
+                None if initial_contact && !never => self.step_up(now, other, |sa, ctx| {
                     sa.leave(ctx, DownReason::Replaced);
                     None
                 }),
                 None => self.step_up(now, other, |mut sa, ctx| {
-                    sa.close(ctx, DownReason::Replaced);
+                    if initial_contact || ours {
+                        sa.close(ctx, DownReason::Replaced);
+                    } else {
+                        // The peer knows both: it authenticates anew, and uses the old one until it has our answer.
+                        sa.close_later(ctx.now);
+                    }
                     Some(Sa::Up(sa))
                 }),
             }

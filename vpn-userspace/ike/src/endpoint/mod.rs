@@ -4,6 +4,7 @@ mod any;
 mod command;
 mod effect;
 mod guard;
+mod leases;
 mod peers;
 mod spis;
 mod v1;
@@ -28,6 +29,7 @@ use crate::wire::{self, Body, Exchange, HEADER_LEN, Header, WireError, describe,
 use crate::{Command, CommandError, EndpointConfig, Event, JobDone, Output, PeerConfig};
 pub(crate) use any::AnySa;
 use guard::{Admission, Cookies, HalfOpens, Reports};
+pub(crate) use leases::Leases;
 pub(crate) use peers::Peers;
 pub(crate) use spis::Spis;
 
@@ -39,6 +41,7 @@ pub struct Endpoint {
     sas: HashMap<u64, AnySa>,
     tunnels: HashMap<TunnelId, Tunnel>,
     spis: Spis,
+    leases: Leases,
     half_opens: HalfOpens,
     cookies: Cookies,
     reports: Reports,
@@ -85,6 +88,7 @@ impl Endpoint {
             sas: HashMap::new(),
             tunnels: HashMap::new(),
             spis: Spis::default(),
+            leases: Leases::default(),
             half_opens: HalfOpens::default(),
             cookies: Cookies::default(),
             reports: Reports::default(),
@@ -366,6 +370,7 @@ impl Endpoint {
             random: self.random.as_mut(),
             peers: &self.peers,
             spis: &mut self.spis,
+            leases: &mut self.leases,
             others: &self.sas,
             tap: &self.tap,
             outputs: &mut self.outputs,
@@ -427,6 +432,10 @@ impl Endpoint {
             if !entry.all.contains(&key) {
                 entry.all.push(key);
             }
+        }
+        match &next {
+            Some(AnySa::V2(Sa::Up(sa))) => self.leases.share(key, &sa.carried.addresses.theirs),
+            _ => self.leases.release(key),
         }
         if next.as_ref().is_none_or(AnySa::is_up) {
             self.half_opens.remove(key);

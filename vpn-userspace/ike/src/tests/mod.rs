@@ -9,6 +9,7 @@ mod jobs;
 mod loss;
 mod ppk;
 mod rekey;
+mod session;
 mod sim;
 mod v1;
 mod v1_abuse;

@@ -176,6 +176,7 @@ impl IkeSa {
             nat_local: self.path.nat_local,
             nat_remote: self.path.nat_remote,
             encap: self.path.encap,
+            addresses: crate::Virtual::default(),
             rekey_in: self.soft.map_or(Duration::ZERO, |soft| soft.saturating_duration_since(now)),
             expires_in: self.hard.saturating_duration_since(now),
         }

@@ -2,7 +2,7 @@
 
 use super::Sa;
 use super::child::State;
-use super::ctx::{Ctx, log};
+use super::ctx::{Ctx, Effect, log};
 use super::sa::{Attempt, IkeSa, Life, Pending, SUPERSEDED_LIFETIME, Task};
 use crate::error::{Cause, Phase};
 use crate::timer::Soonest;
@@ -24,6 +24,9 @@ impl IkeSa {
             return;
         }
         self.again.iter().for_each(|(when, _)| soonest.at(*when, "ask the peer again"));
+        if let Some(reauth) = self.carried.reauth {
+            soonest.at(reauth, "authenticate anew");
+        }
         for child in &self.children {
             soonest.at(child.hard, "CHILD SA lifetime ends");
             if let Some(soft) = child.soft.filter(|_| child.state == State::Live) {
@@ -92,6 +95,11 @@ impl IkeSa {
         }
         for (_, task) in self.again.extract_if(.., |(when, _)| now >= *when).collect::<Vec<_>>() {
             self.queue(task);
+        }
+        if let Some(due) = self.carried.reauth.filter(|due| now >= *due) {
+            // Again, should it fail: until the end of this IKE SA's lifetime.
+            self.carried.reauth = Some(Self::retry_at(ctx, self.hard.max(due)));
+            ctx.effects.push(Effect::Reauthenticate { tunnel: self.tunnel });
         }
         let mut expired = Vec::new();
         let mut ready = Vec::new();

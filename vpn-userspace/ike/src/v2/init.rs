@@ -22,7 +22,7 @@ use crate::wire::{
     Body, Chain, Exchange, Flags, HEADER_LEN, Header, Notify, Payload, Proposal, WireError, notify,
     plain_message,
 };
-use crate::{Fragmentation, IkeSuite, PeerConfig, fragment};
+use crate::{Fragmentation, IkeSuite, PeerConfig, Virtual, fragment};
 
 /// The initiator, waiting for the answer to IKE_SA_INIT.
 pub(crate) struct InitSent {
@@ -32,6 +32,8 @@ pub(crate) struct InitSent {
     spi: u64,
     started: Instant,
     remote: SocketAddr,
+    /// The tunnel has an IKE SA, which this one is to replace.
+    beside: bool,
     nonce: Vec<u8>,
     half: Half,
     /// The answer that waits for the agreement.
@@ -55,6 +57,7 @@ impl InitSent {
         tunnel: TunnelId,
         config: Arc<PeerConfig>,
         remote: SocketAddr,
+        beside: bool,
     ) -> Option<Box<Self>> {
         let group = *config.ike_proposals.first()?.groups().first()?;
         let spi = ctx.ike_spi();
@@ -72,6 +75,7 @@ impl InitSent {
             spi,
             started: ctx.now,
             remote,
+            beside,
             nonce: ctx.nonce(),
             half,
             stash: None,
@@ -143,7 +147,7 @@ impl InitSent {
                 Some(Sa::InitSent(self))
             }
             Ok(Step::Done(handshake)) => {
-                AuthSent::start(ctx, self.tunnel, self.config, *handshake).map(Sa::AuthSent)
+                AuthSent::start(ctx, self.tunnel, self.config, *handshake, self.beside).map(Sa::AuthSent)
             }
             // RFC 7296 2.21.1: such answers are not authenticated; a better one may follow.
             Err(Stop::Doubt(cause)) => {
@@ -232,6 +236,7 @@ impl InitSent {
             request: std::mem::take(&mut self.request),
             response: arrival.bytes.to_vec(),
             peer_hashes: signature::read_hashes(body),
+            addresses: Virtual::default(),
             peer_ppk: body.notify(notify::USE_PPK).is_some(),
             ppk: false,
             path,
@@ -480,6 +485,7 @@ pub(crate) fn respond(
         request: arrival.bytes.to_vec(),
         response,
         peer_hashes: signature::read_hashes(body),
+        addresses: Virtual::default(),
         peer_ppk,
         ppk: false,
         path,

@@ -9,6 +9,7 @@ pub(crate) mod init;
 pub(crate) mod nat;
 pub(crate) mod rekey;
 pub(crate) mod sa;
+mod vip;
 
 use std::net::SocketAddr;
 use std::time::Instant;

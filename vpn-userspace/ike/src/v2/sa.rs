@@ -20,7 +20,7 @@ use crate::kex::{Answering, Half};
 use crate::protect::Protection;
 use crate::window::{Retransmission, Window};
 use crate::wire::{Chain, Exchange, Flags, Header, Notify, Payload, WireError, notify};
-use crate::{ChildSa, DownReason, Event, Identity, IkeSuite, PeerConfig};
+use crate::{ChildSa, DownReason, Event, Identity, IkeSuite, PeerConfig, Virtual};
 
 /// How long a replaced inbound SA still receives.
 pub(crate) const DRAIN: Duration = Duration::from_secs(5);
@@ -86,6 +86,7 @@ pub(crate) struct IkeSa {
     pub(crate) protection: Protection,
     pub(crate) window: Window,
     pub(crate) ppk: bool,
+    pub(crate) carried: Carried,
     pub(crate) path: Path,
     pub(crate) remote_id: Identity,
     pub(crate) children: Vec<Child>,
@@ -118,6 +119,15 @@ pub(crate) struct Origin {
     pub(crate) lowest_nonce: Vec<u8>,
 }
 
+/// What lives on in the rekeyed IKE SA.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Carried {
+    /// Inner addresses of IKE_AUTH's configuration payload.
+    pub(crate) addresses: Virtual,
+    /// When we authenticate anew.
+    pub(crate) reauth: Option<Instant>,
+}
+
 /// What a rekeyed IKE SA is made of.
 pub(crate) struct Fresh {
     pub(crate) spi_i: u64,
@@ -128,6 +138,7 @@ pub(crate) struct Fresh {
     pub(crate) protection: Protection,
     /// A post-quantum pre-shared key is in the keys.
     pub(crate) ppk: bool,
+    pub(crate) carried: Carried,
 }
 
 /// The answer to a request.
@@ -159,9 +170,13 @@ impl IkeSa {
         window: Window,
     ) -> Box<Self> {
         let lowest_nonce = handshake.ni.clone().min(handshake.nr.clone());
-        let Handshake { spi_i, spi_r, suite, keys, protection, path, started, ppk, .. } = handshake;
+        let Handshake { spi_i, spi_r, suite, keys, protection, path, started, ppk, addresses, .. } =
+            handshake;
         let origin = Some(Origin { started, established: ctx.now, lowest_nonce });
-        let fresh = Fresh { spi_i, spi_r, initiator, suite, sk_d: keys.sk_d, protection, ppk };
+        let after = config.session.reauth.filter(|_| initiator && config.remote.is_some());
+        let reauth = after.map(|after| ctx.now + ctx.jittered(after, 0.9));
+        let carried = Carried { addresses, reauth };
+        let fresh = Fresh { spi_i, spi_r, initiator, suite, sk_d: keys.sk_d, protection, ppk, carried };
         let sa = Self::new(ctx, tunnel, config, fresh, path, remote_id, window, origin);
         let info = sa.info(ctx.now);
         log!(
@@ -200,7 +215,8 @@ impl IkeSa {
         origin: Option<Origin>,
     ) -> Box<Self> {
         let soft = ctx.now + ctx.jittered(config.ike_lifetime, 0.9);
-        let Fresh { spi_i, spi_r, initiator, suite, sk_d, protection, ppk } = fresh;
+        let Fresh { spi_i, spi_r, initiator, suite, sk_d, protection, ppk, carried } = fresh;
+        let config = super::vip::narrowed(&config, &carried.addresses);
         Box::new(Self {
             tunnel,
             spi_i,
@@ -210,6 +226,7 @@ impl IkeSa {
             sk_d,
             protection,
             ppk,
+            carried,
             window,
             path,
             remote_id,
@@ -261,6 +278,7 @@ impl IkeSa {
             nat_local: self.path.nat_local,
             nat_remote: self.path.nat_remote,
             encap: self.path.encap,
+            addresses: self.carried.addresses.clone(),
             rekey_in: self.soft.map_or(Duration::ZERO, |soft| soft.saturating_duration_since(now)),
             expires_in: self.hard.saturating_duration_since(now),
         }

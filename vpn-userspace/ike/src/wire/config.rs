@@ -10,12 +10,9 @@ const MAX_ATTRIBUTES: usize = 256;
 /// Attribute types (RFC 7296 3.15.1, RFC 8598 3).
 pub(crate) mod attribute {
     pub(crate) const IP4_ADDRESS: u16 = 1;
-    pub(crate) const IP4_NETMASK: u16 = 2;
     pub(crate) const IP4_DNS: u16 = 3;
     pub(crate) const IP6_ADDRESS: u16 = 8;
     pub(crate) const IP6_DNS: u16 = 10;
-    pub(crate) const IP4_SUBNET: u16 = 13;
-    pub(crate) const IP6_SUBNET: u16 = 15;
     pub(crate) const DNS_DOMAIN: u16 = 25;
 }
 

@@ -4,8 +4,6 @@
 //! it allocates is bounded by the datagram's own size and freed with the message.
 
 mod chain;
-// Its users follow: virtual addresses.
-#[allow(dead_code)]
 mod config;
 pub(crate) mod describe;
 mod error;
@@ -16,7 +14,6 @@ mod selector;
 pub(crate) mod v1;
 
 pub(crate) use chain::{Chain, plain_message};
-#[allow(unused_imports)]
 pub(crate) use config::{ConfigKind, Configuration, attribute};
 pub use error::WireError;
 pub(crate) use header::{Exchange, Flags, HEADER_LEN, Header};

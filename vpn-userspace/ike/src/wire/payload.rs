@@ -365,7 +365,6 @@ impl<'a> Body<'a> {
         })
     }
 
-    #[allow(dead_code)]
     pub(crate) fn config(&self) -> Option<&Configuration> {
         self.payloads.iter().find_map(|p| if let Payload::Config(c) = p { Some(c) } else { None })
     }

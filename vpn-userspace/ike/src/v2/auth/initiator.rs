@@ -12,12 +12,12 @@ use crate::ctx::{Ctx, Effect, log};
 use crate::endpoint::AnySa;
 use crate::error::{Cause, Failure, Phase};
 use crate::keymat::child_keys;
-use crate::v2::child::Offer;
+use crate::v2::child::{Offer, Refusal};
 use crate::v2::sa::{IkeSa, Task};
-use crate::v2::{Arrival, Message, Sa};
+use crate::v2::{Arrival, Message, Sa, vip};
 use crate::window::{Due, Retransmission, Window};
 use crate::wire::{Body, Chain, Exchange, Id, Notify, Payload, kind, notify};
-use crate::{CheckId, Event, Identity, PeerConfig};
+use crate::{CheckId, Event, Identity, PeerConfig, selector};
 
 /// The initiator, waiting for the answer to IKE_AUTH.
 pub(crate) struct AuthSent {
@@ -60,9 +60,10 @@ impl AuthSent {
         tunnel: TunnelId,
         config: Arc<PeerConfig>,
         mut handshake: Handshake,
+        beside: bool,
     ) -> Option<Box<Self>> {
         let up = |sa: &AnySa| matches!(sa, AnySa::V2(Sa::Up(s)) if s.tunnel == tunnel && s.serves());
-        if ctx.others.values().any(up) {
+        if !beside && ctx.others.values().any(up) {
             log!(debug, config.name, "the peer's own IKE SA came first: ours is given up");
             return None;
         }
@@ -94,7 +95,9 @@ impl AuthSent {
             signer.write_certificates(&mut chain);
         }
         // RFC 7296 2.4: no other IKE SA with this peer is known here.
-        chain.push(&Payload::Notify(Notify::new(notify::INITIAL_CONTACT, &[])));
+        if !beside {
+            chain.push(&Payload::Notify(Notify::new(notify::INITIAL_CONTACT, &[])));
+        }
         if let Some(trust) = config.auth.remote.as_trust() {
             signature::write_request(&mut chain, std::iter::once(trust));
         }
@@ -107,6 +110,7 @@ impl AuthSent {
         if let (Some(offered), Some(ppk)) = (&ppk, &config.exchange.ppk) {
             Offered::write(&mut chain, ppk, offered.optional().then_some(&plain.data));
         }
+        vip::request(&mut chain, &config);
         let offer = Offer::new(ctx, &config, handshake.spi_i, false);
         offer.write(&mut chain);
         let mut window = Window::new(1, 0);
@@ -211,10 +215,20 @@ impl AuthSent {
     }
 
     fn establish(self: Box<Self>, ctx: &mut Ctx<'_>, message: &Message, remote_id: Identity) -> Sa {
-        let Self { tunnel, config, handshake, window, offer, .. } = *self;
+        let Self { tunnel, config, mut handshake, window, offer, .. } = *self;
         let accepted = match message.opened.body() {
-            Ok(body) => offer.accept(&body),
-            Err(e) => Err(crate::v2::child::Refusal::plain(e.into())),
+            Ok(body) => offer.accept(&body).and_then(|mut agreed| {
+                // The peer believes that the CHILD SA stands, whatever comes now.
+                let stray = |cause| Refusal { peer_has_it: true, ..Refusal::plain(cause) };
+                handshake.addresses = vip::read_reply(&body, &config).map_err(stray)?;
+                if !handshake.addresses.ours.is_empty() {
+                    // RFC 7296 2.19: what we were given is all that we have here.
+                    agreed.local_ts =
+                        selector::narrow(&agreed.local_ts, &vip::selectors(&handshake.addresses.ours));
+                }
+                if agreed.local_ts.is_empty() { Err(stray(Cause::NoSelectors)) } else { Ok(agreed) }
+            }),
+            Err(e) => Err(Refusal::plain(e.into())),
         };
         let made = accepted.map(|agreed| {
             let suite = agreed.suite.protection;

@@ -20,7 +20,7 @@ use crate::keymat::{IkeKeys, Nonces};
 use crate::protect::{OpenError, Protection};
 use crate::window::{Incoming, Window};
 use crate::wire::{Exchange, Flags, Header, Id};
-use crate::{CertificateRefused, Identity, IkeSuite};
+use crate::{CertificateRefused, Identity, IkeSuite, Virtual};
 
 /// How long the owner may take to judge a certificate.
 const JUDGEMENT: Duration = Duration::from_secs(10);
@@ -39,6 +39,8 @@ pub(crate) struct Handshake {
     pub(crate) response: Vec<u8>,
     /// The peer's SIGNATURE_HASH_ALGORITHMS (RFC 7427 4).
     pub(crate) peer_hashes: Vec<u16>,
+    /// What IKE_AUTH's configuration payload has brought.
+    pub(crate) addresses: Virtual,
     /// Both sides use post-quantum pre-shared keys (RFC 8784).
     pub(crate) peer_ppk: bool,
     /// One is in the keys.

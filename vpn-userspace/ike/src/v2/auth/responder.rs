@@ -9,14 +9,15 @@ use super::ppk::{self, Reading};
 use super::{Handshake, Verdict, proves, repeated};
 use crate::auth::signature;
 use crate::ctx::{Ctx, Effect};
+use crate::endpoint::AnySa;
 use crate::error::{Cause, Failure, Phase};
 use crate::keymat::child_keys;
 use crate::v2::closed::Closed;
 use crate::v2::sa::IkeSa;
-use crate::v2::{Arrival, Message, Sa, child};
+use crate::v2::{Arrival, Message, Sa, child, vip};
 use crate::window::Window;
 use crate::wire::{Body, Chain, Exchange, Id, Notify, Payload, notify};
-use crate::{CheckId, Event, Identity, PeerConfig};
+use crate::{CheckId, Event, Identity, PeerConfig, Unique};
 
 /// Tunnels for which one peer's certificate is judged, at most: several may fit who takes anybody.
 const MAX_VERDICTS: usize = 4;
@@ -150,6 +151,17 @@ impl HalfOpen {
         // Without AUTH the peer asks for EAP (RFC 7296 2.16).
         let auth = body.auth().ok_or_else(|| fail(Cause::Eap))?;
         let mut fitting = self.fitting(message, body, &known, &remote_id)?;
+        // Who keeps the first refuses a second before it costs anything.
+        let has = |t: TunnelId| {
+            ctx.others.values().any(|sa| matches!(sa, AnySa::V2(Sa::Up(s)) if s.tunnel == t && s.serves()))
+        };
+        let kept = |(t, c): &(TunnelId, &Arc<PeerConfig>)| c.session.unique == Unique::Keep && has(*t);
+        if let Some((tunnel, config)) = fitting.iter().copied().find(kept) {
+            fitting.retain(|f| !kept(f));
+            if fitting.is_empty() {
+                return Err(Box::new(self.failure(message, Some((tunnel, &**config)), Cause::AlreadyUp)));
+            }
+        }
         for part in ["SA", "TSi", "TSr"] {
             let there = match part {
                 "SA" => body.sa().is_some(),
@@ -314,7 +326,16 @@ impl HalfOpen {
             // RFC 8784 3: without data: the key that the initiator named is in use.
             chain.push(&Payload::Notify(Notify::new(notify::PPK_IDENTITY, &[])));
         }
-        let chosen = child::choose(ctx, &config, handshake.spi_r, &body, false);
+        let addressed = vip::hand_out(ctx, &config, &remote_id, &body, handshake.spi_r);
+        let chosen = addressed.map_err(child::Refusal::plain).and_then(|(addresses, reply)| {
+            let narrowed = vip::narrowed(&config, &addresses);
+            self.handshake.addresses = addresses;
+            reply.into_iter().for_each(|reply| {
+                chain.push(&Payload::Config(reply));
+            });
+            child::choose(ctx, &narrowed, self.handshake.spi_r, &body, false)
+        });
+        let handshake = &self.handshake;
         let made = chosen.map(|(agreed, answer)| {
             let suite = agreed.suite.protection;
             let keys = child_keys(prf, &handshake.keys.sk_d, None, handshake.nonces(), suite);

@@ -67,7 +67,16 @@ impl IkeSa {
         let protection = Protection::new(suite.protection, &keys, initiator);
         let mut protection = protection.tapped(ctx.tap, (spi_i, spi_r), &keys);
         protection.fragment(self.protection.limit());
-        Fresh { spi_i, spi_r, initiator, suite, sk_d: keys.sk_d, protection, ppk: self.ppk }
+        Fresh {
+            spi_i,
+            spi_r,
+            initiator,
+            suite,
+            sk_d: keys.sk_d,
+            protection,
+            ppk: self.ppk,
+            carried: self.carried.clone(),
+        }
     }
 
     /// The answer to our request.

@@ -15,7 +15,6 @@
 mod child;
 mod ike;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_crypto::{DhGroup, SharedSecret};
@@ -121,7 +120,7 @@ impl IkeSa {
     /// Takes over what was configured since the last negotiation.
     fn refresh_config(&mut self, ctx: &Ctx<'_>) {
         if let Some(config) = ctx.peers.get(self.tunnel) {
-            self.config = Arc::clone(config);
+            self.config = crate::v2::vip::narrowed(config, &self.carried.addresses);
         }
     }
 
