@@ -1,8 +1,10 @@
 //! `cargo xtask`: sets up, builds, tests, demonstrates and packages Culvert.
+mod bench;
 mod build;
 mod ci;
 mod debian;
 mod demo;
+mod fuzz;
 mod lab;
 mod process;
 mod setup;
@@ -27,6 +29,8 @@ enum Command {
     Demo(demo::Args),
     Lab(lab::Args),
     Test(test::Args),
+    Fuzz(fuzz::Args),
+    Bench(bench::Args),
     Ci(ci::Args),
     Vm(vm::Args),
 }
@@ -38,6 +42,8 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Vm(args) => vm::run(&args),
     };

@@ -45,6 +45,16 @@ impl Config {
         Self::parse(&name, &text, folder, &mut secret::read)
     }
 
+    /// As [`Config::load`] of this text, in which every file that it names holds `content`.
+    ///
+    /// # Errors
+    /// As for [`Config::load`].
+    #[cfg(feature = "testing")]
+    pub fn of_text(text: &str, content: &[u8]) -> Result<Self, ConfigError> {
+        let files: Files<'_> = &mut |_, _| Ok(zeroize::Zeroizing::new(content.to_vec()));
+        Self::parse("culvert.toml", text, Path::new("/etc/culvert"), files)
+    }
+
     /// As [`Config::load`], with the text at hand and the files that it names read by `files`.
     pub(crate) fn parse(
         name: &str,

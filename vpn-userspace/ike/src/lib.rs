@@ -20,6 +20,8 @@ mod error;
 mod event;
 mod exchange;
 mod fragment;
+#[cfg(feature = "testing")]
+pub mod fuzzing;
 mod identity;
 mod job;
 mod kex;

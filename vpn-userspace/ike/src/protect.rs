@@ -129,6 +129,12 @@ impl Protection {
         Sealed::from(sealed)
     }
 
+    /// A message with any text where its payloads should be.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn seal_raw(&mut self, header: &Header, first: u8, text: &[u8]) -> Vec<u8> {
+        self.seal_part(header, first, text, None)
+    }
+
     /// IV, padding, pad length byte and check value around a text.
     fn overhead(&self, text: usize) -> usize {
         let block = self.suite.encryption().block_len();

@@ -48,6 +48,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("culvert", &["culvert-api", "culvert-crypto", "culvert-pki"]),
     ("culvert-lab", &[]),
+    ("culvert-load", &["culvert-types", "culvert-crypto", "culvert-ike"]),
     ("culvert-tests", &["culvert-lab"]),
     ("xtask", &["culvert-lab"]),
 ];

@@ -95,6 +95,35 @@ impl Endpoint {
         });
     }
 
+    /// A message on the tunnel's IKE SA, established or authenticating, with any text where its payloads should be;
+    /// `response` answers the request of the peer with this message id.
+    #[cfg(feature = "testing")]
+    pub(crate) fn craft(
+        &mut self,
+        tunnel: TunnelId,
+        exchange: u8,
+        response: Option<u32>,
+        (first, text): (u8, &[u8]),
+    ) -> Option<Vec<u8>> {
+        let exchange = crate::wire::Exchange::from_wire(exchange);
+        let keys = self.tunnels.get(&tunnel)?.all.clone();
+        keys.into_iter().find_map(|key| match self.sas.get_mut(&key)? {
+            AnySa::V2(Sa::Up(sa)) => {
+                let id = response.unwrap_or(sa.window.next_id());
+                let header = sa.header(exchange, response.is_some(), id);
+                Some(sa.protection.seal_raw(&header, first, text))
+            }
+            AnySa::V2(Sa::AuthSent(state)) => {
+                let handshake = &mut state.handshake;
+                let flags = crate::wire::Flags { initiator: true, response: false };
+                let (spi_i, spi_r) = (handshake.spi_i, handshake.spi_r);
+                let header = crate::wire::Header { spi_i, spi_r, next: 0, exchange, flags, message_id: 1 };
+                Some(handshake.protection.seal_raw(&header, first, text))
+            }
+            _ => None,
+        })
+    }
+
     fn make_current(&mut self, now: Instant, tunnel: TunnelId, key: u64) {
         self.tunnels.entry(tunnel).or_default().current = Some(key);
         if let Some(info) = self.up(key).map(|sa| sa.info(now)) {
