@@ -90,6 +90,7 @@ fn peer(args: &Args, number: u32) -> Result<PeerConfig> {
         replay_window: 1024,
         exchange: Default::default(),
         v1: None,
+        session: Default::default(),
     })
 }
 
