@@ -10,6 +10,7 @@ mod auth;
 mod exchanges;
 mod failures;
 mod fragments;
+mod pki;
 mod ppk;
 mod v1;
 
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         auth::rows(),
         exchanges::rows(),
         fragments::rows(),
+        pki::rows(),
         ppk::rows(),
         v1::rows(),
         addresses::rows(),

@@ -135,17 +135,41 @@ fn drops(drops: &BTreeMap<String, u64>) -> Option<String> {
     (!list.is_empty()).then(|| list.join(", "))
 }
 
+/// So many suites stand in a row by name.
+const FEW: usize = 4;
+
 fn engines(status: &Status) -> String {
     let mut table = Table::new(&["ENGINE", "SUITE", "AVAILABLE", "WHY NOT"], &[]);
     let yes = |available: bool| if available { "yes" } else { "no" }.to_owned();
     for engine in &status.engines {
         let reason = engine.reason.as_deref().map_or(String::new(), clean);
         table.row([engine.engine.to_string(), String::new(), yes(engine.available), reason.clone()]);
+        // There are many suites: those that fare alike share a row.
+        let mut rows: Vec<(bool, String, Vec<String>)> = Vec::new();
         for algorithm in &engine.algorithms {
             // The engine's reason is not said again for each of its suites.
             let why = algorithm.reason.as_deref().map_or(String::new(), clean);
             let why = if why == reason { String::new() } else { why };
-            table.row([String::new(), clean(&algorithm.suite), yes(algorithm.available), why]);
+            let suite = clean(&algorithm.suite);
+            match rows.iter_mut().find(|(available, other, _)| {
+                (*available, other.as_str()) == (algorithm.available, why.as_str())
+            }) {
+                Some((.., suites)) => suites.push(suite),
+                None => rows.push((algorithm.available, why, vec![suite])),
+            }
+        }
+        for (available, why, suites) in rows {
+            let shown = match suites.as_slice() {
+                all if all.len() == engine.algorithms.len() && all.len() > FEW => {
+                    format!("all {}", all.len())
+                }
+                few if few.len() <= FEW => few.join(", "),
+                many => {
+                    let first: Vec<&str> = many.iter().take(FEW).map(String::as_str).collect();
+                    format!("{} and {} more", first.join(", "), many.len() - FEW)
+                }
+            };
+            table.row([String::new(), shown, yes(available), why]);
         }
     }
     table.finish()
