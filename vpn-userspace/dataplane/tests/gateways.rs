@@ -62,7 +62,7 @@ fn both_families_pass_inside_and_outside_plain_and_in_udp() {
     }
 }
 
-/// One suite of each kind of cipher and each kind of MAC, with super-packets both ways.
+/// One suite of each kind of cipher and each kind of MAC. Some are slow, so that full speed would starve other tests.
 #[test]
 fn every_kind_of_suite_carries_traffic() {
     for suite in [
@@ -77,7 +77,7 @@ fn every_kind_of_suite_carries_traffic() {
         let site = Site::new().unwrap();
         let (mut a, mut b) = up(&site, &Options { suite, ..Options::default() }, (WAN_A, WAN_B));
         assert!(reaches(&site.host_a, HOST_B).unwrap(), "{suite}");
-        let gbps = bulk(&site, HOST_B, &Iperf::default());
+        let gbps = bulk(&site, HOST_B, &Iperf { udp: Some("20M".to_owned()), ..Iperf::default() });
         assert!(gbps > 0.01, "{suite}: {gbps} Gbit/s");
         for reason in
             ["not-authentic", "replay-duplicate", "esp-misaligned", "bad-padding", "inner-malformed"]
