@@ -30,6 +30,17 @@ pub(crate) fn rows() -> Vec<Cell> {
         cell("main_mode_ecp_gcm", "aes256-sha384-ecp384", "aes256gcm16-ecp384"),
         cell("main_mode_curve25519_gcm", "aes128-sha512-curve25519", "aes128gcm16-curve25519"),
         plain("behind_nat").behind_nat(),
+        plain("aggressive_mode")
+            .ours("ike.mode", "\"aggressive\"")
+            .theirs("aggressive", "yes")
+            .charon("i_dont_care_about_security_and_use_aggressive_mode_psk", "yes")
+            .then("Culvert rekeys the child", |pair| pair.culvert.rekey_child())
+            .then("Culvert replaces phase 1", |pair| pair.culvert.rekey_ike()),
+        plain("aggressive_mode_behind_nat")
+            .behind_nat()
+            .ours("ike.mode", "\"aggressive\"")
+            .theirs("aggressive", "yes")
+            .charon("i_dont_care_about_security_and_use_aggressive_mode_psk", "yes"),
         plain("ipv6_outside").case(|case| case.ipv6_outside = true),
         plain("liveness").theirs("dpd_delay", "1s").ours("dpd.interval", "\"1s\"").then(
             "both have asked",
@@ -39,12 +50,30 @@ pub(crate) fn rows() -> Vec<Cell> {
                 log_has(pair, "DPD_ACK")
             },
         ),
+        plain("xauth_client")
+            .our_file("secrets/joe.pass", "sesame street")
+            .ours("tunnel.a.xauth_user", "\"joe\"")
+            .ours("tunnel.a.xauth_password_file", "\"secrets/joe.pass\"")
+            .theirs("remote-xauth.auth", "xauth")
+            .theirs("/secrets.xauth-joe.id", "joe")
+            .theirs("/secrets.xauth-joe.secret", "sesame street")
+            .unable(Role::Responds, "in XAuth the side that calls is the one that is asked")
+            .then("Culvert rekeys the child", |pair| pair.culvert.rekey_child()),
+        plain("xauth_wrong_password")
+            .our_file("secrets/joe.pass", "open sesame")
+            .ours("tunnel.a.xauth_user", "\"joe\"")
+            .ours("tunnel.a.xauth_password_file", "\"secrets/joe.pass\"")
+            .theirs("remote-xauth.auth", "xauth")
+            .theirs("/secrets.xauth-joe.id", "joe")
+            .theirs("/secrets.xauth-joe.secret", "sesame street")
+            .unable(Role::Responds, "in XAuth the side that calls is the one that is asked")
+            .fails(&["XAuth failed", "refused our user"]),
         plain("wrong_psk")
             .theirs("/secrets.ike-site.secret", "another secret altogether")
-            .fails(&["main mode", "pre-shared key"]),
+            .fails(&["main mode failed", "pre-shared key"]),
         plain("wrong_id_of_the_peer")
             .theirs("local.id", "somebody.else.test")
-            .fails(&["main mode"])
+            .fails(&["main mode failed"])
             .says(Role::Responds, &["somebody.else.test"]),
         plain("no_common_ike_proposal")
             .theirs("proposals", "aes128-sha512-modp3072")

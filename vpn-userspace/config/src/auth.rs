@@ -66,6 +66,12 @@ impl RawAuth {
         }
     }
 
+    /// Where something else than a pre-shared key is asked for.
+    pub(crate) fn other_than_psk(&self) -> Option<Range<usize>> {
+        let methods = [&self.local, &self.remote].into_iter().flatten();
+        methods.filter(|m| *m.get_ref() != Method::Psk).map(At::span).next()
+    }
+
     /// Takes what is not said here from another tunnel.
     pub(crate) fn fill(&mut self, other: &Self) {
         fn fill<T: Clone>(own: &mut Option<At<T>>, other: &Option<At<T>>) {

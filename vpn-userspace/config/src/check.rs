@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use culvert_ike::{EspProposal, Identity, IkeProposal};
+use culvert_ike::{EspProposal, Identity, IkeProposal, V1Mode, Xauth, XauthUser};
 use ipnet::IpNet;
 
 use crate::duration::show;
@@ -146,6 +146,8 @@ fn resolve_copies(connection: &mut RawConnection, faults: &mut Vec<Fault>) {
             tunnel.auth.fill(&source.auth);
             tunnel.addresses.fill(&source.addresses);
             fill(&mut tunnel.ppk, &source.ppk);
+            fill(&mut tunnel.xauth_user, &source.xauth_user);
+            fill(&mut tunnel.xauth_password_file, &source.xauth_password_file);
             from = source.copy.clone();
         }
         fill(&mut tunnel.local_id, &connection.local_id);
@@ -212,6 +214,7 @@ fn connection(
         list.into_iter().flat_map(At::into_inner).map(At::into_inner).collect()
     };
     let default = default_profile(raw.ike_version.as_ref());
+    let v1 = is_v1(raw.ike_version.as_ref());
     let of = |profile: &Option<At<Profile>>| profile.as_ref().map_or(default, |p| *p.get_ref());
     let ike_lifetime = or(raw.ike_lifetime, of(&raw.ike_profile).ike_lifetime());
     let (reauth, unique) = raw.session.check(ike_lifetime, faults);
@@ -223,7 +226,8 @@ fn connection(
         engine: or(raw.engine, Engine::Auto),
         encap,
         ike: Ike {
-            version: if is_v1(raw.ike_version.as_ref()) { 1 } else { 2 },
+            version: if v1 { 1 } else { 2 },
+            mode: or(raw.ike_mode, V1Mode::Main),
             proposals: proposals(raw.ike_proposals, &raw.ike_profile, default, Profile::ike, faults),
             lifetime: ike_lifetime,
             profile: raw.ike_profile.map(At::into_inner),
@@ -371,13 +375,64 @@ fn default_profile(version: Option<&At<u32>>) -> Profile {
     if is_v1(version) { Profile::Compatible } else { Profile::Modern }
 }
 
+/// A user's name and the file with its password: both or none.
+fn xauth(
+    user: &Option<At<String>>,
+    file: &Option<At<String>>,
+    folder: &Path,
+    secrets: Files<'_>,
+    faults: &mut Vec<Fault>,
+) -> Option<Xauth> {
+    match (user, file) {
+        (Some(user), Some(file)) => {
+            let password = auth::read_psk(file, folder, secrets, faults)?;
+            Some(Xauth::Client(XauthUser { name: user.get_ref().clone(), password }))
+        }
+        (None, None) => None,
+        (Some(one), None) | (None, Some(one)) => {
+            faults.push(
+                Fault::new("`xauth_user` and `xauth_password_file` go together")
+                    .at(one.span(), "alone")
+                    .help("write both, or neither"),
+            );
+            None
+        }
+    }
+}
+
 fn is_v1(version: Option<&At<u32>>) -> bool {
     version.is_some_and(|v| *v.get_ref() == 1)
 }
 
 /// IKEv1 has no words for AEADs in phase 1, nor for ciphers and integrity algorithms younger than it.
 fn sayable_in_v1(raw: &RawConnection, faults: &mut Vec<Fault>) {
-    let Some(version) = raw.ike_version.as_ref().filter(|v| is_v1(Some(v))) else { return };
+    let Some(version) = raw.ike_version.as_ref().filter(|v| is_v1(Some(v))) else {
+        if let Some(mode) = &raw.ike_mode {
+            faults.push(
+                Fault::new("`mode` belongs to IKEv1")
+                    .at(mode.span(), "IKEv2 has one way through its first exchanges")
+                    .help("take it out, or add version = 1"),
+            );
+        }
+        for user in raw.tunnels.iter().filter_map(|t| t.xauth_user.as_ref()) {
+            faults.push(
+                Fault::new("`xauth_user` belongs to IKEv1")
+                    .at(user.span(), "IKEv2 has EAP for that")
+                    .help("take it out, or add ike.version = 1"),
+            );
+        }
+        return;
+    };
+    for tunnel in &raw.tunnels {
+        if let Some(at) = tunnel.auth.other_than_psk() {
+            faults.push(
+                Fault::new("certificates with IKEv1 are not in this version")
+                    .at(at, "not with IKEv1")
+                    .at(version.span(), "asks for IKEv1")
+                    .help("write psk_file and no `auth`, or version = 2 on both sides"),
+            );
+        }
+    }
     let mut refuse = |span, what, example| {
         faults.push(
             Fault::new(format!("none of the {what} proposals can be said in IKEv1"))
@@ -539,11 +594,12 @@ fn tunnel(
     let ppk = match raw.ppk {
         Some(ppk) => {
             let ppk = ppk.into_inner();
-            let key = auth::read_psk(&ppk.file, folder, secrets, faults);
+            let key = auth::read_psk(&ppk.file, folder, &mut *secrets, faults);
             Some(ppk.with(key?))
         }
         None => None,
     };
+    let xauth = xauth(&raw.xauth_user, &raw.xauth_password_file, folder, secrets, faults);
     let weight = raw.weight.as_ref().map_or(default_weight(index), |w| *w.get_ref());
     Some(Tunnel {
         interface: interface::name(connection, raw.name.get_ref()),
@@ -554,6 +610,7 @@ fn tunnel(
         auth: auth?,
         ppk,
         addresses: raw.addresses.check(remote, faults),
+        xauth,
         inside: raw.inside.into_iter().flat_map(At::into_inner).map(At::into_inner).collect(),
         weight: u8::try_from(weight).ok()?,
         enabled: or(raw.enabled, true),

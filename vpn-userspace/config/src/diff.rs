@@ -144,6 +144,7 @@ fn diff_connection(old: &Connection, new: &Connection, changes: &mut Vec<Change>
     keys.compare("engine", &old.engine, &new.engine, Effect::Renegotiate);
     keys.compare("encap", &old.encap, &new.encap, Effect::Renegotiate);
     keys.compare("ike.version", &old.ike.version, &new.ike.version, Effect::Renegotiate);
+    keys.compare("ike.mode", &old.ike.mode, &new.ike.mode, Effect::Renegotiate);
     keys.compare("ike.proposals", &old.ike.proposals, &new.ike.proposals, Effect::Renegotiate);
     keys.compare("ike.lifetime", &old.ike.lifetime, &new.ike.lifetime, Effect::Renegotiate);
     let (before, after) = (&old.exchange, &new.exchange);
@@ -185,6 +186,7 @@ fn diff_tunnel(old: &Tunnel, new: &Tunnel) -> Keys {
         keys.compare("auth", &old.auth.local, &new.auth.local, Effect::Renegotiate);
         keys.compare("remote_auth", &old.auth.remote, &new.auth.remote, Effect::Renegotiate);
     }
+    keys.compare("xauth_user", &old.xauth, &new.xauth, Effect::Renegotiate);
     keys.compare("ppk", &old.ppk, &new.ppk, Effect::Renegotiate);
     keys.compare("virtual_ip or pool", &old.addresses, &new.addresses, Effect::Renegotiate);
     keys.compare("inside", &old.inside, &new.inside, Effect::Renegotiate);

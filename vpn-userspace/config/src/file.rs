@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use culvert_crypto::{DhGroup, Encryption, Integrity, Prf};
-use culvert_ike::{EspProposal, ExchangeOptions, Identity, IkeProposal, ProposalError};
+use culvert_ike::{EspProposal, ExchangeOptions, Identity, IkeProposal, ProposalError, V1Mode};
 use ipnet::IpNet;
 use serde_spanned::Spanned;
 use toml::de::DeTable;
@@ -55,6 +55,7 @@ pub(crate) struct RawConnection {
     pub(crate) wan_port: Option<At<WanPort>>,
     pub(crate) ike_profile: Option<At<Profile>>,
     pub(crate) ike_version: Option<At<u32>>,
+    pub(crate) ike_mode: Option<At<V1Mode>>,
     pub(crate) ike_proposals: Option<At<Vec<At<IkeProposal>>>>,
     pub(crate) esp_profile: Option<At<Profile>>,
     pub(crate) ike_lifetime: Option<At<Duration>>,
@@ -93,6 +94,8 @@ pub(crate) struct RawTunnel {
     pub(crate) auth: RawAuth,
     pub(crate) addresses: RawAddresses,
     pub(crate) ppk: Option<At<exchange::RawPpk>>,
+    pub(crate) xauth_user: Option<At<String>>,
+    pub(crate) xauth_password_file: Option<At<String>>,
     pub(crate) inside: Option<At<Vec<At<IpNet>>>>,
     pub(crate) weight: Option<At<u32>>,
     pub(crate) enabled: Option<At<bool>>,
@@ -225,6 +228,7 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
         ),
         ike_profile: None,
         ike_version: None,
+        ike_mode: None,
         ike_proposals: None,
         esp_profile: None,
         ike_lifetime: None,
@@ -302,6 +306,7 @@ const ID: &str = "an address, a host name, user@host or @keyid";
 
 fn read_ike(mut s: Section<'_>, raw: &mut RawConnection, faults: &mut Vec<Fault>) {
     raw.ike_version = s.integer(faults, "version", "1 or 2", 1..=2);
+    raw.ike_mode = s.word(faults, "mode", &[("main", V1Mode::Main), ("aggressive", V1Mode::Aggressive)], &[]);
     raw.ike_profile = s.word(faults, "profile", &profile::WORDS, &[]);
     raw.ike_proposals = s.list(faults, "proposals", PROPOSALS, false, proposal);
     at_most(faults, "proposals", &raw.ike_proposals, 32);
@@ -345,35 +350,59 @@ fn read_dpd(mut s: Section<'_>, raw: &mut RawConnection, faults: &mut Vec<Fault>
 
 fn tunnel(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> RawTunnel {
     let before = faults.len();
-    let mut raw =
-        RawTunnel {
-            name,
-            copy: s.string(faults, "copy", "the name of another tunnel of the connection"),
-            local_address: s.parsed(faults, "local_address", "an address", |text, faults| {
-                address("local_address", text, faults)
-            }),
-            remote_address: s.parsed(faults, "remote_address", "an address or \"any\"", |text, faults| {
-                match *text.get_ref() {
-                    "any" => Some(None),
-                    _ => address("remote_address", text, faults).map(Some),
-                }
-            }),
-            local_id: s.parsed(faults, "local_id", ID, identity),
-            remote_id: s.parsed(faults, "remote_id", ID, identity),
-            auth: RawAuth::read(&mut s, faults),
-            addresses: RawAddresses::read(&mut s, faults),
-            inside: s.list(
-                faults,
-                "inside",
-                "an address with its prefix length such as \"169.254.10.2/30\"",
-                true,
-                inside,
-            ),
-            weight: s.integer(faults, "weight", "a number from 0 (standby) to 100 (active)", 0..=100),
-            enabled: s.boolean(faults, "enabled"),
-            ppk: None,
-            faulty: false,
-        };
+    let mut raw = RawTunnel {
+        name,
+        copy: s.string(faults, "copy", "the name of another tunnel of the connection"),
+        local_address: s.parsed(faults, "local_address", "an address", |text, faults| {
+            address("local_address", text, faults)
+        }),
+        remote_address: s.parsed(
+            faults,
+            "remote_address",
+            "an address or \"any\"",
+            |text, faults| match *text.get_ref() {
+                "any" => Some(None),
+                _ => address("remote_address", text, faults).map(Some),
+            },
+        ),
+        local_id: s.parsed(faults, "local_id", ID, identity),
+        remote_id: s.parsed(faults, "remote_id", ID, identity),
+        auth: RawAuth::read(&mut s, faults),
+        addresses: RawAddresses::read(&mut s, faults),
+        inside: s.list(
+            faults,
+            "inside",
+            "an address with its prefix length such as \"169.254.10.2/30\"",
+            true,
+            inside,
+        ),
+        weight: s.integer(faults, "weight", "a number from 0 (standby) to 100 (active)", 0..=100),
+        enabled: s.boolean(faults, "enabled"),
+        ppk: None,
+        xauth_user: s.parsed(faults, "xauth_user", "a user name", |text, faults| {
+            let fits = (1..=255).contains(&text.get_ref().len());
+            if !fits {
+                faults.push(
+                    Fault::new("`xauth_user` must have 1 to 255 bytes")
+                        .at(text.span(), "no user name")
+                        .help("write the name that the peer's administrator gave"),
+                );
+            }
+            fits.then(|| (*text.get_ref()).to_owned())
+        }),
+        xauth_password_file: s.parsed(faults, "xauth_password_file", "the path of a file", |text, faults| {
+            let fits = !text.get_ref().is_empty();
+            if !fits {
+                faults.push(
+                    Fault::new("an empty path names no file")
+                        .at(text.span(), "no path")
+                        .help("write a path such as \"secrets/NAME.pass\""),
+                );
+            }
+            fits.then(|| (*text.get_ref()).to_owned())
+        }),
+        faulty: false,
+    };
     if let Some(ppk) = s.section(faults, "ppk", format!("`ppk` of tunnel `{}`", raw.name.get_ref())) {
         raw.ppk = exchange::read_ppk(ppk, faults);
     }

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use culvert_ike::{Addresses, EspProposal, ExchangeOptions, Identity, IkeProposal, Ppk, Psk, Unique};
+use culvert_ike::{
+    Addresses, EspProposal, ExchangeOptions, Identity, IkeProposal, Ppk, Psk, Unique, V1Mode, Xauth,
+};
 use ipnet::IpNet;
 
 use crate::credentials::{Authorities, Credentials};
@@ -201,6 +203,8 @@ pub enum Encap {
 pub struct Ike {
     /// 2, or 1 where the peer can do no better.
     pub version: u8,
+    /// With version 1: which phase 1.
+    pub mode: V1Mode,
     /// In order of preference.
     pub proposals: Vec<IkeProposal>,
     /// Where they come from, if the file names a profile.
@@ -267,6 +271,8 @@ pub struct Tunnel {
     pub ppk: Option<Ppk>,
     /// Inner addresses asked for or handed out.
     pub addresses: Addresses,
+    /// With IKEv1: a user's name and password after phase 1.
+    pub xauth: Option<Xauth>,
     /// Addresses of the tunnel interface with their networks.
     pub inside: Vec<IpNet>,
     /// 100 is active, 0 is standby; no two of a connection are equal.

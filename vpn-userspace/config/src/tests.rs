@@ -168,7 +168,8 @@ fn inner_addresses_and_sessions() {
     ];
     check("session", &cases);
     let client = with("ike = { reauth = true, unique = \"keep\" }", "virtual_ip = true");
-    let client = parse(&client.replace("local = [\"192.168.0.0/24\"]\n", "")).unwrap_or_else(|e| panic!("{e:?}"));
+    let client =
+        parse(&client.replace("local = [\"192.168.0.0/24\"]\n", "")).unwrap_or_else(|e| panic!("{e:?}"));
     let connection = &client.connections[0];
     assert_eq!((connection.reauth, connection.local.len()), (Some(connection.ike.lifetime), 0));
     assert_eq!(connection.tunnels[0].offers(connection), ["0.0.0.0/0".parse().unwrap()]);
@@ -333,6 +334,8 @@ fn what_later_versions_do_is_refused_by_name() {
         ("routing policy", with("routing = \"policy\"", "")),
         ("engine bpf", with("engine = \"bpf\"", "")),
         ("ports xsk", with("lan_port = \"xsk\"\nwan_port = \"xsk\"", "")),
+        ("mode without IKEv1", with("ike = { mode = \"aggressive\" }", "")),
+        ("IKEv1 with certificates", with("ike = { version = 1 }", "auth = \"cert\"")),
         (
             "IKEv1 with an AEAD",
             with("ike = { version = 1, proposals = [\"aes256gcm16-prfsha384-ecp384\"] }", ""),

@@ -147,7 +147,8 @@ pub(crate) fn peer(
         esn: connection.esp.esn,
         replay_window: connection.esp.replay_window,
         exchange: ExchangeOptions { ppk: tunnel.ppk.clone(), ..connection.exchange.clone() },
-        v1: (connection.ike.version == 1).then(culvert_ike::V1Options::default),
+        v1: (connection.ike.version == 1)
+            .then(|| culvert_ike::V1Options { mode: connection.ike.mode, xauth: tunnel.xauth.clone() }),
         session: Session {
             addresses: tunnel.addresses.clone(),
             unique: connection.unique,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use culvert_types::TrafficSelector;
 
-use crate::{Addresses, Auth, EspProposal, ExchangeOptions, Identity, IkeProposal, Session};
+use crate::{Addresses, Auth, EspProposal, ExchangeOptions, Identity, IkeProposal, Psk, Session};
 
 /// Limits and times of an endpoint as a whole. The default is good.
 #[derive(Debug, Clone)]
@@ -131,10 +131,30 @@ pub struct PeerConfig {
 }
 
 /// What is special about a tunnel of IKEv1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct V1Options {
     /// Which phase 1 we open, and take from the peer.
     pub mode: V1Mode,
+    /// A user's name and password after phase 1 (XAuth).
+    pub xauth: Option<Xauth>,
+}
+
+/// Which side of XAuth we are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Xauth {
+    /// We are asked, and answer with this.
+    Client(XauthUser),
+    /// We ask the peer, which must be one of these.
+    Server(Vec<XauthUser>),
+}
+
+/// A user of XAuth. The password is redacted in `Debug` and zeroized.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct XauthUser {
+    /// At most 255 bytes.
+    pub name: String,
+    /// Any bytes, not empty, at most 255.
+    pub password: Psk,
 }
 
 /// The two ways through phase 1.

@@ -34,6 +34,8 @@ pub enum Phase {
     QuickMode,
     /// The same in place of another CHILD SA.
     QuickModeRekey,
+    /// A user's name and password after IKEv1's phase 1 (draft-beaulieu-ike-xauth-02).
+    Xauth,
     /// IKEv1's dead peer detection (RFC 3706).
     DeadPeer,
 }
@@ -41,8 +43,8 @@ pub enum Phase {
 impl Phase {
     /// Whether it is one of IKEv1.
     pub fn is_v1(self) -> bool {
-        use Phase::{AggressiveMode, DeadPeer, MainMode, QuickMode, QuickModeRekey};
-        matches!(self, MainMode | AggressiveMode | QuickMode | QuickModeRekey | DeadPeer)
+        use Phase::{AggressiveMode, DeadPeer, MainMode, QuickMode, QuickModeRekey, Xauth};
+        matches!(self, MainMode | AggressiveMode | QuickMode | QuickModeRekey | Xauth | DeadPeer)
     }
 }
 
@@ -59,6 +61,7 @@ impl fmt::Display for Phase {
             Self::AggressiveMode => "IKEv1 aggressive mode",
             Self::QuickMode => "IKEv1 quick mode",
             Self::QuickModeRekey => "IKEv1 quick mode rekeying",
+            Self::Xauth => "XAuth",
             Self::DeadPeer => "IKEv1 dead peer detection",
         })
     }

@@ -43,7 +43,9 @@ mod wire;
 
 pub use auth::{Auth, LocalAuth, MAX_CERTIFICATES, MAX_CHAIN, Ppk, Psk, PskError, RemoteAuth, Signer, Trust};
 pub use child::ChildSa;
-pub use config::{ConfigError, Dpd, EndpointConfig, Parity, PeerConfig, Retransmit, V1Mode, V1Options};
+pub use config::{
+    ConfigError, Dpd, EndpointConfig, Parity, PeerConfig, Retransmit, V1Mode, V1Options, Xauth, XauthUser,
+};
 pub use endpoint::{Counts, Endpoint};
 pub use error::{Blame, Cause, Failure, Phase};
 pub use event::{CertificateRefused, CheckId, Command, CommandError, DownReason, Event, IkeInfo, Output};

@@ -167,7 +167,7 @@ impl Endpoint {
 
     fn opening_v1(&self, tunnel: TunnelId) -> bool {
         let all = self.all_v1(tunnel);
-        all.iter().any(|key| matches!(self.sas.get(key), Some(AnySa::V1(sa)) if !matches!(sa, Sa::Up(_))))
+        all.iter().any(|key| matches!(self.sas.get(key), Some(AnySa::V1(sa)) if sa.opens()))
     }
 
     /// Brings a tunnel of IKEv1 up, or what it lacks.
@@ -195,7 +195,7 @@ impl Endpoint {
         ends: (SocketAddr, SocketAddr),
         rekeys: bool,
     ) {
-        if config.v1.is_some_and(|v1| v1.mode == V1Mode::Aggressive) {
+        if config.v1.as_ref().is_some_and(|v1| v1.mode == V1Mode::Aggressive) {
             let state = self.with_ctx(now, |ctx| AggressiveSent::start(ctx, tunnel, config, ends, rekeys));
             if let Some(state) = state {
                 self.settle(state.opening.key(), None, Some(AnySa::V1(Sa::AggressiveSent(state))));
@@ -306,6 +306,17 @@ impl Endpoint {
             }
             None
         });
+    }
+
+    /// A client that believes that all is well before it was asked.
+    #[cfg(test)]
+    pub(crate) fn skip_xauth(&mut self, tunnel: TunnelId) {
+        for key in self.all_v1(tunnel) {
+            if let Some(AnySa::V1(Sa::Up(sa))) = self.sas.get_mut(&key) {
+                sa.life = crate::v1::sa::Life::Serving;
+                self.tunnels.entry(tunnel).or_default().current = Some(key);
+            }
+        }
     }
 
     /// Rekeys a child by its inbound SPI; `false` if it is not there.

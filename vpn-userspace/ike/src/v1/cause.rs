@@ -12,6 +12,9 @@ pub enum V1Cause {
     /// The first encrypted message makes no sense with any key that may be meant.
     #[error("the peer's first encrypted message does not decrypt: its pre-shared key is not ours")]
     Undecipherable,
+    /// The answer to our first encrypted message makes no sense with our key.
+    #[error("the peer's answer to our identity does not decrypt: its pre-shared key is not ours")]
+    AnswerUndecipherable,
     /// The peer answered until keys were there, then never again.
     #[error("the peer answered until the keys were made, then not for {} s", .0.as_secs())]
     GoneAfterKeys(Duration),
@@ -27,6 +30,12 @@ pub enum V1Cause {
     /// The peer opens aggressive mode.
     #[error("the peer opens aggressive mode, which no tunnel between these addresses allows")]
     ModeNotAllowed,
+    /// The peer's user or password is not among ours.
+    #[error("the peer's user name or password is wrong")]
+    WrongUser,
+    /// The peer refused our user or password.
+    #[error("the peer refused our user name or password")]
+    UserRefused,
     /// There is no key to negotiate with.
     #[error("the tunnel has no pre-shared key")]
     NoKey,
@@ -49,11 +58,23 @@ pub(crate) fn verdict(cause: &Cause, phase: Phase) -> Option<(Blame, &'static st
             "RFC 2409 5",
         ),
         Cause::WrongPsk(_) => (Configuration, psk, "RFC 2409 5.4"),
-        Cause::V1(V1Cause::Undecipherable) => (Configuration, psk, "RFC 2409 5.4"),
+        Cause::V1(V1Cause::Undecipherable | V1Cause::AnswerUndecipherable) => {
+            (Configuration, psk, "RFC 2409 5.4")
+        }
         Cause::V1(V1Cause::ModeNotAllowed) => (
             Configuration,
             "configure main mode at the peer; or mode = \"aggressive\" here, with a long random key",
             "RFC 2409 5.4",
+        ),
+        Cause::V1(V1Cause::WrongUser) => (
+            Configuration,
+            "compare the user and password of the peer with those configured here",
+            "draft-beaulieu-ike-xauth-02 4",
+        ),
+        Cause::V1(V1Cause::UserRefused) => (
+            Configuration,
+            "compare xauth_user and its password with the peer's list",
+            "draft-beaulieu-ike-xauth-02 4",
         ),
         Cause::V1(V1Cause::NoKey) => (Local, "give the tunnel a psk_file", "RFC 2409 5.4"),
         Cause::V1(V1Cause::GoneAfterKeys(_)) => (

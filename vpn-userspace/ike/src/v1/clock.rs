@@ -22,6 +22,9 @@ impl IkeSa {
             soonest.at(quick.deadline(), "a quick mode");
         }
         soonest.at(self.hard, "IKE SA lifetime ends");
+        if let Some(retransmission) = self.transaction.as_ref().and_then(|t| t.retransmission()) {
+            soonest.at(retransmission.deadline(), "repeat a transaction");
+        }
         if !self.serves() {
             return;
         }
@@ -60,8 +63,13 @@ impl IkeSa {
                 return None;
             }
         }
+        self.transaction_clock(ctx);
         if ctx.now >= self.hard {
             match self.life {
+                Life::Authenticating => {
+                    ctx.failed(self.failure(Phase::Xauth, Cause::Silent(super::xauth::PATIENCE)));
+                    self.farewell(ctx, DownReason::AuthenticationFailed);
+                }
                 Life::Superseded(ours) => {
                     if ours {
                         self.delete_self(ctx);

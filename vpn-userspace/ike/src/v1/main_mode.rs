@@ -15,7 +15,7 @@ use super::sa::IkeSa;
 use super::{Arrival, Sa, method, nat, vendor};
 use crate::ctx::{Ctx, Path, log};
 use crate::error::{Cause, Failure, Phase};
-use crate::wire::v1::{self as wire, Body, Chain, Notify, Payload, kind, notify, protocol};
+use crate::wire::v1::{self as wire, Body, Chain, Exchange, Notify, Payload, kind, notify, protocol};
 use crate::{IkeProposal, PeerConfig};
 use culvert_crypto::equal;
 
@@ -70,7 +70,7 @@ impl OfferSent {
         let mut chain = Chain::new();
         chain.push(&Payload::Sa(offered.clone()));
         let sa = chain.bytes().get(4..).unwrap_or_default().to_vec();
-        vendor::announce(&mut chain, false, vendor::takes_fragments(&config));
+        vendor::announce(&mut chain, method::uses_xauth(&config), vendor::takes_fragments(&config));
         let path = Path { local, remote, nat_local: false, nat_remote: false, encap: false };
         let mut opening = Opening {
             initiator: true,
@@ -237,6 +237,19 @@ impl KeySent {
 }
 
 impl IdSent {
+    /// What an encrypted report in answer to our identity says: the peer has our keys, or others.
+    fn refusal(&self, arrival: &Arrival<'_>) -> Cause {
+        let id = arrival.header.message_id;
+        let opened = self.keys.open(&self.keys.iv(id), &arrival.header, arrival.bytes);
+        let told = opened.ok().and_then(|(text, _)| {
+            let body = Body::parse(arrival.header.next, &text, true).ok()?;
+            let (hash, rest) = body.hashed()?;
+            let kind = body.notifies().map(|n| n.kind).find(|kind| *kind < notify::STATUS);
+            kind.filter(|_| self.keys.hash_fits(id, &[rest], hash))
+        });
+        Cause::V1(told.map_or(V1Cause::AnswerUndecipherable, V1Cause::AuthenticationRefused))
+    }
+
     pub(crate) fn on_datagram(mut self: Box<Self>, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) -> Option<Sa> {
         if let Some(error) = hinted(&arrival.header, arrival.bytes) {
             let cause = match error {
@@ -246,6 +259,11 @@ impl IdSent {
                 | notify::PAYLOAD_MALFORMED => Cause::V1(V1Cause::AuthenticationRefused(error)),
                 other => Cause::V1(V1Cause::Refused(other)),
             };
+            self.patience.doubt(ctx, cause);
+            return Some(Sa::IdSent(self));
+        }
+        if arrival.header.exchange == Exchange::Informational {
+            let cause = self.refusal(arrival);
             self.patience.doubt(ctx, cause);
             return Some(Sa::IdSent(self));
         }
@@ -382,7 +400,7 @@ pub(crate) fn respond(
     };
     let mut chain = Chain::new();
     chain.push(&Payload::Sa(choice.answer()));
-    vendor::answer(&mut chain, &body, false, vendor::takes_fragments(config));
+    vendor::answer(&mut chain, &body, method::uses_xauth(config), vendor::takes_fragments(config));
     let (local, remote) = (arrival.local, arrival.remote);
     let mut opening = Opening {
         initiator: false,
@@ -536,7 +554,11 @@ impl KeyAnswered {
             .candidates
             .iter()
             .filter_map(|t| ctx.peers.get(*t).map(|c| (*t, Arc::clone(c))))
-            .filter(|(_, c)| c.v1.is_some() && c.ike_proposals.iter().any(|p| p.allows(&self.choice.suite)))
+            .filter(|(_, c)| {
+                c.v1.is_some()
+                    && c.ike_proposals.iter().any(|p| p.allows(&self.choice.suite))
+                    && method::accepted(c).contains(&self.choice.method)
+            })
             .collect();
         let (tunnel, name) = name_of(&known, arrival.remote);
         let fail = |stop: Stop| Box::new(stop.failure(tunnel, &name, Phase::MainMode));

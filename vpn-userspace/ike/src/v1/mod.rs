@@ -18,6 +18,7 @@ pub(crate) mod proposal;
 mod quick;
 pub(crate) mod sa;
 pub(crate) mod vendor;
+mod xauth;
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -120,6 +121,11 @@ impl Sa {
             Self::AggressiveAnswered(_) | Self::OfferAnswered(_) | Self::KeyAnswered(_) => None,
             Self::Up(s) => Some(s.tunnel),
         }
+    }
+
+    /// Whether it is still to serve its tunnel.
+    pub(crate) fn opens(&self) -> bool {
+        !matches!(self, Self::Up(s) if s.life != sa::Life::Authenticating)
     }
 
     /// Takes in a message that names this SA, whole.

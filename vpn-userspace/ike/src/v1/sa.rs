@@ -14,7 +14,8 @@ use super::keys::Keys;
 use super::phase1::{Exchanged, Proven};
 use super::quick::Quick;
 use super::vendor::Vendor;
-use super::{Arrival, Sa, fragment};
+use super::xauth::Transaction;
+use super::{Arrival, Sa, fragment, method};
 use crate::ctx::{Ctx, Effect, Path, log};
 use crate::error::{Cause, Failure, Phase};
 use crate::event::IkeInfo;
@@ -44,6 +45,8 @@ pub(crate) enum Task {
 /// How far an ISAKMP SA is through its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Life {
+    /// Phase 1 is over, a user is still to be authenticated: nothing else is done.
+    Authenticating,
     /// Serves its tunnel.
     Serving,
     /// Another one serves in its place. `true`: we delete it.
@@ -78,6 +81,12 @@ pub(crate) struct IkeSa {
     pub(crate) dpd_sequence: u32,
     /// Message ids of authentic exchanges: none is taken twice.
     pub(crate) seen: HashSet<u32>,
+    /// A transaction of ours, or the peer's last one.
+    pub(crate) transaction: Option<Transaction>,
+    /// Its hard end, once it serves.
+    pub(crate) lifetime_ends: Instant,
+    /// What is said of it when it serves: the peer knows no other SA; it takes the place of another.
+    pub(crate) deferred: (bool, bool),
     /// The last messages of phase 1, should ours have been lost.
     phase1: Exchanged,
 }
@@ -128,6 +137,9 @@ impl IkeSa {
             probe: None,
             dpd_sequence: ctx.message_id() >> 1,
             seen: HashSet::new(),
+            transaction: None,
+            lifetime_ends: ctx.now + PeerConfig::hard(lifetime),
+            deferred: (initial_contact, rekeys),
             phase1: opening.exchanged,
             config,
         });
@@ -147,7 +159,11 @@ impl IkeSa {
             sa.suite,
             if sa.path.encap { ", ESP in UDP" } else { "" }
         );
-        ctx.effects.push(Effect::EstablishedV1 { tunnel, key: sa.key(), initial_contact, rekeys });
+        if method::is_xauth(choice.method) {
+            sa.begin_xauth(ctx);
+        } else {
+            ctx.effects.push(Effect::EstablishedV1 { tunnel, key: sa.key(), initial_contact, rekeys });
+        }
         sa
     }
 
@@ -228,6 +244,9 @@ impl IkeSa {
                 }
             }
             Exchange::Informational => return self.on_informational(ctx, arrival),
+            Exchange::Transaction => return self.on_transaction(ctx, arrival),
+            // What has not authenticated in full gets nothing.
+            Exchange::Quick if self.life == Life::Authenticating => {}
             Exchange::Quick => self.on_quick(ctx, arrival),
             other => {
                 log!(debug, self.config.name, "dropped a message of {other:?} from {}", arrival.remote);

@@ -12,7 +12,7 @@ mod sa;
 pub(crate) use attribute::Attribute;
 pub(crate) use fragment::{FRAGMENT_OVERHEAD, Fragment};
 pub(crate) use header::{Exchange, Flags, HEADER_LEN, Header};
-pub(crate) use payload::{Body, Chain, Delete, Id, Notify, Payload, id, kind, notify, protocol};
+pub(crate) use payload::{Body, Chain, Config, Delete, Id, Notify, Payload, cfg, id, kind, notify, protocol};
 pub(crate) use sa::{Proposal, Sa, Transform};
 
 #[cfg(test)]

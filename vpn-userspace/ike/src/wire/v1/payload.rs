@@ -45,6 +45,18 @@ pub(crate) mod id {
     pub(crate) const IPV6_RANGE: u8 = 8;
 }
 
+/// Message types of the Mode Config payload and its attributes (draft-dukes-ike-mode-cfg 3, draft-beaulieu-ike-xauth 4).
+pub(crate) mod cfg {
+    pub(crate) const REQUEST: u8 = 1;
+    pub(crate) const REPLY: u8 = 2;
+    pub(crate) const SET: u8 = 3;
+    pub(crate) const ACK: u8 = 4;
+    pub(crate) const XAUTH_TYPE: u16 = 16520;
+    pub(crate) const XAUTH_USER_NAME: u16 = 16521;
+    pub(crate) const XAUTH_USER_PASSWORD: u16 = 16522;
+    pub(crate) const XAUTH_STATUS: u16 = 16527;
+}
+
 /// Notify message types (RFC 2408 3.14.1, RFC 2407 4.6.3, RFC 3706). Below 16384 they are errors.
 pub(crate) mod notify {
     pub(crate) const INVALID_PAYLOAD_TYPE: u16 = 1;
@@ -413,6 +425,10 @@ impl<'a> Body<'a> {
 
     pub(crate) fn hash(&self) -> Option<&'a [u8]> {
         self.find(|p| if let Payload::Hash(h) = p { Some(*h) } else { None })
+    }
+
+    pub(crate) fn config(&self) -> Option<&Config<'a>> {
+        self.payloads.iter().find_map(|p| if let Payload::Config(c) = p { Some(c) } else { None })
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = Id<'a>> {

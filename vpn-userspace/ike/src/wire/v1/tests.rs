@@ -62,7 +62,7 @@ proptest! {
             Payload::Notify(Notify { protocol: kinds.0, spi: a.get(..4).unwrap_or_default(), kind: kinds.3, data: &a }),
             Payload::Delete(Delete { protocol: kinds.0, spi_len: 8, spis: &nonce[..8] }),
             Payload::Vendor(&a),
-            Payload::Config(super::payload::Config { kind: kinds.1, identifier: kinds.2, attributes }),
+            Payload::Config(Config { kind: kinds.1, identifier: kinds.2, attributes }),
             Payload::NatD { draft: false, hash: &a },
             Payload::NatD { draft: true, hash: &a },
             Payload::NatOa { draft: false, data: &a },
