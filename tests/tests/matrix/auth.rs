@@ -134,6 +134,7 @@ fn certificates(pki: &Pki) -> Vec<Cell> {
     rows.push(mixed(pki, "psk_ours_cert_theirs", false));
     rows.push(chain(pki));
     rows.extend(refusals(pki));
+    rows.extend(eap(pki));
     rows
 }
 
@@ -221,5 +222,85 @@ fn refusals(pki: &Pki) -> Vec<Cell> {
             }
         })
         .fails(&["AUTHENTICATION_FAILED"]),
+    ]
+}
+
+/// EAP-MSCHAPv2: who initiates is the client, and the other one has a certificate.
+fn eap(pki: &Pki) -> Vec<Cell> {
+    let cell = |name: &str, password: &'static str| {
+        let (sites, ca) = (pki.sites.clone(), pki.ca.certificate.clone());
+        cell(name).by_role(move |case, role| {
+            let (our_id, their_id) = ids(role);
+            let ours = |case: &mut Case, key: &str, value: &str| {
+                case.ours.push((format!("tunnel.a.{key}"), value.to_owned()));
+            };
+            let theirs = |case: &mut Case, key: &str, value: &str| {
+                case.theirs.push((key.to_owned(), value.to_owned()));
+            };
+            ours(case, "psk_file", "");
+            match role {
+                Role::Initiates => {
+                    let site = sites[&(their_id, Key::P256)].clone();
+                    for (key, value) in [
+                        ("auth", "\"eap-mschapv2\""),
+                        ("eap_identity", "\"joe\""),
+                        ("eap_password_file", "\"joe.password\""),
+                        ("ca", "\"ca.pem\""),
+                    ] {
+                        ours(case, key, value);
+                    }
+                    case.our_files.push(("ca.pem".into(), ca.clone()));
+                    case.our_files.push(("joe.password".into(), password.as_bytes().to_vec()));
+                    case.their_files.push(("x509/gw.pem".into(), site.certificate));
+                    case.their_files.push(("private/gw.key".into(), site.key));
+                    for (key, value) in [
+                        ("local.auth", "pubkey"),
+                        ("local.certs", "gw.pem"),
+                        ("remote.auth", "eap-mschapv2"),
+                        ("remote.eap_id", "%any"),
+                        ("/secrets.eap-joe.id", "joe"),
+                        ("/secrets.eap-joe.secret", "correct horse"),
+                    ] {
+                        theirs(case, key, value);
+                    }
+                }
+                Role::Responds => {
+                    let site = sites[&(our_id, Key::P256)].clone();
+                    for (key, value) in [
+                        ("auth", "\"cert\""),
+                        ("certificate", "\"gw.pem\""),
+                        ("private_key", "\"gw.key\""),
+                        ("remote_auth", "\"eap-mschapv2\""),
+                        ("users_file", "\"users\""),
+                    ] {
+                        ours(case, key, value);
+                    }
+                    case.our_files.push(("gw.pem".into(), site.certificate));
+                    case.our_files.push(("gw.key".into(), site.key));
+                    case.our_files
+                        .push(("users".into(), b"# users\njane:other\njoe:correct horse\n".to_vec()));
+                    case.their_files.push(("x509ca/ca.pem".into(), ca.clone()));
+                    for (key, value) in [
+                        ("remote.auth", "pubkey"),
+                        ("local.auth", "eap-mschapv2"),
+                        ("local.eap_id", "joe"),
+                        ("/secrets.eap-joe.id", "joe"),
+                        ("/secrets.eap-joe.secret", password),
+                    ] {
+                        theirs(case, key, value);
+                    }
+                }
+            }
+        })
+    };
+    vec![
+        cell("eap_mschapv2", "correct horse"),
+        cell("eap_mschapv2_wrong_password", "incorrect horse")
+            .fails(&["EAP failed"])
+            .says(Role::Initiates, &["691"])
+            .unable(
+                Role::Responds,
+                "strongSwan goes away without a word when it is told that its password is wrong",
+            ),
     ]
 }

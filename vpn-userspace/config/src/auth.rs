@@ -1,9 +1,12 @@
 //! Who proves what to whom: `auth` and `remote_auth` of a tunnel, and the files that they need.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
+use culvert_crypto::NtHash;
 use culvert_ike::Psk;
+use zeroize::Zeroizing;
 
 use crate::credentials::{Authorities, Credentials, CredentialsError, PrivateKeyPem};
 use crate::error::Fault;
@@ -16,10 +19,12 @@ use crate::section::{At, Section, missing};
 pub(crate) enum Method {
     Psk,
     Cert,
+    EapMschapv2,
 }
 
 impl Method {
-    const WORDS: [(&'static str, Self); 2] = [("psk", Self::Psk), ("cert", Self::Cert)];
+    const WORDS: [(&'static str, Self); 3] =
+        [("psk", Self::Psk), ("cert", Self::Cert), ("eap-mschapv2", Self::EapMschapv2)];
 }
 
 /// The keys of a tunnel that are about authentication.
@@ -34,6 +39,9 @@ pub(crate) struct RawAuth {
     crl: Option<At<Vec<At<String>>>>,
     ca: Option<At<Vec<At<String>>>>,
     allow_sha1: Option<At<bool>>,
+    eap_identity: Option<At<String>>,
+    eap_password_file: Option<At<String>>,
+    users_file: Option<At<String>>,
 }
 
 impl RawAuth {
@@ -63,6 +71,9 @@ impl RawAuth {
             crl: s.list(faults, "crl", "the path of a revocation list or a list of them", true, path),
             ca: s.list(faults, "ca", "the path of a PEM file or a list of them", true, path),
             allow_sha1: s.boolean(faults, "allow_sha1_signatures"),
+            eap_identity: s.parsed(faults, "eap_identity", "the user's name", user_name),
+            eap_password_file: s.parsed(faults, "eap_password_file", "the path of a file", path),
+            users_file: s.parsed(faults, "users_file", "the path of a file", path),
         }
     }
 
@@ -88,6 +99,9 @@ impl RawAuth {
         fill(&mut self.crl, &other.crl);
         fill(&mut self.ca, &other.ca);
         fill(&mut self.allow_sha1, &other.allow_sha1);
+        fill(&mut self.eap_identity, &other.eap_identity);
+        fill(&mut self.eap_password_file, &other.eap_password_file);
+        fill(&mut self.users_file, &other.users_file);
     }
 
     /// Reads the files. `title` and `span`: the tunnel's; `faulty`: keys of it were wrong already.
@@ -106,6 +120,9 @@ impl RawAuth {
         let remote = match &self.remote {
             Some(remote) => *remote.get_ref(),
             None if self.ca.is_some() => Method::Cert,
+            // RFC 7296 2.16: who is asked for EAP is sure of whom it tells.
+            None if local == Method::EapMschapv2 && self.psk_file.is_some() => Method::Psk,
+            None if local == Method::EapMschapv2 => Method::Cert,
             None => local,
         };
         let lacks = |key: &str, mend: &str, faults: &mut Vec<Fault>| {
@@ -113,6 +130,15 @@ impl RawAuth {
                 faults.push(missing(title, span.clone(), key, mend));
             }
         };
+        if let (Method::EapMschapv2, Method::EapMschapv2) = (local, remote) {
+            let at = self.remote.as_ref().map_or(span.clone(), At::span);
+            faults.push(
+                Fault::new("EAP proves the client; the server needs a certificate or a key")
+                    .at(at, "EAP on both sides")
+                    .help("write auth = \"cert\" on the server, and remote_auth = \"cert\" on the client"),
+            );
+            return None;
+        }
         let uses = |method| local == method || remote == method;
         self.refuse_idle(&uses, local, remote, faults);
         let allow_sha1 = self.allow_sha1.as_ref().is_some_and(|a| *a.get_ref());
@@ -138,6 +164,19 @@ impl RawAuth {
                 read_credentials(certificate, (key, password), folder, &mut *files, faults)
                     .map(|credentials| LocalProof::Certificate { credentials, allow_sha1 })
             }
+            Method::EapMschapv2 => {
+                if self.eap_identity.is_none() {
+                    lacks("eap_identity", "write the user's name: eap_identity = \"NAME\"", faults);
+                }
+                if self.eap_password_file.is_none() {
+                    let mend =
+                        "name the file with the password: eap_password_file = \"secrets/NAME.password\"";
+                    lacks("eap_password_file", mend, faults);
+                }
+                let user = self.eap_identity.as_ref()?.get_ref().clone();
+                let hash = read_password(self.eap_password_file.as_ref()?, folder, &mut *files, faults)?;
+                Some(LocalProof::EapMschapv2 { user, hash })
+            }
         };
         let remote = match remote {
             Method::Psk => psk.map(RemoteProof::Psk),
@@ -147,6 +186,14 @@ impl RawAuth {
                 None => {
                     let mend = "name the certificates of the authorities that vouch for peers: ca = [\"pki/ca.pem\"]";
                     lacks("ca", mend, faults);
+                    None
+                }
+            },
+            Method::EapMschapv2 => match &self.users_file {
+                Some(file) => read_users(file, folder, &mut *files, faults).map(RemoteProof::EapMschapv2),
+                None => {
+                    let mend = "name the file with users and passwords: users_file = \"secrets/users\"";
+                    lacks("users_file", mend, faults);
                     None
                 }
             },
@@ -184,6 +231,15 @@ impl RawAuth {
             idle("private_key", self.private_key.as_ref().map(At::span), mend);
             let password = self.private_key_password_file.as_ref().map(At::span);
             idle("private_key_password_file", password, mend);
+        }
+        if local != Method::EapMschapv2 {
+            let mend = "take it out, or write auth = \"eap-mschapv2\"";
+            idle("eap_identity", self.eap_identity.as_ref().map(At::span), mend);
+            idle("eap_password_file", self.eap_password_file.as_ref().map(At::span), mend);
+        }
+        if remote != Method::EapMschapv2 {
+            let mend = "take it out, or write remote_auth = \"eap-mschapv2\"";
+            idle("users_file", self.users_file.as_ref().map(At::span), mend);
         }
         if remote != Method::Cert {
             idle("ca", self.ca.as_ref().map(At::span), "take it out, or write remote_auth = \"cert\"");
@@ -282,4 +338,96 @@ fn read_authorities(
         }
     }
     (faults.len() == before && !authorities.certificates().is_empty()).then_some(authorities)
+}
+
+/// RFC 2759 4: a name of at most 256 bytes; EAP carries 253 of an identity.
+fn user_name(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<String> {
+    let sound = (1..=253).contains(&text.get_ref().len()) && !text.get_ref().chars().any(char::is_control);
+    if !sound {
+        faults.push(
+            Fault::new("`eap_identity` cannot be a user's name")
+                .at(text.span(), "no name")
+                .help("write 1 to 253 bytes without control characters"),
+        );
+    }
+    sound.then(|| (*text.get_ref()).to_owned())
+}
+
+fn read_text(
+    file: &At<String>,
+    folder: &Path,
+    kind: FileKind,
+    files: Files<'_>,
+    faults: &mut Vec<Fault>,
+) -> Option<Zeroizing<String>> {
+    let path = folder.join(file.get_ref());
+    let content = files(&path, kind).map_err(|error| {
+        let text = format!("the secret file {} {error}", path.display());
+        complain(file.span(), text, refused(&error, &path), faults);
+    });
+    match std::str::from_utf8(&content.ok()?) {
+        Ok(text) => Some(Zeroizing::new(text.to_owned())),
+        Err(_) => {
+            let text = format!("the secret file {} is not UTF-8 text", path.display());
+            complain(file.span(), text, "save the file as UTF-8".to_owned(), faults);
+            None
+        }
+    }
+}
+
+fn read_password(
+    file: &At<String>,
+    folder: &Path,
+    files: Files<'_>,
+    faults: &mut Vec<Fault>,
+) -> Option<NtHash> {
+    let text = read_text(file, folder, FileKind::Secret, files, faults)?;
+    let password = text.strip_suffix('\n').unwrap_or(&text);
+    let password = password.strip_suffix('\r').unwrap_or(password);
+    if password.is_empty() || password.chars().any(char::is_control) {
+        let text = format!("the secret file {} holds no password", folder.join(file.get_ref()).display());
+        complain(file.span(), text, "write the password and nothing else, on one line".to_owned(), faults);
+        return None;
+    }
+    Some(NtHash::of(password))
+}
+
+/// Lines of `user:password`; empty ones and those that begin with `#` are passed over.
+fn read_users(
+    file: &At<String>,
+    folder: &Path,
+    files: Files<'_>,
+    faults: &mut Vec<Fault>,
+) -> Option<BTreeMap<String, NtHash>> {
+    let text = read_text(file, folder, FileKind::PrivateKey, files, faults)?;
+    let path = folder.join(file.get_ref());
+    let mut users = BTreeMap::new();
+    for (number, line) in text.lines().enumerate() {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        // Says nothing of the line: it may be a password.
+        let wrong = match line.split_once(':') {
+            Some((user, password)) if !user.is_empty() && !password.is_empty() => {
+                users.insert(user.to_owned(), NtHash::of(password)).map(|_| "is a second one for its user")
+            }
+            _ => Some("is not user:password"),
+        };
+        if let Some(wrong) = wrong {
+            let text = format!("line {} of the users file {} {wrong}", number + 1, path.display());
+            complain(
+                file.span(),
+                text,
+                "write one line for each user: name, colon, password".to_owned(),
+                faults,
+            );
+            return None;
+        }
+    }
+    if users.is_empty() {
+        let text = format!("the users file {} names nobody", path.display());
+        complain(file.span(), text, "write one line for each user: name, colon, password".to_owned(), faults);
+        return None;
+    }
+    Some(users)
 }

@@ -1,10 +1,12 @@
 //! What a valid configuration says, with every default filled in.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use culvert_crypto::NtHash;
 use culvert_ike::{
     Addresses, EspProposal, ExchangeOptions, Identity, IkeProposal, Ppk, Psk, Unique, V1Mode, Xauth,
 };
@@ -302,6 +304,13 @@ pub enum LocalProof {
         /// Sign RSA with SHA-1 for peers that know nothing better.
         allow_sha1: bool,
     },
+    /// A user's password, by EAP-MSCHAPv2.
+    EapMschapv2 {
+        /// The user's name.
+        user: String,
+        /// Of the password.
+        hash: NtHash,
+    },
 }
 
 /// `remote_auth`
@@ -316,6 +325,8 @@ pub enum RemoteProof {
         /// Take RSA signatures with SHA-1.
         allow_sha1: bool,
     },
+    /// A user's password, by EAP-MSCHAPv2: users and their passwords' hashes.
+    EapMschapv2(BTreeMap<String, NtHash>),
 }
 
 impl Config {

@@ -2,6 +2,7 @@
 
 mod control;
 mod daemon;
+mod eap;
 mod events;
 mod guard;
 mod history;

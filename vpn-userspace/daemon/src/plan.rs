@@ -15,7 +15,7 @@ use culvert_ike::{
 use culvert_sys::netlink::Netlink;
 use culvert_types::{TrafficSelector, TunnelId};
 
-use crate::log;
+use crate::{eap, log};
 
 /// What the file configures, in a few words.
 pub(crate) fn summary(config: &Config) -> String {
@@ -123,7 +123,7 @@ pub(crate) fn peer(
     let local_id = match (&tunnel.local_id, &tunnel.auth.local) {
         (Some(id), _) => id.clone(),
         (None, LocalProof::Certificate { credentials, .. }) => credentials.subject().clone(),
-        (None, LocalProof::Psk(_)) => Identity::from(local),
+        (None, LocalProof::Psk(_) | LocalProof::EapMschapv2 { .. }) => Identity::from(local),
     };
     let selectors = |nets: &[ipnet::IpNet]| nets.iter().copied().map(TrafficSelector::from_net).collect();
     Ok(PeerConfig {
@@ -160,6 +160,7 @@ pub(crate) fn peer(
 fn auth(configured: &TunnelAuth) -> Auth {
     let local = match &configured.local {
         LocalProof::Psk(key) => LocalAuth::Psk(key.clone()),
+        LocalProof::EapMschapv2 { user, hash } => LocalAuth::Eap(eap::client(user, hash)),
         LocalProof::Certificate { credentials, allow_sha1 } => LocalAuth::Signature(Signer {
             key: Arc::clone(credentials.key()),
             chain: credentials.chain().to_vec(),
@@ -169,6 +170,7 @@ fn auth(configured: &TunnelAuth) -> Auth {
     };
     let remote = match &configured.remote {
         RemoteProof::Psk(key) => RemoteAuth::Psk(key.clone()),
+        RemoteProof::EapMschapv2(users) => RemoteAuth::Eap(eap::server(users)),
         RemoteProof::Certificate { authorities, allow_sha1 } => RemoteAuth::Certificate(Trust {
             authorities: authorities.key_hashes().to_vec(),
             sha1: *allow_sha1,

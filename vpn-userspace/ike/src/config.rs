@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use culvert_types::TrafficSelector;
 
-use crate::{Addresses, Auth, EspProposal, ExchangeOptions, Identity, IkeProposal, Psk, Session};
+use crate::{
+    Addresses, Auth, EspProposal, ExchangeOptions, Identity, IkeProposal, LocalAuth, Psk, RemoteAuth, Session,
+};
 
 /// Limits and times of an endpoint as a whole. The default is good.
 #[derive(Debug, Clone)]
@@ -204,6 +206,9 @@ pub enum ConfigError {
     /// A way to authenticate that IKEv1 does not have here.
     #[error("IKEv1 needs one pre-shared key for both sides; set a psk_file, or let the tunnel speak IKEv2")]
     V1Auth,
+    /// EAP on both sides, or with a post-quantum pre-shared key.
+    #[error("EAP proves one side only, and goes without a ppk; let the server have a certificate")]
+    Eap,
     /// What only IKEv2 has here.
     #[error("virtual_ip, pool and reauth need IKEv2; take them out, or let the tunnel speak IKEv2")]
     V1Session,
@@ -266,6 +271,12 @@ impl PeerConfig {
         }
         if self.local_id.is_pattern() {
             return Err(ConfigError::LocalPattern);
+        }
+        let eap =
+            matches!(self.auth.local, LocalAuth::Eap(_)) || matches!(self.auth.remote, RemoteAuth::Eap(_));
+        let both = matches!((&self.auth.local, &self.auth.remote), (LocalAuth::Eap(_), RemoteAuth::Eap(_)));
+        if both || (eap && self.exchange.ppk.is_some()) {
+            return Err(ConfigError::Eap);
         }
         if self.v1.is_some() {
             self.check_v1()?;

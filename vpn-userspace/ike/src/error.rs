@@ -219,6 +219,12 @@ pub enum Cause {
     /// The tunnel has an IKE SA, which stays.
     #[error("the peer has an IKE SA already, and the tunnel keeps the first")]
     AlreadyUp,
+    /// EAP did not succeed.
+    #[error("EAP failed: {0}")]
+    EapFailed(String),
+    /// The two sides did not get the same key from EAP.
+    #[error("the peer's AUTH is not by the key that EAP gave")]
+    EapKey,
     /// No traffic selectors are on both sides; we noticed.
     #[error("no common traffic selectors")]
     NoSelectors,
@@ -418,6 +424,12 @@ impl Cause {
                 "end the first IKE SA, or write unique = \"replace\" to let the newest win",
                 "RFC 7296 2.4",
             ),
+            Self::EapFailed(_) => (
+                Configuration,
+                "compare the user's name, password or certificate with what the server has",
+                "RFC 7296 2.16",
+            ),
+            Self::EapKey => (Peer, "ask the peer's vendor: somebody may stand between", "RFC 7296 2.16"),
             Self::NoSelectors | Self::SelectorsRefused => (
                 Configuration,
                 "make the local networks of each side overlap the remote networks of the other",
@@ -491,6 +503,8 @@ impl Cause {
             | Self::Certificate { .. }
             | Self::Unjudged(_)
             | Self::AlreadyUp
+            | Self::EapFailed(_)
+            | Self::EapKey
             | Self::LongChain { .. }
             | Self::Eap => notify::AUTHENTICATION_FAILED,
             Self::NoAddressAsked => notify::FAILED_CP_REQUIRED,

@@ -41,7 +41,10 @@ mod v2;
 mod window;
 mod wire;
 
-pub use auth::{Auth, LocalAuth, MAX_CERTIFICATES, MAX_CHAIN, Ppk, Psk, PskError, RemoteAuth, Signer, Trust};
+pub use auth::{
+    Auth, Eap, EapMethod, EapRun, EapStep, LocalAuth, MAX_CERTIFICATES, MAX_CHAIN, Ppk, Psk, PskError,
+    RemoteAuth, Signer, Trust,
+};
 pub use child::ChildSa;
 pub use config::{
     ConfigError, Dpd, EndpointConfig, Parity, PeerConfig, Retransmit, V1Mode, V1Options, Xauth, XauthUser,

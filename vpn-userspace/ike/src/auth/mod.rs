@@ -1,5 +1,6 @@
 //! How peers prove who they are.
 
+pub(crate) mod eap;
 mod ppk;
 pub(crate) mod psk;
 pub(crate) mod signature;
@@ -10,6 +11,7 @@ use culvert_crypto::{Prf, Random, Secret};
 
 use crate::error::Cause;
 use crate::wire::Id;
+pub use eap::{Eap, EapMethod, EapRun, EapStep};
 pub use ppk::Ppk;
 pub use psk::{Psk, PskError};
 pub use signature::{MAX_CERTIFICATES, MAX_CHAIN, Signer, Trust};
@@ -30,6 +32,8 @@ pub enum LocalAuth {
     Psk(Psk),
     /// A private key and the certificates of its public half.
     Signature(Signer),
+    /// EAP, as client, once the peer has proven itself (RFC 7296 2.16).
+    Eap(Eap),
 }
 
 /// What the peer must prove its identity with.
@@ -39,6 +43,8 @@ pub enum RemoteAuth {
     Psk(Psk),
     /// A signature, by a key whose certificate the endpoint's owner trusts.
     Certificate(Trust),
+    /// EAP, as server, once we have proven ourselves (RFC 7296 2.16).
+    Eap(Eap),
 }
 
 impl Auth {
@@ -53,7 +59,7 @@ impl LocalAuth {
     pub fn as_psk(&self) -> Option<&Psk> {
         match self {
             Self::Psk(psk) => Some(psk),
-            Self::Signature(_) => None,
+            Self::Signature(_) | Self::Eap(_) => None,
         }
     }
 
@@ -61,7 +67,7 @@ impl LocalAuth {
     pub fn as_signer(&self) -> Option<&Signer> {
         match self {
             Self::Signature(signer) => Some(signer),
-            Self::Psk(_) => None,
+            Self::Psk(_) | Self::Eap(_) => None,
         }
     }
 
@@ -76,6 +82,8 @@ impl LocalAuth {
         match self {
             Self::Psk(key) => Ok(Proof { method: psk::METHOD, data: psk::sign(prf, key, octets).to_vec() }),
             Self::Signature(signer) => signer.sign(prf, octets, peer_hashes, random),
+            // There is a key for it only after EAP.
+            Self::Eap(_) => Err(Cause::Eap),
         }
     }
 }
@@ -85,7 +93,7 @@ impl RemoteAuth {
     pub fn as_psk(&self) -> Option<&Psk> {
         match self {
             Self::Psk(psk) => Some(psk),
-            Self::Certificate(_) => None,
+            Self::Certificate(_) | Self::Eap(_) => None,
         }
     }
 
@@ -93,7 +101,7 @@ impl RemoteAuth {
     pub fn as_trust(&self) -> Option<&Trust> {
         match self {
             Self::Certificate(trust) => Some(trust),
-            Self::Psk(_) => None,
+            Self::Psk(_) | Self::Eap(_) => None,
         }
     }
 
@@ -102,6 +110,8 @@ impl RemoteAuth {
         match self {
             Self::Psk(_) => method == psk::METHOD,
             Self::Certificate(_) => signature::is_method(method),
+            // An AUTH payload in the first request is no EAP.
+            Self::Eap(_) => false,
         }
     }
 }
@@ -111,6 +121,7 @@ impl fmt::Display for RemoteAuth {
         f.write_str(match self {
             Self::Psk(_) => "pre-shared key",
             Self::Certificate(_) => "certificate",
+            Self::Eap(eap) => eap.name(),
         })
     }
 }

@@ -2,6 +2,7 @@
 
 mod abuse;
 mod certificates;
+mod eap;
 mod failure;
 mod fragments;
 mod handshake;

@@ -369,7 +369,6 @@ impl<'a> Body<'a> {
         self.payloads.iter().find_map(|p| if let Payload::Config(c) = p { Some(c) } else { None })
     }
 
-    #[allow(dead_code)]
     pub(crate) fn eap(&self) -> Option<&'a [u8]> {
         self.find(|p| if let Payload::Eap(data) = p { Some(*data) } else { None })
     }

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use culvert_types::TunnelId;
 
+use super::eap_client;
 use super::ppk::Offered;
 use super::{Handshake, JUDGEMENT, Verdict, proves};
-use crate::auth::signature;
+use crate::auth::{self, signature};
 use crate::ctx::{Ctx, Effect, log};
 use crate::endpoint::AnySa;
 use crate::error::{Cause, Failure, Phase};
@@ -17,17 +18,19 @@ use crate::v2::sa::{IkeSa, Task};
 use crate::v2::{Arrival, Message, Sa, vip};
 use crate::window::{Due, Retransmission, Window};
 use crate::wire::{Body, Chain, Exchange, Id, Notify, Payload, kind, notify};
-use crate::{CheckId, Event, Identity, PeerConfig, selector};
+use crate::{CheckId, Event, Identity, LocalAuth, PeerConfig, selector};
 
 /// The initiator, waiting for the answer to IKE_AUTH.
 pub(crate) struct AuthSent {
     pub(crate) tunnel: TunnelId,
     pub(crate) handshake: Handshake,
     pub(crate) window: Window,
-    config: Arc<PeerConfig>,
+    pub(super) config: Arc<PeerConfig>,
     offer: Offer,
     /// The answer that waits for a verdict on the peer's certificate.
     judging: Option<Judging>,
+    /// EAP, once it is under way.
+    pub(super) eap: Option<eap_client::Client>,
     /// The post-quantum pre-shared key that the request used, until the answer says whether the peer has it.
     ppk: Option<Offered>,
 }
@@ -67,22 +70,12 @@ impl AuthSent {
             log!(debug, config.name, "the peer's own IKE SA came first: ours is given up");
             return None;
         }
-        let prf = handshake.suite.prf;
         let (id_kind, id_data) = config.local_id.to_wire();
         let id = Id { kind: id_kind, reserved: [0; 3], data: &id_data };
-        let prove = |handshake: &Handshake, ctx: &mut Ctx<'_>| {
-            let octets = handshake.initiator_octets(id);
-            config.auth.local.prove(prf, &octets, &handshake.peer_hashes, ctx.random)
-        };
-        // RFC 8784 3: AUTH without the PPK as well, for a peer that may do without.
-        let plain = prove(&handshake, ctx);
-        let ppk = Offered::start(&mut handshake, &config);
-        let proofs = plain.and_then(|plain| {
-            let ppk = ppk?;
-            let proof = if ppk.is_some() { Some(prove(&handshake, ctx)?) } else { None };
-            Ok((plain, proof, ppk))
-        });
-        let (plain, mixed, ppk) = match proofs {
+        // RFC 7296 2.16: without AUTH, we ask to prove ourselves by EAP.
+        let by_eap = matches!(config.auth.local, LocalAuth::Eap(_));
+        let proofs = if by_eap { Ok(None) } else { proofs(ctx, &config, &mut handshake, id).map(Some) };
+        let proofs = match proofs {
             Ok(proofs) => proofs,
             Err(cause) => {
                 ctx.failed(Failure::new(Some(tunnel), &config.name, Phase::IkeAuth, cause));
@@ -105,11 +98,14 @@ impl AuthSent {
         if let Some((kind, data)) = remote_id.map(Identity::to_wire) {
             chain.push(&Payload::IdR(Id { kind, reserved: [0; 3], data: &data }));
         }
-        let proof = mixed.as_ref().unwrap_or(&plain);
-        chain.push(&Payload::Auth { method: proof.method, data: &proof.data });
-        if let (Some(offered), Some(ppk)) = (&ppk, &config.exchange.ppk) {
-            Offered::write(&mut chain, ppk, offered.optional().then_some(&plain.data));
-        }
+        let ppk = proofs.and_then(|Proofs { plain, mixed, ppk }| {
+            let proof = mixed.as_ref().unwrap_or(&plain);
+            chain.push(&Payload::Auth { method: proof.method, data: &proof.data });
+            if let (Some(offered), Some(ppk)) = (&ppk, &config.exchange.ppk) {
+                Offered::write(&mut chain, ppk, offered.optional().then_some(&plain.data));
+            }
+            ppk
+        });
         vip::request(&mut chain, &config);
         let offer = Offer::new(ctx, &config, handshake.spi_i, false);
         offer.write(&mut chain);
@@ -118,7 +114,7 @@ impl AuthSent {
         let bytes = handshake.protection.seal(&header, &chain);
         window.sent(bytes.clone(), Retransmission::new(ctx.now, &ctx.config.retransmit, None));
         ctx.send(&handshake.path, bytes);
-        Some(Box::new(Self { tunnel, handshake, window, config, offer, judging: None, ppk }))
+        Some(Box::new(Self { tunnel, handshake, window, config, offer, judging: None, eap: None, ppk }))
     }
 
     pub(crate) fn on_response(mut self: Box<Self>, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) -> Option<Sa> {
@@ -130,7 +126,11 @@ impl AuthSent {
         match self.handshake.open(arrival) {
             Ok(message) => {
                 self.window.answered();
-                self.on_message(ctx, message, None)
+                if self.eap.is_some() {
+                    self.on_eap(ctx, &message)
+                } else {
+                    self.on_message(ctx, message, None)
+                }
             }
             Err(e) => {
                 log!(debug, self.config.name, "dropped an answer to IKE_AUTH: {e}");
@@ -163,7 +163,13 @@ impl AuthSent {
             Err(e) => Err(Distrust { cause: e.into(), tell: true }),
         };
         match proof {
-            Ok(Proof::Proven(remote_id)) => Some(self.establish(ctx, &message, remote_id)),
+            Ok(Proof::Proven(remote_id)) => {
+                let body = message.opened.body().ok();
+                if body.is_some_and(|body| self.begin_eap(ctx, &body, &remote_id)) {
+                    return self.on_eap(ctx, &message);
+                }
+                Some(self.establish(ctx, &message, remote_id))
+            }
             Ok(Proof::Ask(identity, chain)) => {
                 let check = CheckId { sa: self.handshake.spi_i, number: CHECK };
                 ctx.event(Event::CheckCertificate { check, tunnel: self.tunnel, identity, chain });
@@ -214,7 +220,12 @@ impl AuthSent {
         }
     }
 
-    fn establish(self: Box<Self>, ctx: &mut Ctx<'_>, message: &Message, remote_id: Identity) -> Sa {
+    pub(super) fn establish(
+        self: Box<Self>,
+        ctx: &mut Ctx<'_>,
+        message: &Message,
+        remote_id: Identity,
+    ) -> Sa {
         let Self { tunnel, config, mut handshake, window, offer, .. } = *self;
         let accepted = match message.opened.body() {
             Ok(body) => offer.accept(&body).and_then(|mut agreed| {
@@ -255,7 +266,7 @@ impl AuthSent {
         Sa::Up(sa)
     }
 
-    fn abandon(&mut self, ctx: &mut Ctx<'_>, cause: Cause, tell: bool) {
+    pub(super) fn abandon(&mut self, ctx: &mut Ctx<'_>, cause: Cause, tell: bool) {
         if tell {
             // RFC 7296 2.21.2: the responder believes that all is well; tell it, once.
             let told = match cause.notify() {
@@ -328,4 +339,29 @@ impl AuthSent {
     pub(crate) fn forget(self, ctx: &mut Ctx<'_>) {
         ctx.spis.release(self.offer.inbound);
     }
+}
+
+/// Our proofs of an IKE_AUTH request.
+struct Proofs {
+    plain: auth::Proof,
+    mixed: Option<auth::Proof>,
+    ppk: Option<Offered>,
+}
+
+/// RFC 8784 3: AUTH with the PPK, and without it for a peer that may do without.
+fn proofs(
+    ctx: &mut Ctx<'_>,
+    config: &PeerConfig,
+    handshake: &mut Handshake,
+    id: Id<'_>,
+) -> Result<Proofs, Cause> {
+    let prf = handshake.suite.prf;
+    let prove = |handshake: &Handshake, ctx: &mut Ctx<'_>| {
+        let octets = handshake.initiator_octets(id);
+        config.auth.local.prove(prf, &octets, &handshake.peer_hashes, ctx.random)
+    };
+    let plain = prove(handshake, ctx)?;
+    let ppk = Offered::start(handshake, config)?;
+    let mixed = if ppk.is_some() { Some(prove(handshake, ctx)?) } else { None };
+    Ok(Proofs { plain, mixed, ppk })
 }

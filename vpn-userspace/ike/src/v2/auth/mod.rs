@@ -1,6 +1,8 @@
 //! IKE_AUTH (RFC 7296 1.2, 2.15): identities, proofs and the first CHILD SA. `initiator` and `responder` are its two
 //! roles. A message that waits for somebody's judgement is kept, and read again with the judgement at hand.
 
+mod eap_client;
+mod eap_server;
 mod initiator;
 mod ppk;
 mod responder;
@@ -100,6 +102,7 @@ fn proves(
     Some(match (remote, verdict) {
         (RemoteAuth::Psk(key), _) if psk::verify(prf, key, octets, data) => Ok(()),
         (RemoteAuth::Psk(_), _) => Err(Cause::WrongPsk(identity.clone())),
+        (RemoteAuth::Eap(eap), _) => Err(Cause::AuthMethod { got: method, expected: eap.name().to_owned() }),
         (RemoteAuth::Certificate(_), None) => return None,
         (RemoteAuth::Certificate(_), Some(Err(refused))) => {
             Err(Cause::Certificate { identity: identity.clone(), refused: Box::new(refused.clone()) })

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use culvert_types::TunnelId;
 
+use super::eap_server;
 use super::ppk::{self, Reading};
 use super::{Handshake, Verdict, proves, repeated};
-use crate::auth::signature;
+use crate::auth::{self, Psk, RemoteAuth, psk, signature};
 use crate::ctx::{Ctx, Effect};
 use crate::endpoint::AnySa;
 use crate::error::{Cause, Failure, Phase};
@@ -28,7 +29,9 @@ pub(crate) struct HalfOpen {
     pub(crate) expires: Instant,
     /// The tunnels that the addresses allow, best first.
     candidates: Vec<TunnelId>,
-    window: Window,
+    pub(super) window: Window,
+    /// EAP, once it is under way.
+    pub(super) eap: Option<eap_server::Server>,
     /// The request that waits for a verdict on the peer's certificate.
     judging: Option<Judging>,
     /// What the owner has said so far, for which tunnel.
@@ -41,12 +44,12 @@ struct Judging {
 }
 
 /// A peer whose AUTH verified.
-struct Proven {
-    tunnel: TunnelId,
-    config: Arc<PeerConfig>,
-    remote_id: Identity,
+pub(super) struct Proven {
+    pub(super) tunnel: TunnelId,
+    pub(super) config: Arc<PeerConfig>,
+    pub(super) remote_id: Identity,
     /// By the tunnel's post-quantum pre-shared key as well.
-    ppk: bool,
+    pub(super) ppk: bool,
 }
 
 /// How far a peer's request proves it.
@@ -54,6 +57,8 @@ enum Proof {
     Proven(Proven),
     /// For the owner to judge.
     Ask(TunnelId, Identity, Vec<Vec<u8>>),
+    /// It is to prove itself by EAP.
+    Eap(TunnelId, Arc<PeerConfig>, Identity),
 }
 
 impl HalfOpen {
@@ -61,7 +66,7 @@ impl HalfOpen {
     pub(crate) fn new(ctx: &Ctx<'_>, handshake: Handshake, candidates: Vec<TunnelId>) -> Box<Self> {
         let expires = ctx.now + ctx.config.half_open_lifetime;
         let (window, verdicts) = (Window::new(0, 1), Vec::new());
-        Box::new(Self { handshake, expires, candidates, window, judging: None, verdicts })
+        Box::new(Self { handshake, expires, candidates, window, judging: None, eap: None, verdicts })
     }
 
     /// IKE_SA_INIT again: the same answer to the same bytes.
@@ -79,6 +84,7 @@ impl HalfOpen {
             return Some(Sa::HalfOpen(self));
         }
         match self.handshake.open(arrival) {
+            Ok(message) if self.eap.is_some() => Some(self.on_eap(ctx, &message)),
             Ok(message) => Some(self.on_message(ctx, message)),
             Err(e) => {
                 tracing::debug!(remote = %arrival.remote, "dropped an IKE_AUTH request: {e}");
@@ -115,7 +121,10 @@ impl HalfOpen {
             Err(e) => Err(Box::new(self.failure(&message, None, e.into()))),
         };
         match proof {
-            Ok(Proof::Proven(proven)) => self.establish(ctx, &message, proven),
+            Ok(Proof::Proven(proven)) => self.establish(ctx, &message, None, proven),
+            Ok(Proof::Eap(tunnel, config, identity)) => {
+                self.begin_eap(ctx, message, (tunnel, config, identity))
+            }
             Ok(Proof::Ask(tunnel, identity, chain)) => {
                 let check = CheckId { sa: self.handshake.spi_r, number: self.verdicts.len() as u64 };
                 ctx.event(Event::CheckCertificate { check, tunnel, identity, chain });
@@ -126,7 +135,12 @@ impl HalfOpen {
         }
     }
 
-    fn failure(&self, message: &Message, of: Option<(TunnelId, &PeerConfig)>, cause: Cause) -> Failure {
+    pub(super) fn failure(
+        &self,
+        message: &Message,
+        of: Option<(TunnelId, &PeerConfig)>,
+        cause: Cause,
+    ) -> Failure {
         match of {
             Some((tunnel, config)) => Failure::new(Some(tunnel), &config.name, Phase::IkeAuth, cause),
             None => Failure::new(None, &message.remote.ip().to_string(), Phase::IkeAuth, cause),
@@ -148,8 +162,6 @@ impl HalfOpen {
         let fail = |cause| Box::new(self.failure(message, sole, cause));
         let id_i = body.id_i().ok_or_else(|| fail(Cause::MissingPayload("IDi")))?;
         let remote_id = Identity::from_wire(id_i).map_err(|e| fail(e.into()))?;
-        // Without AUTH the peer asks for EAP (RFC 7296 2.16).
-        let auth = body.auth().ok_or_else(|| fail(Cause::Eap))?;
         let mut fitting = self.fitting(message, body, &known, &remote_id)?;
         // Who keeps the first refuses a second before it costs anything.
         let has = |t: TunnelId| {
@@ -174,6 +186,12 @@ impl HalfOpen {
         }
         // A tunnel that names this peer before one that takes many; then the first that it proves to be the peer of.
         fitting.sort_by_key(|(_, c)| c.remote_id.as_ref().map_or(2, |id| u8::from(id.is_pattern())));
+        // RFC 7296 2.16: without AUTH the peer asks for EAP.
+        let Some(auth) = body.auth() else {
+            let by_eap = fitting.iter().find(|(_, c)| matches!(c.auth.remote, RemoteAuth::Eap(_)));
+            let (tunnel, config) = by_eap.ok_or_else(|| fail(Cause::Eap))?;
+            return Ok(Proof::Eap(*tunnel, Arc::clone(config), remote_id));
+        };
         let handshake = &self.handshake;
         let mut refused = None;
         for (tunnel, config) in fitting {
@@ -275,7 +293,7 @@ impl HalfOpen {
     }
 
     /// RFC 7296 2.21.2: the error goes back protected, and that is all.
-    fn reject(mut self: Box<Self>, ctx: &mut Ctx<'_>, message: &Message, failure: Failure) -> Sa {
+    pub(super) fn reject(mut self: Box<Self>, ctx: &mut Ctx<'_>, message: &Message, failure: Failure) -> Sa {
         let told = failure.cause.notify().unwrap_or(notify::AUTHENTICATION_FAILED);
         let data = failure.cause.notify_data();
         let mut chain = Chain::new();
@@ -286,16 +304,25 @@ impl HalfOpen {
     }
 
     /// Sends the answer to a request, and remembers it.
-    fn answer(&mut self, ctx: &mut Ctx<'_>, message: &Message, chain: &Chain) {
+    pub(super) fn answer(&mut self, ctx: &mut Ctx<'_>, message: &Message, chain: &Chain) {
         let header = self.handshake.header(false, true, Exchange::Auth, message.header.message_id);
         let response = self.handshake.protection.seal(&header, chain);
         ctx.transmit(message.local, message.remote, response.clone());
         self.window.respond_to(message.opened.fingerprint(), response);
     }
 
-    fn establish(mut self: Box<Self>, ctx: &mut Ctx<'_>, message: &Message, proven: Proven) -> Sa {
+    /// Answers the last request, and goes on with an IKE SA. `eap`: the first request, which says what is asked for,
+    /// and the key that EAP gave; our identity has been told and proven before.
+    pub(super) fn establish(
+        mut self: Box<Self>,
+        ctx: &mut Ctx<'_>,
+        message: &Message,
+        eap: Option<(&Message, Option<&Psk>)>,
+        proven: Proven,
+    ) -> Sa {
         let Proven { tunnel, config, remote_id, ppk } = proven;
-        let Ok(body) = message.opened.body() else { return Sa::HalfOpen(self) };
+        let asked = eap.map_or(message, |(first, _)| first);
+        let Ok(body) = asked.opened.body() else { return Sa::HalfOpen(self) };
         let path = &mut self.handshake.path;
         (path.local, path.remote) = (message.local, message.remote);
         // Only a peer that came to port 4500 takes ESP in UDP there (RFC 7296 2.23).
@@ -309,7 +336,11 @@ impl HalfOpen {
         let (id_kind, id_data) = config.local_id.to_wire();
         let id = Id { kind: id_kind, reserved: [0; 3], data: &id_data };
         let (prf, octets) = (handshake.suite.prf, handshake.responder_octets(id));
-        let proof = match config.auth.local.prove(prf, &octets, &handshake.peer_hashes, ctx.random) {
+        let proof = match eap.and_then(|(_, msk)| msk) {
+            Some(msk) => Ok(auth::Proof { method: psk::METHOD, data: psk::sign(prf, msk, &octets).to_vec() }),
+            None => config.auth.local.prove(prf, &octets, &handshake.peer_hashes, ctx.random),
+        };
+        let proof = match proof {
             Ok(proof) => proof,
             Err(cause) => {
                 let failure = self.failure(message, Some((tunnel, &*config)), cause);
@@ -317,9 +348,11 @@ impl HalfOpen {
             }
         };
         let mut chain = Chain::new();
-        chain.push(&Payload::IdR(id));
-        if let Some(signer) = config.auth.local.as_signer() {
-            signer.write_certificates(&mut chain);
+        if eap.is_none() {
+            chain.push(&Payload::IdR(id));
+            if let Some(signer) = config.auth.local.as_signer() {
+                signer.write_certificates(&mut chain);
+            }
         }
         chain.push(&Payload::Auth { method: proof.method, data: &proof.data });
         if ppk.is_some() {
