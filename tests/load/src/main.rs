@@ -59,13 +59,18 @@ fn client(number: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(100, 64, 0, 1)) + number)
 }
 
+/// The network of one address behind a peer, of its own: a route to it must not cut off the peer itself.
+fn behind_client(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(10, 64, 0, 1)) + number)
+}
+
 /// The tunnel of a peer, on either side.
 fn peer(args: &Args, number: u32) -> Result<PeerConfig> {
     let (client, responder) = (IpAddr::V4(client(number)), IpAddr::V4(args.responder));
     let (local, remote) = if args.initiates { (client, responder) } else { (responder, client) };
     let net =
         |text: &str| -> Result<Vec<TrafficSelector>> { Ok(vec![TrafficSelector::from_net(text.parse()?)]) };
-    let (behind, alone) = (net(BEHIND)?, net(&format!("{client}/32"))?);
+    let (behind, alone) = (net(BEHIND)?, net(&format!("{}/32", behind_client(number)))?);
     let (local_ts, remote_ts) = if args.initiates { (alone, behind) } else { (behind, alone) };
     let day = Duration::from_secs(24 * 3600);
     Ok(PeerConfig {

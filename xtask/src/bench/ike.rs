@@ -43,6 +43,9 @@ const SUITES: [(&str, &str, &str); 3] = [
 /// All peers of a run share the host of gateway A.
 const PEERS: &str = "100.64.0.0/12";
 
+/// Where the networks behind the peers are.
+const BEHIND_PEERS: &str = "10.64.0.0/12";
+
 /// The aims of the project.
 const FASTER: f64 = 5.0;
 const KIB_PER_SA: f64 = 10.0;
@@ -70,7 +73,7 @@ impl Responder {
                 Ok(Self::Culvert(process))
             }
             Who::StrongSwan => {
-                let mut connection = SwanConnection::new(WAN_B, "%any", LAN_B, "dynamic");
+                let mut connection = SwanConnection::new(WAN_B, "%any", LAN_B, BEHIND_PEERS);
                 connection.local_id = WAN_B.into();
                 connection.remote_id = "%any".into();
                 connection.proposals = ike.into();
