@@ -30,6 +30,18 @@ pub struct EndpointConfig {
     /// Report the keys of every new IKE SA, as [`Event::Secrets`](crate::Event::Secrets): to look for faults, never
     /// otherwise.
     pub export_secrets: bool,
+    #[cfg(test)]
+    pub(crate) quirks: Quirks,
+}
+
+/// What a stubborn peer does, for tests.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Quirks {
+    /// Refuses every CHILD SA of CREATE_CHILD_SA with this error.
+    pub(crate) refuse: Option<u16>,
+    /// Takes one pair of selectors in each CHILD SA.
+    pub(crate) single_pair: bool,
 }
 
 impl Default for EndpointConfig {
@@ -43,6 +55,8 @@ impl Default for EndpointConfig {
             retransmit: Retransmit::default(),
             nat_keepalive: Duration::from_secs(20),
             export_secrets: false,
+            #[cfg(test)]
+            quirks: Quirks::default(),
         }
     }
 }

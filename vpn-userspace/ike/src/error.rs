@@ -509,6 +509,7 @@ impl Cause {
             | Self::Eap => notify::AUTHENTICATION_FAILED,
             Self::NoAddressAsked => notify::FAILED_CP_REQUIRED,
             Self::PoolExhausted => notify::INTERNAL_ADDRESS_FAILURE,
+            Self::Refused(kind) => *kind,
             Self::NoSelectors | Self::SelectorsWidened => notify::TS_UNACCEPTABLE,
             // RFC 7296 2.25: something transient on our side.
             Self::Unfinished => notify::TEMPORARY_FAILURE,

@@ -9,6 +9,8 @@ pub struct ExchangeOptions {
     pub fragmentation: Fragmentation,
     /// The largest IP packet with a fragment, in bytes; `None`: 576 over IPv4, 1280 over IPv6 (RFC 7383 2.5.1).
     pub fragment_size: Option<u16>,
+    /// How networks are spread over CHILD SAs.
+    pub pairs: Pairs,
     /// A post-quantum pre-shared key.
     pub ppk: Option<Ppk>,
 }
@@ -23,6 +25,16 @@ pub enum Fragmentation {
     No,
     /// As `Yes`; with IKEv1 also to peers that do not say so.
     Force,
+}
+
+/// How a tunnel's networks are spread over CHILD SAs (RFC 7296 2.9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pairs {
+    /// One CHILD SA for all; a peer that insists is given one for each pair.
+    #[default]
+    Together,
+    /// One CHILD SA for each pair of a local and a remote network.
+    Each,
 }
 
 impl ExchangeOptions {

@@ -106,9 +106,12 @@ impl Endpoint {
         }
         let entry = self.tunnels.entry(tunnel).or_default();
         if let Some(current) = entry.current {
-            if self.up(current).is_some_and(|sa| !sa.has_child_or_asks()) {
-                self.queue(now, current, Task::CreateChild(Attempt::default()));
-            }
+            self.step_up(now, current, |mut sa, ctx| {
+                sa.refresh_config(ctx);
+                sa.queue_missing(true);
+                sa.send_next(ctx);
+                Some(Sa::Up(sa))
+            });
             return Ok(());
         }
         self.open_tunnel(now, tunnel, config, remote, false);

@@ -193,6 +193,12 @@ impl Endpoint {
         Counts { ike_sas: self.sas.len(), half_open: self.half_opens.len(), spis: self.spis.len() }
     }
 
+    /// What a stubborn peer does.
+    #[cfg(test)]
+    pub(crate) fn quirks(&mut self) -> &mut crate::config::Quirks {
+        &mut self.config.quirks
+    }
+
     /// An authentic request of the tunnel's IKE SA with these payloads, which this endpoint knows nothing of.
     #[cfg(test)]
     pub(crate) fn forge(

@@ -1,11 +1,13 @@
 //! CHILD SAs (RFC 7296 1.2, 1.3.1, 2.9, 2.17): what is offered, chosen and agreed, whatever exchange carries it.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use culvert_crypto::DhGroup;
 use culvert_types::{Spi, TrafficSelector};
 
 use super::ctx::Ctx;
+use super::pairs::{Pair, Scope};
 use crate::error::Cause;
 use crate::proposal::{self, select};
 use crate::wire::{Body, Chain, Notify, Payload, Proposal, notify};
@@ -16,6 +18,12 @@ pub(crate) struct Child {
     pub(crate) inbound: Spi,
     pub(crate) outbound: Spi,
     pub(crate) state: State,
+    /// We asked for it, or for the one that it took the place of.
+    pub(crate) ours: bool,
+    /// What is offered when it is rekeyed.
+    pub(crate) scope: Scope,
+    /// What it carries.
+    pub(crate) selectors: Arc<Pair>,
     /// Inbound SPI of the SA that it took the place of.
     pub(crate) replaces: Option<Spi>,
     /// When we rekey it.
@@ -47,6 +55,10 @@ pub(crate) struct Agreed {
     pub(crate) suite: EspSuite,
     pub(crate) local_ts: Vec<TrafficSelector>,
     pub(crate) remote_ts: Vec<TrafficSelector>,
+    /// We asked for it.
+    pub(crate) ours: bool,
+    /// For what it was asked.
+    pub(crate) scope: Scope,
 }
 
 /// Why there is no CHILD SA, with what either side had.
@@ -72,6 +84,7 @@ impl Refusal {
 /// Our offer of a CHILD SA.
 pub(crate) struct Offer {
     pub(crate) inbound: Spi,
+    pub(crate) scope: Scope,
     offered: Vec<Proposal>,
     local_ts: Vec<TrafficSelector>,
     remote_ts: Vec<TrafficSelector>,
@@ -80,13 +93,24 @@ pub(crate) struct Offer {
 
 impl Offer {
     /// Reserves an SPI for the IKE SA `owner`. `with_groups`: in CREATE_CHILD_SA.
-    pub(crate) fn new(ctx: &mut Ctx<'_>, config: &PeerConfig, owner: u64, with_groups: bool) -> Self {
+    pub(crate) fn new(
+        ctx: &mut Ctx<'_>,
+        config: &PeerConfig,
+        owner: u64,
+        with_groups: bool,
+        scope: Scope,
+    ) -> Self {
         let inbound = ctx.esp_spi(owner, config.spi_parity);
+        let (local_ts, remote_ts) = match &scope {
+            Some(pair) => (pair.local.clone(), pair.remote.clone()),
+            None => (config.local_ts.clone(), config.remote_ts.clone()),
+        };
         Self {
             inbound,
             offered: select::offer_esp(&config.esp_proposals, config.esn, with_groups, &inbound.to_bytes()),
-            local_ts: config.local_ts.clone(),
-            remote_ts: config.remote_ts.clone(),
+            local_ts,
+            remote_ts,
+            scope,
             proposals: proposal::list(&config.esp_proposals),
         }
     }
@@ -146,7 +170,8 @@ impl Offer {
             return Err(Refusal::new(Cause::SelectorsWidened, self.selectors(), theirs));
         }
         let (local_ts, remote_ts) = (ts_i.to_vec(), ts_r.to_vec());
-        Ok(Agreed { inbound: self.inbound, outbound, suite, local_ts, remote_ts })
+        let scope = self.scope.clone();
+        Ok(Agreed { inbound: self.inbound, outbound, suite, local_ts, remote_ts, ours: true, scope })
     }
 }
 
@@ -165,6 +190,8 @@ pub(crate) fn choose(
     body: &Body<'_>,
     with_groups: bool,
 ) -> Result<(Agreed, Proposal), Refusal> {
+    #[cfg(test)]
+    quirks(ctx, body, with_groups)?;
     let missing = |what| Refusal::plain(Cause::MissingPayload(what));
     let offers = body.sa().ok_or_else(|| missing("SA"))?;
     let (ts_i, ts_r) =
@@ -184,7 +211,23 @@ pub(crate) fn choose(
     }
     let inbound = ctx.esp_spi(owner, config.spi_parity);
     let answer = Proposal { spi: inbound.to_bytes().to_vec(), ..chosen.answer };
-    Ok((Agreed { inbound, outbound, suite: chosen.suite, local_ts, remote_ts }, answer))
+    let all = local_ts == config.local_ts && remote_ts == config.remote_ts;
+    let scope = (!all).then(|| Arc::new(Pair { local: local_ts.clone(), remote: remote_ts.clone() }));
+    let suite = chosen.suite;
+    Ok((Agreed { inbound, outbound, suite, local_ts, remote_ts, ours: false, scope }, answer))
+}
+
+#[cfg(test)]
+fn quirks(ctx: &Ctx<'_>, body: &Body<'_>, create: bool) -> Result<(), Refusal> {
+    let quirks = ctx.config.quirks;
+    let several = body.ts_i().is_some_and(|ts| ts.len() > 1) || body.ts_r().is_some_and(|ts| ts.len() > 1);
+    match quirks.refuse {
+        Some(kind) if create => Err(Refusal::plain(Cause::Refused(kind))),
+        _ if quirks.single_pair && several => {
+            Err(Refusal::plain(Cause::Refused(notify::SINGLE_PAIR_REQUIRED)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// SA and selectors of an answer in IKE_AUTH.

@@ -27,6 +27,9 @@ impl IkeSa {
         if let Some(reauth) = self.carried.reauth {
             soonest.at(reauth, "authenticate anew");
         }
+        if let Some(when) = self.missing_at {
+            soonest.at(when, "ask for missing CHILD SAs");
+        }
         for child in &self.children {
             soonest.at(child.hard, "CHILD SA lifetime ends");
             if let Some(soft) = child.soft.filter(|_| child.state == State::Live) {
@@ -100,6 +103,9 @@ impl IkeSa {
             // Again, should it fail: until the end of this IKE SA's lifetime.
             self.carried.reauth = Some(Self::retry_at(ctx, self.hard.max(due)));
             ctx.effects.push(Effect::Reauthenticate { tunnel: self.tunnel });
+        }
+        if self.missing_at.is_some_and(|at| now >= at) {
+            self.queue_missing(false);
         }
         let mut expired = Vec::new();
         let mut ready = Vec::new();

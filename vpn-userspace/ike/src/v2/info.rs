@@ -73,7 +73,7 @@ impl IkeSa {
             log!(debug, self.config.name, "the peer deleted SPI {outbound:08x}, which is not here");
             return;
         };
-        let (inbound, state, replaces) = (child.inbound, child.state, child.replaces);
+        let (inbound, state, replaces, ours) = (child.inbound, child.state, child.replaces, child.ours);
         // RFC 7296 1.4.1: when both delete at the same time, neither names the SA in its answer.
         if state != State::Deleting {
             answer.extend_from_slice(&inbound.to_bytes());
@@ -81,6 +81,7 @@ impl IkeSa {
         self.drop_child(ctx, inbound, DownReason::PeerDeleted);
         if state == State::Live {
             self.revive(ctx, replaces);
+            self.lost_alone(ctx.now, ours);
         }
     }
 

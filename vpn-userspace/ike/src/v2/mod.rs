@@ -7,6 +7,7 @@ pub(crate) mod closed;
 pub(crate) mod info;
 pub(crate) mod init;
 pub(crate) mod nat;
+pub(crate) mod pairs;
 pub(crate) mod rekey;
 pub(crate) mod sa;
 mod vip;

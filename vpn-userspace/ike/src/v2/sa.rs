@@ -12,6 +12,7 @@ use super::auth::{Handshake, repeated};
 use super::child::{Agreed, Child, State};
 use super::closed::Closed;
 use super::ctx::{Ctx, Effect, log};
+use super::pairs::{Pair, Scope};
 use super::rekey::{ChildExchange, IkeExchange};
 use super::{Arrival, Message, Path, Sa};
 use crate::error::{Cause, Failure, Phase};
@@ -33,7 +34,7 @@ pub(crate) const SUPERSEDED_LIFETIME: Duration = Duration::from_secs(180);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Task {
     Liveness,
-    CreateChild(Attempt),
+    CreateChild(Attempt, Scope),
     RekeyChild(Spi, Attempt),
     RekeyIke(Attempt),
     /// A CHILD SA that we have; its state says so already.
@@ -101,6 +102,12 @@ pub(crate) struct IkeSa {
     pub(crate) tasks: VecDeque<Task>,
     /// What the peer had no time for: to be asked again then.
     pub(crate) again: Vec<(Instant, Task)>,
+    /// The peer takes one pair of networks in each CHILD SA.
+    pub(crate) each: bool,
+    /// When CHILD SAs that are missing are asked for again.
+    pub(crate) missing_at: Option<Instant>,
+    /// Those that the peer has refused.
+    pub(crate) refused: Vec<Scope>,
     pub(crate) life: Life,
     /// Of the IKE_SA_INIT that made it; `None` for a rekeyed one.
     pub(crate) origin: Option<Origin>,
@@ -200,7 +207,9 @@ impl IkeSa {
         // What was configured meanwhile holds from now on.
         let config = ctx.peers.get(self.tunnel).map_or_else(|| Arc::clone(&self.config), Arc::clone);
         let (remote_id, window) = (self.remote_id.clone(), Window::new(0, 0));
-        Self::new(ctx, self.tunnel, config, fresh, self.path, remote_id, window, None)
+        let mut new = Self::new(ctx, self.tunnel, config, fresh, self.path, remote_id, window, None);
+        new.each = self.each;
+        new
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -238,6 +247,9 @@ impl IkeSa {
             answering: None,
             tasks: VecDeque::new(),
             again: Vec::new(),
+            each: false,
+            missing_at: None,
+            refused: Vec::new(),
             life: Life::Serving,
             origin,
             soft: Some(soft),
@@ -300,13 +312,19 @@ impl IkeSa {
         replaces: Option<Spi>,
         use_outbound: bool,
     ) {
-        let Agreed { inbound, outbound, suite, local_ts, remote_ts } = agreed;
+        let Agreed { inbound, outbound, suite, local_ts, remote_ts, ours, scope } = agreed;
+        let before = replaces.and_then(|old| self.children.iter().find(|c| c.inbound == old));
+        let (ours, scope) = before.map_or((ours, scope), |c| (c.ours, c.scope.clone()));
+        let selectors = Arc::new(Pair { local: local_ts.clone(), remote: remote_ts.clone() });
         let rekey_in = ctx.jittered(self.config.child_lifetime, 0.9);
         let hard_lifetime = PeerConfig::hard(self.config.child_lifetime);
         self.children.push(Child {
             inbound,
             outbound,
             state: State::Live,
+            ours,
+            scope,
+            selectors,
             replaces,
             soft: Some(ctx.now + rekey_in),
             hard: ctx.now + hard_lifetime,
@@ -390,8 +408,8 @@ impl IkeSa {
                 Task::Liveness => {
                     self.request(ctx, Exchange::Informational, &Chain::new(), Pending::Liveness)
                 }
-                Task::CreateChild(attempt) => self.start_child(ctx, None, attempt),
-                Task::RekeyChild(old, attempt) => self.start_child(ctx, Some(old), attempt),
+                Task::CreateChild(attempt, scope) => self.start_new_child(ctx, attempt, scope),
+                Task::RekeyChild(old, attempt) => self.start_rekey_child(ctx, old, attempt),
                 Task::RekeyIke(attempt) => self.start_ike(ctx, attempt),
                 Task::DeleteChild(inbound, reason) => self.start_delete_child(ctx, inbound, reason),
                 Task::DeleteStray(inbound) => self.start_delete_stray(ctx, inbound),
@@ -630,14 +648,6 @@ impl IkeSa {
         let bytes = self.protection.seal(&header, &super::info::farewell());
         ctx.send(&self.path, bytes);
         self.leave(ctx, DownReason::LocalRequest);
-    }
-
-    /// Whether there is a CHILD SA, or one has been asked for.
-    pub(crate) fn has_child_or_asks(&self) -> bool {
-        self.children.iter().any(|c| c.state == State::Live)
-            || matches!(self.pending, Some(Pending::Child(_)))
-            || self.tasks.iter().any(|t| matches!(t, Task::CreateChild(_)))
-            || !self.again.is_empty()
     }
 
     /// Gives the children to another IKE SA of the tunnel; the peer is to delete this one.

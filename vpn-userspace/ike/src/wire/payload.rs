@@ -58,6 +58,7 @@ pub(crate) mod notify {
     /// The first status type.
     pub(crate) const STATUS: u16 = 16384;
     pub(crate) const INITIAL_CONTACT: u16 = 16384;
+    pub(crate) const ADDITIONAL_TS_POSSIBLE: u16 = 16386;
     pub(crate) const NAT_DETECTION_SOURCE_IP: u16 = 16388;
     pub(crate) const NAT_DETECTION_DESTINATION_IP: u16 = 16389;
     pub(crate) const COOKIE: u16 = 16390;

@@ -147,7 +147,7 @@ impl World {
             (Wish::DeleteIke, _) => endpoint.handle_command(time, Command::Terminate(TUNNEL, true)),
             (Wish::Initiate, _) => endpoint.handle_command(time, Command::Initiate(TUNNEL)),
             (Wish::NewChild, _) => {
-                endpoint.task(time, TUNNEL, |sa| sa.queue(Task::CreateChild(Attempt::default())));
+                endpoint.task(time, TUNNEL, |sa| sa.queue(Task::CreateChild(Attempt::default(), None)));
                 Ok(())
             }
             (Wish::DeleteChild, Some(spi)) => {

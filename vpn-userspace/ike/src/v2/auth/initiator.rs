@@ -15,7 +15,7 @@ use crate::error::{Cause, Failure, Phase};
 use crate::keymat::child_keys;
 use crate::v2::child::{Offer, Refusal};
 use crate::v2::sa::{IkeSa, Task};
-use crate::v2::{Arrival, Message, Sa, vip};
+use crate::v2::{Arrival, Message, Sa, pairs, vip};
 use crate::window::{Due, Retransmission, Window};
 use crate::wire::{Body, Chain, Exchange, Id, Notify, Payload, kind, notify};
 use crate::{CheckId, Event, Identity, LocalAuth, PeerConfig, selector};
@@ -107,7 +107,8 @@ impl AuthSent {
             ppk
         });
         vip::request(&mut chain, &config);
-        let offer = Offer::new(ctx, &config, handshake.spi_i, false);
+        let scope = pairs::wanted(&config, false).into_iter().next().flatten();
+        let offer = Offer::new(ctx, &config, handshake.spi_i, false, scope);
         offer.write(&mut chain);
         let mut window = Window::new(1, 0);
         let header = handshake.header(true, false, Exchange::Auth, window.next_id());
@@ -249,7 +250,13 @@ impl AuthSent {
         let mut sa = IkeSa::establish(ctx, tunnel, config, handshake, true, remote_id, window);
         sa.follow(ctx, message.local, message.remote);
         match made {
-            Ok((agreed, (out_keys, in_keys))) => sa.install(ctx, agreed, in_keys, out_keys, None, true),
+            Ok((agreed, (out_keys, in_keys))) => {
+                sa.install(ctx, agreed, in_keys, out_keys, None, true);
+                let more = |body: Body<'_>| body.notify(notify::ADDITIONAL_TS_POSSIBLE).is_some();
+                if message.opened.body().is_ok_and(more) {
+                    sa.more_possible();
+                }
+            }
             Err(refusal) => {
                 let inbound = offer.inbound;
                 if refusal.peer_has_it {
@@ -257,10 +264,13 @@ impl AuthSent {
                 } else {
                     ctx.spis.release(inbound);
                 }
-                let failure = sa.failure(Phase::ChildSa, refusal.cause);
-                ctx.failed(failure.offered(refusal.ours, refusal.theirs));
+                if !sa.child_refused(ctx, &refusal.cause, offer.scope) {
+                    let failure = sa.failure(Phase::ChildSa, refusal.cause);
+                    ctx.failed(failure.offered(refusal.ours, refusal.theirs));
+                }
             }
         }
+        sa.queue_missing(false);
         ctx.effects.push(Effect::Established { tunnel, key: sa.key(), initial_contact: false });
         sa.send_next(ctx);
         Sa::Up(sa)

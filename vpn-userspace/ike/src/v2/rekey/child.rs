@@ -9,12 +9,13 @@ use crate::kex::Half;
 use crate::keymat::{Nonces, child_keys};
 use crate::v2::child::{self, Offer, Refusal, State};
 use crate::v2::ctx::{Ctx, log};
+use crate::v2::pairs::{Pair, Scope};
 use crate::v2::sa::{IkeSa, Pending, Reply, Task};
 use crate::wire::{Body, Chain, Exchange, Notify, Payload, notify, protocol};
 use crate::{DownReason, Event, PeerConfig};
 
 /// More CHILD SAs than this on one IKE SA are refused.
-const MAX_CHILDREN: usize = 16;
+const MAX_CHILDREN: usize = 256;
 
 /// Every group that a tunnel's ESP proposals name.
 fn groups(config: &PeerConfig) -> Vec<culvert_crypto::DhGroup> {
@@ -22,30 +23,47 @@ fn groups(config: &PeerConfig) -> Vec<culvert_crypto::DhGroup> {
 }
 
 impl IkeSa {
-    /// Asks for a CHILD SA; with `old`, in the place of that one.
-    pub(crate) fn start_child(&mut self, ctx: &mut Ctx<'_>, old: Option<Spi>, attempt: Attempt) {
+    /// Asks for a CHILD SA in the place of an old one.
+    pub(crate) fn start_rekey_child(&mut self, ctx: &mut Ctx<'_>, old: Spi, attempt: Attempt) {
         // It may have been deleted or replaced while this waited.
-        if let Some(old) = old
-            && self.child(old).is_none_or(|c| c.state != State::Live)
-        {
+        if self.child(old).is_none_or(|c| c.state != State::Live) {
             return;
         }
-        // And where one was missing, the peer may have made it.
-        if old.is_none() && self.children.iter().any(|c| c.state == State::Live) {
-            return;
+        self.refresh_config(ctx);
+        match self.rekey_scope(old) {
+            Some(scope) => self.start_child(ctx, Some(old), attempt, scope),
+            // Nothing of what it carries is configured any more.
+            None => {
+                self.delete(old, DownReason::LocalRequest);
+                self.send_next(ctx);
+            }
         }
+    }
+
+    /// Asks for a CHILD SA that is missing, if the peer has not made it meanwhile.
+    pub(crate) fn start_new_child(&mut self, ctx: &mut Ctx<'_>, attempt: Attempt, scope: Scope) {
+        if !self.is_here(&scope) {
+            self.start_child(ctx, None, attempt, scope);
+        }
+    }
+
+    /// Asks for a CHILD SA; with `old`, in the place of that one.
+    fn start_child(&mut self, ctx: &mut Ctx<'_>, old: Option<Spi>, attempt: Attempt, scope: Scope) {
         self.refresh_config(ctx);
         let group = attempt.group.or_else(|| child::first_group(&self.config));
         let half = match group.map(|g| self.half(ctx, g)).transpose() {
             Ok(Some(None)) => {
-                let task = old.map_or(Task::CreateChild(attempt), |old| Task::RekeyChild(old, attempt));
+                let task = match old {
+                    Some(old) => Task::RekeyChild(old, attempt),
+                    None => Task::CreateChild(attempt, scope),
+                };
                 return self.tasks.push_front(task);
             }
             Ok(half) => half.flatten(),
             Err(cause) => return self.child_failed(ctx, old, cause, String::new(), String::new()),
         };
         let (nonce, owner) = (ctx.nonce(), self.key());
-        let offer = Offer::new(ctx, &self.config, owner, true);
+        let offer = Offer::new(ctx, &self.config, owner, true, scope);
         let mut chain = Chain::new();
         let spi = old.map(Spi::to_bytes);
         if let Some(spi) = &spi {
@@ -94,8 +112,10 @@ impl IkeSa {
                 _ if met.is_some() => {}
                 notify::INVALID_KE_PAYLOAD => match attempt.regrouped(body, current, &groups(&self.config)) {
                     Ok(attempt) => {
-                        let task =
-                            replaces.map_or(Task::CreateChild(attempt), |old| Task::RekeyChild(old, attempt));
+                        let task = match replaces {
+                            Some(old) => Task::RekeyChild(old, attempt),
+                            None => Task::CreateChild(attempt, offer.scope),
+                        };
                         self.tasks.push_front(task);
                     }
                     Err(cause) => {
@@ -115,19 +135,21 @@ impl IkeSa {
                 notify::TEMPORARY_FAILURE => {
                     log!(debug, self.config.name, "the peer is busy: the CHILD SA is asked for again");
                     let again = Self::retry_at(ctx, self.hard);
-                    self.again
-                        .push((again, Task::CreateChild(Attempt { group: attempt.group, regrouped: 0 })));
+                    let attempt = Attempt { group: attempt.group, regrouped: 0 };
+                    self.again.push((again, Task::CreateChild(attempt, offer.scope)));
                 }
                 // RFC 7296 2.25.1: the peer does not have the old one any more: make a new one.
                 notify::CHILD_SA_NOT_FOUND if replaces.is_some() => {
                     let gone = replaces.filter(|old| self.child(*old).is_some());
                     if let Some(old) = gone {
                         self.drop_child(ctx, old, DownReason::PeerDeleted);
-                        self.queue(Task::CreateChild(Attempt::default()));
+                        self.queue(Task::CreateChild(Attempt::default(), offer.scope));
                     }
                 }
                 _ => {
-                    if let Err(Refusal { cause, ours, theirs, .. }) = offer.accept(body) {
+                    if let Err(Refusal { cause, ours, theirs, .. }) = offer.accept(body)
+                        && (replaces.is_some() || !self.child_refused(ctx, &cause, offer.scope))
+                    {
                         self.child_failed(ctx, replaces, cause, ours, theirs);
                     }
                 }
@@ -156,6 +178,9 @@ impl IkeSa {
                     self.queue(Task::DeleteStray(offer.inbound));
                 } else {
                     ctx.spis.release(offer.inbound);
+                }
+                if replaces.is_none() {
+                    self.refused.push(offer.scope);
                 }
                 return self.child_failed(ctx, replaces, refusal.cause, refusal.ours, refusal.theirs);
             }
@@ -196,6 +221,8 @@ impl IkeSa {
                 }
                 if let Some(old) = old {
                     self.delete(old, DownReason::Replaced);
+                } else if body.notify(notify::ADDITIONAL_TS_POSSIBLE).is_some() {
+                    self.more_possible();
                 }
             }
         }
@@ -299,7 +326,8 @@ impl IkeSa {
         };
         // RFC 7296 2.8: the responder goes on sending on the old SA until the peer deletes it; on one of its own that
         // the peer made a second time, too, until it is clear which stays.
-        let first = !self.children.iter().any(|c| c.state == State::Live);
+        let carried = Pair { local: agreed.local_ts.clone(), remote: agreed.remote_ts.clone() };
+        let first = !self.children.iter().any(|c| c.state == State::Live && c.selectors.overlaps(&carried));
         self.install(ctx, agreed, in_keys, out_keys, old, first);
         if let Some(child) = old.and_then(|old| self.child(old)) {
             child.state = State::Replaced;

@@ -118,7 +118,7 @@ fn agree(mut half: Half, ctx: &mut Ctx<'_>, body: &Body<'_>) -> Result<SharedSec
 
 impl IkeSa {
     /// Takes over what was configured since the last negotiation.
-    fn refresh_config(&mut self, ctx: &Ctx<'_>) {
+    pub(crate) fn refresh_config(&mut self, ctx: &Ctx<'_>) {
         if let Some(config) = ctx.peers.get(self.tunnel) {
             self.config = crate::v2::vip::narrowed(config, &self.carried.addresses);
         }
@@ -198,7 +198,7 @@ impl IkeSa {
     /// The task at the front of the queue cannot be begun.
     fn next_task_failed(&mut self, ctx: &mut Ctx<'_>, cause: Cause) {
         match self.tasks.pop_front() {
-            Some(Task::CreateChild(_)) => self.child_failed(ctx, None, cause, String::new(), String::new()),
+            Some(Task::CreateChild(..)) => self.child_failed(ctx, None, cause, String::new(), String::new()),
             Some(Task::RekeyChild(old, _)) => {
                 self.child_failed(ctx, Some(old), cause, String::new(), String::new());
             }

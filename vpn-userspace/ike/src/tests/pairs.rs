@@ -1,0 +1,212 @@
+//! Several CHILD SAs on one IKE SA: one for each pair of networks, by choice or because the peer insists; each on its own.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::wire::{Chain, Exchange, Payload, notify};
+use crate::{Cause, DownReason, Pairs};
+use culvert_types::TrafficSelector;
+
+fn nets(list: &[&str]) -> Vec<TrafficSelector> {
+    list.iter().map(|n| TrafficSelector::from_net(n.parse().unwrap())).collect()
+}
+
+const OURS: [&str; 2] = ["10.1.0.0/24", "10.1.1.0/24"];
+const THEIRS: [&str; 3] = ["10.2.0.0/24", "10.2.1.0/24", "10.2.2.0/24"];
+
+fn configs(a_pairs: Pairs, b_pairs: Pairs) -> (PeerConfig, PeerConfig) {
+    let (mut a, mut b) = both(|c| c.dpd = None);
+    (a.local_ts, a.remote_ts) = (nets(&OURS), nets(&THEIRS));
+    (b.local_ts, b.remote_ts) = (nets(&THEIRS), nets(&OURS));
+    (a.exchange.pairs, b.exchange.pairs) = (a_pairs, b_pairs);
+    (a, b)
+}
+
+fn up(a_pairs: Pairs, b_pairs: Pairs) -> Pair {
+    let (a, b) = configs(a_pairs, b_pairs);
+    let mut pair = Pair::new(1, a, b);
+    pair.command(At::A, Command::Initiate(TUNNEL));
+    pair.run(secs(5));
+    pair
+}
+
+/// What both sides have, as `local === remote` of A; they must agree on it and use all of it.
+fn carried(pair: &Pair) -> BTreeSet<String> {
+    assert_eq!(pair.a.children.len(), pair.b.children.len(), "{:#?} {:#?}", pair.a.log, pair.b.log);
+    let all = pair.a.children.values().map(|sa| {
+        let other = pair.b.children.get(&sa.outbound()).expect("B has it as well");
+        assert_eq!((sa.local_ts(), sa.remote_ts()), (other.remote_ts(), other.local_ts()));
+        assert_eq!(sa.inbound_keys(), other.outbound_keys());
+        assert!(pair.a.outbound.contains(&sa.inbound()) && pair.b.outbound.contains(&other.inbound()));
+        format!(
+            "{} === {}",
+            crate::selector::describe(sa.local_ts()),
+            crate::selector::describe(sa.remote_ts())
+        )
+    });
+    all.collect()
+}
+
+fn every_pair() -> BTreeSet<String> {
+    OURS.iter().flat_map(|l| THEIRS.iter().map(move |r| format!("{l} === {r}"))).collect()
+}
+
+#[test]
+fn one_for_each_pair_of_networks() {
+    for b in [Pairs::Each, Pairs::Together] {
+        let pair = up(Pairs::Each, b);
+        assert_eq!(carried(&pair), every_pair());
+        assert_eq!(pair.a.children.len(), 6);
+        assert!(pair.a.failures.is_empty() && pair.b.failures.is_empty());
+    }
+    let pair = up(Pairs::Together, Pairs::Each);
+    assert_eq!(pair.a.children.len(), 1);
+}
+
+#[test]
+fn each_is_rekeyed_on_its_own_by_either_side() {
+    for at in [At::A, At::B] {
+        let mut pair = up(Pairs::Each, Pairs::Each);
+        let all: Vec<_> = pair.side(at).children.keys().copied().collect();
+        for old in all {
+            pair.command(at, Command::RekeyChild(old));
+            pair.run(secs(2));
+            assert!(!pair.side(at).children.contains_key(&old));
+            assert_eq!(carried(&pair), every_pair());
+        }
+        // Both ends of life: on time by themselves, and with the IKE SA rekeyed under them.
+        pair.command(at, Command::RekeyIke(TUNNEL));
+        pair.run(secs(2));
+        assert_eq!(carried(&pair), every_pair());
+        pair.run(secs(2 * 3600));
+        assert_eq!(carried(&pair), every_pair());
+        assert!(pair.a.failures.is_empty() && pair.b.failures.is_empty());
+        assert!(pair.a.gone.iter().all(|(_, reason)| *reason == DownReason::Replaced));
+    }
+}
+
+#[test]
+fn one_that_is_lost_alone_is_asked_for_again_by_who_had_asked() {
+    let mut pair = up(Pairs::Each, Pairs::Each);
+    let victim = *pair.b.children.keys().next().unwrap();
+    let outbound = pair.b.children[&victim].outbound();
+    // B deletes it as an operator there would.
+    let mut chain = Chain::new();
+    chain.push(&Payload::Delete(crate::wire::Delete {
+        protocol: crate::wire::protocol::ESP,
+        spi_len: 4,
+        spis: &victim.to_bytes(),
+    }));
+    let forged = pair.b.endpoint.forge(TUNNEL, Exchange::Informational, &chain);
+    for datagram in forged.datagrams().cloned().collect::<Vec<_>>() {
+        pair.inject(At::A, &datagram);
+    }
+    assert!(!pair.a.children.contains_key(&outbound) && pair.a.children.len() == 5);
+    pair.run(secs(3));
+    assert_eq!(pair.a.children.len(), 6);
+    let pairs: BTreeSet<String> = pair
+        .a
+        .children
+        .values()
+        .map(|sa| format!("{} === {}", sa.local_ts()[0], sa.remote_ts()[0]))
+        .collect();
+    assert_eq!(pairs, every_pair());
+}
+
+#[test]
+fn what_is_missing_is_asked_for_on_demand_and_nothing_else() {
+    let (a, mut b) = configs(Pairs::Each, Pairs::Each);
+    b.local_ts = nets(&THEIRS[..2]);
+    let mut pair = Pair::new(1, a, b.clone());
+    pair.command(At::A, Command::Initiate(TUNNEL));
+    pair.run(secs(5));
+    assert_eq!(pair.a.children.len(), 4);
+    // Two pairs were refused, once each.
+    let refused = |pair: &Pair| pair.a.failures.iter().filter(|f| f.cause == Cause::SelectorsRefused).count();
+    assert_eq!(refused(&pair), 2);
+    pair.run(secs(600));
+    assert_eq!(refused(&pair), 2);
+    // The peer learns of the third network; traffic asks again.
+    b.local_ts = nets(&THEIRS);
+    pair.command(At::B, Command::AddPeer(TUNNEL, Box::new(b)));
+    for _ in 0..3 {
+        pair.command(At::A, Command::Initiate(TUNNEL));
+    }
+    pair.run(secs(5));
+    assert_eq!(carried(&pair), every_pair());
+    assert_eq!(pair.a.children.len(), 6);
+}
+
+/// A peer that insists: what B answers is put in by hand.
+#[test]
+fn a_peer_that_takes_one_pair_is_given_one_pair_at_a_time() {
+    let (a, b) = configs(Pairs::Together, Pairs::Together);
+    let mut pair = Pair::new(1, a, b);
+    pair.b.endpoint.quirks().single_pair = true;
+    pair.command(At::A, Command::Initiate(TUNNEL));
+    pair.run(secs(5));
+    assert_eq!(carried(&pair), every_pair());
+    assert!(pair.a.failures.is_empty(), "{:#?}", pair.a.failures);
+    // The successor knows it as well.
+    pair.command(At::B, Command::RekeyIke(TUNNEL));
+    pair.run(secs(2));
+    pair.command(At::A, Command::Initiate(TUNNEL));
+    pair.run(secs(2));
+    assert_eq!(carried(&pair), every_pair());
+}
+
+#[test]
+fn a_busy_peer_is_asked_again_later_and_one_that_is_full_is_not() {
+    for (told, in_the_end) in [(notify::TEMPORARY_FAILURE, 6), (notify::NO_ADDITIONAL_SAS, 1)] {
+        let (a, b) = configs(Pairs::Each, Pairs::Each);
+        let mut pair = Pair::new(1, a, b);
+        pair.b.endpoint.quirks().refuse = Some(told);
+        pair.command(At::A, Command::Initiate(TUNNEL));
+        pair.run(secs(20));
+        assert_eq!(pair.a.children.len(), 1);
+        let asked = pair.a.sent.len();
+        assert!(asked < 40, "{asked}");
+        pair.b.endpoint.quirks().refuse = None;
+        pair.run(secs(20));
+        assert_eq!(pair.a.children.len(), in_the_end, "{told}");
+        // The operator, or traffic, may insist.
+        pair.command(At::A, Command::Initiate(TUNNEL));
+        pair.run(secs(5));
+        assert_eq!(carried(&pair), every_pair());
+    }
+}
+
+#[test]
+fn a_peer_that_would_take_more_in_others_is_asked() {
+    let (a, b) = configs(Pairs::Together, Pairs::Together);
+    let narrow = PeerConfig { local_ts: nets(&THEIRS[..1]), remote_ts: nets(&OURS[..1]), ..b.clone() };
+    let mut pair = Pair::new(1, a, narrow);
+    pair.command(At::A, Command::Initiate(TUNNEL));
+    pair.run(secs(5));
+    assert_eq!(pair.a.children.len(), 1);
+    pair.command(At::B, Command::AddPeer(TUNNEL, Box::new(b)));
+    // What ADDITIONAL_TS_POSSIBLE in the answer does: the pair that is there is not asked for again.
+    let time = pair.time;
+    pair.a.endpoint.task(time, TUNNEL, crate::v2::sa::IkeSa::more_possible);
+    pair.drain(At::A);
+    pair.run(secs(5));
+    assert_eq!(carried(&pair), every_pair());
+    assert!(pair.a.children.len() == 6 && pair.a.failures.is_empty());
+}
+
+#[test]
+fn lost_doubled_and_reordered() {
+    for seed in 1..25 {
+        let (a, b) = configs(Pairs::Each, Pairs::Each);
+        let mut pair = Pair::new(seed, a, b);
+        pair.link.loss = 0.2;
+        pair.link.duplicate = 0.2;
+        pair.link.jitter = Duration::from_millis(50);
+        pair.command(At::A, Command::Initiate(TUNNEL));
+        assert!(pair.run_until(secs(1000), |p| p.a.children.len() >= 6 && p.b.children.len() >= 6), "{seed}");
+        pair.link = crate::testing::Link::default();
+        pair.run(secs(100));
+        assert_eq!(carried(&pair), every_pair(), "{seed}");
+        assert_eq!(pair.a.children.len(), 6, "{seed}: {:#?}", pair.a.log);
+    }
+}

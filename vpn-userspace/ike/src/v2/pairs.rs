@@ -1,0 +1,141 @@
+//! Which CHILD SAs a tunnel wants: one for all its networks, or one for each pair of them, as peers have it that take
+//! no more (RFC 7296 2.9); and asking for those that are missing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use culvert_types::{Spi, TrafficSelector};
+
+use super::child::{Child, State};
+use super::ctx::{Ctx, log};
+use super::sa::{Attempt, IkeSa, Life, Pending, Task};
+use crate::error::Cause;
+use crate::wire::notify;
+use crate::{Pairs, PeerConfig};
+
+/// How long after the loss of one CHILD SA of several it is asked for again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long a peer is left alone that is busy.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// The selectors of one CHILD SA, ours and the peer's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pair {
+    pub(crate) local: Vec<TrafficSelector>,
+    pub(crate) remote: Vec<TrafficSelector>,
+}
+
+/// For what a CHILD SA is asked: `None` for all that the tunnel has.
+pub(crate) type Scope = Option<Arc<Pair>>;
+
+impl Pair {
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        let meet = |a: &[TrafficSelector], b: &[TrafficSelector]| {
+            a.iter().any(|a| b.iter().any(|b| a.intersect(b).is_some()))
+        };
+        meet(&self.local, &other.local) && meet(&self.remote, &other.remote)
+    }
+}
+
+/// The CHILD SAs that a tunnel wants. `each`: the peer takes one pair of networks in each.
+pub(crate) fn wanted(config: &PeerConfig, each: bool) -> Vec<Scope> {
+    if !each && config.exchange.pairs == Pairs::Together {
+        return vec![None];
+    }
+    let pair = |local: &TrafficSelector, remote: &TrafficSelector| {
+        (local.is_ipv4() == remote.is_ipv4())
+            .then(|| Some(Arc::new(Pair { local: vec![local.clone()], remote: vec![remote.clone()] })))
+    };
+    config.local_ts.iter().flat_map(|l| config.remote_ts.iter().filter_map(move |r| pair(l, r))).collect()
+}
+
+impl IkeSa {
+    /// Queues a request for each CHILD SA that is wanted and neither there nor on its way. Those that the peer has
+    /// refused only if `insist`.
+    pub(crate) fn queue_missing(&mut self, insist: bool) {
+        if self.life != Life::Serving {
+            return;
+        }
+        self.missing_at = None;
+        if insist {
+            self.refused.clear();
+        }
+        for scope in wanted(&self.config, self.each) {
+            if !self.is_covered(&scope) && !self.refused.contains(&scope) {
+                self.queue(Task::CreateChild(Attempt::default(), scope));
+            }
+        }
+    }
+
+    fn is_covered(&self, scope: &Scope) -> bool {
+        let asked = match &self.pending {
+            Some(Pending::Child(exchange)) => exchange.replaces.is_none() && exchange.offer.scope == *scope,
+            _ => false,
+        };
+        let later = |task: &Task| matches!(task, Task::CreateChild(_, other) if other == scope);
+        let asked = asked || self.tasks.iter().chain(self.again.iter().map(|(_, task)| task)).any(later);
+        asked || self.is_here(scope)
+    }
+
+    /// Whether a CHILD SA serves it.
+    pub(crate) fn is_here(&self, scope: &Scope) -> bool {
+        let here = |child: &Child| {
+            child.state == State::Live && scope.as_ref().is_none_or(|pair| child.selectors.overlaps(pair))
+        };
+        self.children.iter().any(here)
+    }
+
+    /// The selectors to offer when a CHILD SA is rekeyed: its own, as far as they are still configured.
+    pub(crate) fn rekey_scope(&self, old: Spi) -> Option<Scope> {
+        let child = self.children.iter().find(|c| c.inbound == old)?;
+        let Some(pair) = &child.scope else { return Some(None) };
+        let narrow = crate::selector::narrow;
+        let pair = Pair {
+            local: narrow(&pair.local, &self.config.local_ts),
+            remote: narrow(&pair.remote, &self.config.remote_ts),
+        };
+        (!pair.local.is_empty() && !pair.remote.is_empty()).then(|| Some(Arc::new(pair)))
+    }
+
+    /// A request for a new CHILD SA was refused. `true`: it is tried in another way, and is no failure.
+    pub(crate) fn child_refused(&mut self, ctx: &mut Ctx<'_>, cause: &Cause, scope: Scope) -> bool {
+        match cause {
+            // RFC 7296 2.9: one pair of selectors in each CHILD SA.
+            Cause::Refused(notify::SINGLE_PAIR_REQUIRED) if scope.is_none() && self.may_split() => {
+                log!(info, self.config.name, "the peer takes one pair of networks in each CHILD SA");
+                self.each = true;
+                self.queue_missing(false);
+                true
+            }
+            // RFC 7296 2.25: something transient.
+            Cause::Refused(notify::TEMPORARY_FAILURE) => {
+                self.missing_at = Some(ctx.now + ctx.jittered(BUSY, 0.6));
+                true
+            }
+            _ => {
+                self.refused.push(scope);
+                false
+            }
+        }
+    }
+
+    fn may_split(&self) -> bool {
+        self.config.local_ts.len() > 1 || self.config.remote_ts.len() > 1
+    }
+
+    /// A CHILD SA that we asked for took less than we offered, and the peer would take the rest in others
+    /// (RFC 7296 2.9).
+    pub(crate) fn more_possible(&mut self) {
+        if self.may_split() && !self.each {
+            self.each = true;
+        }
+        self.queue_missing(false);
+    }
+
+    /// The peer deleted one CHILD SA: if we had asked for it and others stand, it is asked for again.
+    pub(crate) fn lost_alone(&mut self, now: Instant, ours: bool) {
+        if ours && self.serves() && self.children.iter().any(|c| c.state == State::Live) {
+            self.missing_at = Some(now + AGAIN);
+        }
+    }
+}
