@@ -7,6 +7,7 @@
 mod addresses;
 mod algorithms;
 mod auth;
+mod children;
 mod exchanges;
 mod failures;
 mod fragments;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         exchanges::rows(),
         fragments::rows(),
         pki::rows(),
+        children::rows(),
         ppk::rows(),
         v1::rows(),
         addresses::rows(),

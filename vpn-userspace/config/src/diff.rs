@@ -152,6 +152,7 @@ fn diff_connection(old: &Connection, new: &Connection, changes: &mut Vec<Change>
     keys.compare("ike.fragment_size", &before.fragment_size, &after.fragment_size, Effect::Renegotiate);
     keys.compare("ike.reauth", &old.reauth, &new.reauth, Effect::Renegotiate);
     keys.compare("ike.unique", &old.unique, &new.unique, Effect::Renegotiate);
+    keys.compare("esp.pairs", &before.pairs, &after.pairs, Effect::Renegotiate);
     keys.compare("esp.proposals", &old.esp.proposals, &new.esp.proposals, Effect::Renegotiate);
     keys.compare("esp.lifetime", &old.esp.lifetime, &new.esp.lifetime, Effect::Renegotiate);
     keys.compare("esp.replay_window", &old.esp.replay_window, &new.esp.replay_window, Effect::Renegotiate);

@@ -1,6 +1,6 @@
 //! The keys of `ike` and `esp` that say how the exchanges of a connection go.
 
-use culvert_ike::{ExchangeOptions, Fragmentation, Ppk, Psk};
+use culvert_ike::{ExchangeOptions, Fragmentation, Pairs, Ppk, Psk};
 
 use crate::error::Fault;
 use crate::section::{At, Section};
@@ -13,6 +13,14 @@ pub(crate) fn read_ike(s: &mut Section<'_>, options: &mut ExchangeOptions, fault
     }
     if let Some(size) = s.integer(faults, "fragment_size", "a number of bytes", 576..=65535) {
         options.fragment_size = u16::try_from(size.into_inner()).ok();
+    }
+}
+
+/// Reads the keys of `esp`.
+pub(crate) fn read_esp(s: &mut Section<'_>, options: &mut ExchangeOptions, faults: &mut Vec<Fault>) {
+    let words = [("together", Pairs::Together), ("each", Pairs::Each)];
+    if let Some(pairs) = s.word(faults, "pairs", &words, &[]) {
+        options.pairs = pairs.into_inner();
     }
 }
 

@@ -333,6 +333,7 @@ fn read_esp(mut s: Section<'_>, raw: &mut RawConnection, faults: &mut Vec<Fault>
         );
     }
     raw.esn = s.boolean(faults, "esn");
+    exchange::read_esp(&mut s, &mut raw.exchange, faults);
     s.finish(faults, &[]);
 }
 

@@ -229,7 +229,13 @@ impl Daemon {
                     let _ = self.ike.handle_command(now, Command::CheckLiveness(child.tunnel));
                 }
             }
-            DataplaneEvent::Trigger { tunnel } => self.gateway.handle(now, Input::Traffic(tunnel)),
+            DataplaneEvent::Trigger { tunnel } => {
+                // Of several CHILD SAs the one for this packet may be missing; nothing happens where none is.
+                if self.tunnels.get(&tunnel).is_some_and(|t| t.ike.is_some()) {
+                    let _ = self.ike.handle_command(now, Command::Initiate(tunnel));
+                }
+                self.gateway.handle(now, Input::Traffic(tunnel));
+            }
             DataplaneEvent::Mtu { tunnel, mtu } => {
                 if let Some(t) = self.tunnels.get(&tunnel) {
                     tracing::info!(

@@ -9,7 +9,7 @@ use common::{Gateway, INTERFACE, Options, TUNNEL};
 use culvert_dataplane::testing::Limits;
 use culvert_dataplane::{Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent};
 use culvert_lab::measure::{Echo, Iperf, IperfServer, ping, reaches};
-use culvert_lab::topology::{HOST_A, HOST_B, HOST_B6, LAN_A, WAN_A, WAN_A6, WAN_B, WAN_B6};
+use culvert_lab::topology::{HOST_A, HOST_B, HOST_B6, LAN_A, LAN_B, WAN_A, WAN_A6, WAN_B, WAN_B6};
 use culvert_lab::{Namespace, Site, SiteOptions, wait_for};
 
 fn address(text: &str) -> IpAddr {
@@ -392,4 +392,43 @@ fn a_taken_port_is_named_with_what_to_do() {
         })
         .unwrap();
     assert!(error.contains("UDP port 4500 of 198.51.100.1 is taken") && error.contains("stop it"), "{error}");
+}
+
+#[test]
+fn of_several_sas_each_packet_takes_its_own() {
+    let site = Site::new().unwrap();
+    let second = ("10.11.0.0/24", "10.12.0.0/24");
+    let options = Options { nets: (vec![LAN_A, second.0], vec![LAN_B, second.1]), ..Options::default() };
+    let mut a = Gateway::start(&site.gateway_a, true, WAN_A, &options);
+    let mut b = Gateway::start(&site.gateway_b, false, WAN_B, &options);
+    let net = |text: &str| vec![culvert_types::TrafficSelector::from_net(text.parse().unwrap())];
+    let install = |gateway: &mut Gateway<'_>, peer: &str, generation, (ours, theirs): (&str, &str)| {
+        let mut setup = gateway.setup(generation, SocketAddr::new(address(peer), 4500));
+        (setup.local_ts, setup.remote_ts) = (net(ours), net(theirs));
+        gateway
+            .run(move |d| Box::pin(async move { culvert_dataplane::testing::install(d, &setup, true).await }))
+            .unwrap();
+    };
+    let mut both = |generation, (left, right): (&str, &str)| {
+        install(&mut b, WAN_A, generation, (right, left));
+        install(&mut a, WAN_B, generation, (left, right));
+        (a.stats(), b.stats())
+    };
+    let first = |from, to: &str| {
+        let said = run_ping(&site.host_a, &format!("-c 3 -i 0.05 -W 1 -I {from} {to}"));
+        said.contains(" 3 received")
+    };
+    both(1, (LAN_A, LAN_B));
+    assert!(first(HOST_A, HOST_B) && !first("10.11.0.2", "10.12.0.2"));
+    both(2, second);
+    assert!(first(HOST_A, HOST_B) && first("10.11.0.2", "10.12.0.2"));
+    // Neither takes what goes from the one's network to the other's.
+    assert!(!first(HOST_A, "10.12.0.2"));
+    // A new SA for the one takes nothing from the other.
+    let (before, _) = both(3, (LAN_A, LAN_B));
+    assert!(first(HOST_A, HOST_B) && first("10.11.0.2", "10.12.0.2"));
+    let (after, _) = both(4, second);
+    let sent = |stats: &[culvert_dataplane::SaStats], at: usize| stats[at].packets_out;
+    assert_eq!(sent(&after, 0), sent(&before, 0), "the old one rests");
+    assert_eq!((sent(&after, 1), sent(&after, 2)), (sent(&before, 1) + 3, 3));
 }

@@ -8,19 +8,19 @@ use crate::packet::{Header, Packet};
 
 /// An SA's selectors of both sides, ready to be matched. A packet fits if one selector of each side
 /// takes it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selectors {
     local: Side,
     remote: Side,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Side {
     v4: Box<[Entry<u32>]>,
     v6: Box<[Entry<u128>]>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry<A> {
     start: A,
     end: A,

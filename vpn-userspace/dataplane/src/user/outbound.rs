@@ -53,7 +53,8 @@ pub(crate) enum Warned {
 struct Tunnel {
     shared: Arc<TunnelShared>,
     token: u64,
-    active: Option<OutboundEntry>,
+    /// Those in use, the newest first: a packet goes into the first whose selectors take it.
+    active: Vec<OutboundEntry>,
     standby: Vec<OutboundEntry>,
     trigger: RateLimit,
     icmp: RateLimit,
@@ -115,7 +116,7 @@ impl OutboundWorker {
                 self.tunnels.push(Tunnel {
                     shared,
                     token,
-                    active: None,
+                    active: Vec::new(),
                     standby: Vec::new(),
                     trigger: RateLimit::new(1, 1),
                     icmp: RateLimit::new(100, 50),
@@ -145,7 +146,7 @@ impl OutboundWorker {
             Outbound::Remove(id, spi) => {
                 if let Some(tunnel) = self.tunnel(id) {
                     tunnel.standby.retain(|e| e.inbound != spi);
-                    tunnel.active.take_if(|e| e.inbound == spi);
+                    tunnel.active.retain(|e| e.inbound != spi);
                 }
             }
             Outbound::Move(id, socket, to) => {
@@ -177,11 +178,13 @@ impl OutboundWorker {
 }
 
 impl Tunnel {
-    /// The SA in use moves back to standby, from where its removal takes it.
+    /// An SA in use for the same selectors moves back to standby, from where its removal takes it.
     fn activate(&mut self, spi: Spi) {
         if let Some(index) = self.standby.iter().position(|e| e.inbound == spi) {
             let entry = self.standby.swap_remove(index);
-            self.standby.extend(self.active.replace(entry));
+            let before = self.active.extract_if(.., |e| e.selectors == entry.selectors);
+            self.standby.extend(before);
+            self.active.insert(0, entry);
         }
     }
 
@@ -194,6 +197,8 @@ impl Tunnel {
         events: &Events,
     ) -> io::Result<()> {
         let mut result = Ok(());
+        // Whose packets are in the queue.
+        let mut last = None;
         for _ in 0..BUDGET {
             let read = match self.shared.tun.read(buf) {
                 Ok(read) => read,
@@ -211,27 +216,43 @@ impl Tunnel {
                 continue;
             };
             let vnet = VnetHeader::decode(header).unwrap_or_default();
-            self.take(&vnet, packet, queue, rules, events);
+            self.take(&vnet, packet, &mut last, queue, rules, events);
         }
-        if let Some(entry) = &mut self.active {
-            entry.flush(queue);
+        self.flush(last, queue);
+        for entry in &mut self.active {
             entry.check_limits(events);
         }
         result
+    }
+
+    fn flush(&mut self, last: Option<usize>, queue: &mut SendQueue) {
+        if let Some(entry) = last.and_then(|index| self.active.get_mut(index)) {
+            entry.flush(queue);
+        }
     }
 
     fn take(
         &mut self,
         vnet: &VnetHeader,
         bytes: &[u8],
+        last: &mut Option<usize>,
         queue: &mut SendQueue,
         rules: &Rules,
         events: &Events,
     ) {
+        let packet = Packet::parse(bytes);
+        let fits = |entry: &OutboundEntry| packet.as_ref().is_ok_and(|p| entry.selectors.matches_outbound(p));
+        // What no SA takes is counted by the newest.
+        let index = self.active.iter().position(fits).unwrap_or(0);
+        if *last != Some(index) {
+            // Another SA may send from another socket.
+            self.flush(last.take(), queue);
+            *last = Some(index);
+        }
         let Tunnel { shared, active, trigger, icmp: icmp_limit, .. } = self;
-        let Some(entry) = active else {
+        let Some(entry) = active.get_mut(index) else {
             // The kernel's own chatter on a new interface (MLD, IGMP) asks for no tunnel.
-            if Packet::parse(bytes).is_ok_and(|p| is_link_local(&p)) {
+            if packet.is_ok_and(|p| is_link_local(&p)) {
                 shared.counters.out.drops.add(Reason::LinkLocal, 1);
                 return;
             }
@@ -242,7 +263,7 @@ impl Tunnel {
             return;
         };
         let drops = &entry.counters.out.drops;
-        let Ok(packet) = Packet::parse(bytes) else {
+        let Ok(packet) = packet else {
             drops.add(Reason::Malformed, 1);
             return;
         };
@@ -252,6 +273,10 @@ impl Tunnel {
                 return;
             }
             drops.add(Reason::Selector, 1);
+            // The SA for it may be missing: of several, one can be lost alone.
+            if trigger.allow(Instant::now()) {
+                let _ = events.send(DataplaneEvent::Trigger { tunnel: shared.id });
+            }
             answer(shared, icmp_limit, || icmp::unreachable(bytes, packet.destination()));
             return;
         }
