@@ -63,6 +63,11 @@ impl EapRun for ClientRun {
 impl EapRun for ServerRun {
     fn handle(&mut self, message: &[u8], random: &mut dyn Random) -> EapStep {
         match self.0.handle(message, random) {
+            // RFC 2759 6: an MSCHAPv2 Failure (type 26, code 4); some clients go away without acknowledging it.
+            ServerStep::Request(request) if matches!(request[..], [1, _, _, _, 26, 4, ..]) => {
+                let why = format!("user {:?} does not exist, or its password is wrong", self.0.identity());
+                EapStep::Refuse(request, why)
+            }
             ServerStep::Request(request) => EapStep::Send(request),
             ServerStep::Success { message, user, msk } => {
                 tracing::debug!("EAP-MSCHAPv2: user {user:?} is let in");

@@ -31,6 +31,8 @@ pub trait EapRun: Send {
 pub enum EapStep {
     /// Send this and go on.
     Send(Vec<u8>),
+    /// As server: send this, which tells the client that it is not let in, for this reason. It may go without a word.
+    Refuse(Vec<u8>, String),
     /// Both have succeeded. As server, the message is EAP-Success; the key goes into both sides' AUTH.
     Success(Vec<u8>, Secret),
     /// It has failed, for this reason. As server, the message is EAP-Failure.

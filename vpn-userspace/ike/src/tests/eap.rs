@@ -42,6 +42,9 @@ impl EapRun for Word {
                 EapStep::Send(vec![1, self.rounds])
             }
             (true, [2, _, word @ ..]) if word == self.word => EapStep::Success(vec![3, 0], self.key()),
+            (true, [2, _, word @ ..]) if word == b"early" => {
+                EapStep::Refuse(vec![1, 9], "wrong word".to_owned())
+            }
             (true, _) => EapStep::Failure(vec![4, 0], "wrong word".to_owned()),
             (false, _) => EapStep::Failure(Vec::new(), "malformed".to_owned()),
         }
@@ -93,6 +96,19 @@ fn a_wrong_word_is_told_on_both_sides() {
     let (of_a, of_b) = fails(a, b);
     assert_eq!(of_a, [Cause::EapFailed("the server says no".into())]);
     assert_eq!(of_b, [Cause::EapFailed("wrong word".into())]);
+}
+
+/// The reason is told when the client is, once, though it may go away without a word.
+#[test]
+fn a_refusal_is_reported_at_once_and_once() {
+    let (a, b) = with(word(b"early", false), word(b"open", true));
+    let mut pair = Pair::new(1, a, b);
+    pair.command(At::A, Command::Initiate(TUNNEL));
+    assert!(pair.run_until(secs(5), |p| !p.b.failures.is_empty()));
+    pair.run(secs(400));
+    let causes: Vec<_> = pair.b.failures.iter().map(|f| f.cause.clone()).collect();
+    assert_eq!(causes, [Cause::EapFailed("wrong word".into())]);
+    assert!(pair.b.ike.is_none() && pair.a.ike.is_none());
 }
 
 /// Without the server's Success there is no AUTH that it would take.

@@ -91,7 +91,7 @@ impl AuthSent {
         }
         let mut chain = Chain::new();
         match eap.run.handle(message, ctx.random) {
-            EapStep::Send(response) => {
+            EapStep::Send(response) | EapStep::Refuse(response, _) => {
                 chain.push(&Payload::Eap(&response));
             }
             EapStep::Success(_, msk) => {

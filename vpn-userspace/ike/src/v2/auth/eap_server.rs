@@ -26,6 +26,8 @@ pub(super) struct Server {
     /// The peer's first request: its identity, and what it asks for.
     first: Message,
     rounds: u32,
+    /// Why it failed has been reported.
+    told: bool,
     /// The master session key, once EAP has succeeded.
     msk: Option<Psk>,
 }
@@ -60,7 +62,7 @@ impl HalfOpen {
         self.answer(ctx, &first, &chain);
         // People type passwords: as long again, but no longer.
         self.expires = ctx.now + ctx.config.half_open_lifetime;
-        self.eap = Some(Server { tunnel, config, remote_id, run, first, rounds: 0, msk: None });
+        self.eap = Some(Server { tunnel, config, remote_id, run, first, rounds: 0, told: false, msk: None });
         Sa::HalfOpen(self)
     }
 
@@ -97,6 +99,13 @@ impl HalfOpen {
         };
         let answer = match step {
             EapStep::Send(answer) => answer,
+            EapStep::Refuse(answer, why) => {
+                if !std::mem::replace(&mut eap.told, true) {
+                    let cause = Cause::EapFailed(why);
+                    ctx.stranger_failed(self.failure(message, Some((eap.tunnel, &*eap.config)), cause));
+                }
+                answer
+            }
             EapStep::Success(answer, msk) => match Psk::new(msk.to_vec()) {
                 Ok(msk) => {
                     eap.msk = Some(msk);
@@ -126,7 +135,9 @@ impl HalfOpen {
     ) -> Sa {
         let failure = self.failure(message, Some((eap.tunnel, &*eap.config)), cause);
         let Some(told) = told else { return self.reject(ctx, message, failure) };
-        ctx.stranger_failed(failure);
+        if !eap.told {
+            ctx.stranger_failed(failure);
+        }
         let mut chain = Chain::new();
         if !told.is_empty() {
             chain.push(&Payload::Eap(&told));
