@@ -496,7 +496,7 @@ impl Culvert {
     pub fn rekey_child(&self) -> Result<()> {
         let before = self.site()?.spi_in().context("no child to rekey")?;
         self.cli(&["rekey", "site"])?;
-        wait_for("Culvert's rekeyed child", Duration::from_secs(10), || {
+        wait_for("Culvert's rekeyed child", Duration::from_secs(60), || {
             self.site().ok()?.spi_in().filter(|spi| *spi != before)
         })
         .map(drop)
@@ -510,7 +510,7 @@ impl Culvert {
     pub fn rekey_ike(&self) -> Result<()> {
         let before = self.site()?.ike_spis().context("no IKE SA to rekey")?;
         self.cli(&["rekey", "site", "--ike"])?;
-        wait_for("Culvert's rekeyed IKE SA", Duration::from_secs(10), || {
+        wait_for("Culvert's rekeyed IKE SA", Duration::from_secs(60), || {
             self.site().ok()?.ike_spis().filter(|spis| *spis != before)
         })
         .map(drop)
