@@ -322,6 +322,7 @@ fn send_segmented(socket: &UdpSocket, bytes: &[u8], segment: u16) {
 
 #[test]
 fn a_tun_device_has_no_ethernet_headers() {
+    let _alone = bench::alone();
     let namespace = Namespace::new();
     namespace.run(|| {
         let device = Tun::create("culverttun").unwrap();

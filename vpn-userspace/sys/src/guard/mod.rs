@@ -167,14 +167,19 @@ impl Guard {
         if self.hooks.iter().any(|hook| hook.interface() == ifname) {
             return Err(GuardError::AlreadyAttached { interface: ifname.to_owned() });
         }
+        // A detachment before has put the programs to sleep.
+        self.maps.set_config(self.config)?;
         let (hook, attached) = attach::attach(&mut self.ebpf, ifname, mode)?;
         self.hooks.push(hook);
         Ok(attached)
     }
 
     /// Detaches from all interfaces. Call it in the network namespace in which they were attached.
+    ///
+    /// No packet is judged once it returns. Closing a link's descriptor alone would not promise that: the kernel keeps
+    /// the program while a child of this process that has not reached its `exec` yet holds the descriptor too.
     pub fn detach_all(&mut self) -> Result<(), GuardError> {
-        let mut outcome = Ok(());
+        let mut outcome = self.maps.set_config(Config { mode: MODE_OFF, ..self.config });
         for hook in self.hooks.drain(..) {
             let detached = hook.detach();
             outcome = outcome.and(detached);

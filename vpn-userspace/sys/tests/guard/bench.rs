@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The gateway's outer addresses.
@@ -57,6 +58,13 @@ pub(crate) fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Keeps the other tests of this program out. Each of them starts processes, which hold copies of the descriptors of this
+/// one until their `exec`: for so long the kernel keeps a link attached that another test has just closed.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Gateway and peer on one link.
 pub(crate) struct Bench {
     pub(crate) gateway: Namespace,
@@ -65,11 +73,14 @@ pub(crate) struct Bench {
     peer_mac: [u8; 6],
     wire: Socket,
     received: Vec<(&'static str, Socket)>,
+    // Last: until the rest is gone.
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Bench {
     /// `wan` in the gateway's namespace, `uplink` in the peer's.
     pub(crate) fn new() -> Bench {
+        let alone = alone();
         let (gateway, peer) = (Namespace::new(), Namespace::new());
         let (gateway_mac, peer_mac) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
         gateway.run(|| {
@@ -108,7 +119,7 @@ impl Bench {
                 ("dns", datagram_socket(any4, 53)),
             ]
         });
-        Bench { gateway, peer, gateway_mac, peer_mac, wire, received }
+        Bench { gateway, peer, gateway_mac, peer_mac, wire, received, _alone: alone }
     }
 
     /// Puts an IP packet onto the link, from the peer's end.
