@@ -1,9 +1,11 @@
 //! The MODP groups: constant-time exponentiation and the checks on public values (RFC 6989 2.1, 2.2).
 
+mod comb;
 mod constants;
 
 use std::sync::LazyLock;
 
+use comb::Comb;
 use constants as c;
 use crypto_bigint::modular::{BoxedMontyForm, BoxedMontyParams};
 use crypto_bigint::{BoxedUint, Odd};
@@ -14,7 +16,7 @@ use crate::{DhGroup, Random, Secret};
 /// A group with its precomputed values.
 pub(crate) struct Group {
     params: BoxedMontyParams,
-    generator: BoxedMontyForm,
+    generator: Comb,
     /// p - 1: what a public value must be below.
     top: BoxedUint,
     /// The subgroup's order, where the group is not one of a safe prime.
@@ -40,15 +42,16 @@ macro_rules! groups {
     };
 }
 
-// Exponents: twice the strength that RFC 3526 8 gives each prime, and more; a multiple of 64 bits.
+// Exponents: at least twice the strength that RFC 7919 A gives a prime of that size, in multiples of 64 bits: a longer one
+// costs time and adds nothing, because the prime is then the weaker part.
 groups! {
     Modp1024 => Group::safe_prime(c::MODP_1024, 32),
     Modp1536 => Group::safe_prime(c::MODP_1536, 32),
-    Modp2048 => Group::safe_prime(c::MODP_2048, 40),
-    Modp3072 => Group::safe_prime(c::MODP_3072, 48),
-    Modp4096 => Group::safe_prime(c::MODP_4096, 56),
-    Modp6144 => Group::safe_prime(c::MODP_6144, 64),
-    Modp8192 => Group::safe_prime(c::MODP_8192, 72),
+    Modp2048 => Group::safe_prime(c::MODP_2048, 32),
+    Modp3072 => Group::safe_prime(c::MODP_3072, 40),
+    Modp4096 => Group::safe_prime(c::MODP_4096, 48),
+    Modp6144 => Group::safe_prime(c::MODP_6144, 56),
+    Modp8192 => Group::safe_prime(c::MODP_8192, 64),
     Modp1024S160 => Group::subgroup(c::P_1024S160, c::Q_1024S160, c::G_1024S160),
     Modp2048S224 => Group::subgroup(c::P_2048S224, c::Q_2048S224, c::G_2048S224),
     Modp2048S256 => Group::subgroup(c::P_2048S256, c::Q_2048S256, c::G_2048S256),
@@ -77,7 +80,9 @@ impl Group {
         let odd = Odd::new(p).into_option().expect("the primes are odd");
         let params = BoxedMontyParams::new_vartime(odd);
         let g = crypto_bigint::Resize::resize(g, bits);
-        let generator = BoxedMontyForm::new(g, &params);
+        // The exponents of this group as they are stored: in whole limbs.
+        let exponent_bits = (exponent_len as u32 * 8).next_multiple_of(64);
+        let generator = Comb::new(&BoxedMontyForm::new(g, &params), exponent_bits);
         Self { params, generator, top, order, len: bits as usize / 8, exponent_len }
     }
 
@@ -193,6 +198,25 @@ mod tests {
         }
     }
 
+    /// The comb is only for the fixed base: its powers must be those of the general way.
+    #[test]
+    fn the_comb_agrees_with_plain_exponentiation() {
+        for group in SAFE.map(|(group, _)| group).into_iter().chain(SUB) {
+            let group = super::group(group).unwrap();
+            let base = group.generator.base();
+            let mut draw = Fixed(7);
+            let bits = (group.exponent_len as u32 * 8).next_multiple_of(64);
+            let mut exponents: Vec<BoxedUint> =
+                (0..3).map(|_| Exponent::generate(group, &mut draw).x.clone()).collect();
+            exponents.push(BoxedUint::zero_with_precision(bits));
+            exponents.push(BoxedUint::one_with_precision(bits));
+            exponents.push(BoxedUint::max(bits));
+            for x in exponents {
+                assert_eq!(group.generator.pow(&x).retrieve(), base.pow(&x).retrieve());
+            }
+        }
+    }
+
     fn exponent(group: DhGroup, hex_digits: &str) -> Exponent {
         Exponent { group: super::group(group).unwrap(), x: number(hex_digits) }
     }
@@ -205,19 +229,15 @@ mod tests {
     /// the SHA-256 of each 256-byte value.
     #[test]
     fn agrees_with_another_implementation() {
-        let x = exponent(
-            DhGroup::Modp2048,
-            "d752c2c51fba0e29aa190570a9d4253e44077a058d3297fa3a5630d5bd012622f97c28acaed313b5c83bb990caa7da85",
-        );
-        let y = exponent(
-            DhGroup::Modp2048,
-            "883c52bd6105dadf36411ccbc5b3b19f9926f3ffacbf0275b3b7ed6e1228aff6c5585a2e77f1e8fdef6a23e31b838cf6",
-        );
-        assert_eq!(digest(&x.public()), "497f60a17817906a548c411f72cfa7f4a0c8ed37480cf819d79281fe85fb6213");
-        assert_eq!(digest(&y.public()), "824f3b28ef12b706c901d56e360ea94e5ca6886341ae491523da16c9cdc71dcd");
+        let x =
+            exponent(DhGroup::Modp2048, "d752c2c51fba0e29aa190570a9d4253e44077a058d3297fa3a5630d5bd012622");
+        let y =
+            exponent(DhGroup::Modp2048, "883c52bd6105dadf36411ccbc5b3b19f9926f3ffacbf0275b3b7ed6e1228aff6");
+        assert_eq!(digest(&x.public()), "fb602b1f3d5bd288db55d4acdc2cb2e61f63c532889ed88318fb53a3628fa393");
+        assert_eq!(digest(&y.public()), "402b9c536495c1769265dc28ca607b12d559fcc651a4fef6d46e6c463294b594");
         assert_eq!(
             digest(&x.agree(&y.public()).unwrap()),
-            "8dee648b782169d6b07b20fde235a15f157fdc51c65ad849f2a5217fd45948bc"
+            "5063fcbdfb852f0ecc240bd2f92ee8aaaffac63611823249f0386b2c25f7af2d"
         );
     }
 
@@ -269,38 +289,38 @@ mod tests {
         }
     }
 
-    /// The other safe primes, against an interpreter's integers: exponents of 384 bits, SHA-256 of the values.
+    /// The other safe primes, against an interpreter's integers: exponents of each group's length, SHA-256 of the values.
     #[test]
     fn other_groups_agree_with_another_implementation() {
         let cases = [
             (
                 DhGroup::Modp1024,
-                "b982a7f345348aa179ea66672b0af4a4ece095f92d8f7854a59ea42d9e794e42a7f1e6cdb6f089f752dab4e10fd0167c",
-                "15be954fc997112f5b612f9847c901355ff66e138dbdbb8a73298fac9adc834868fdc8231b7f8ff42de1b258fcec6f7d",
+                "b982a7f345348aa179ea66672b0af4a4ece095f92d8f7854a59ea42d9e794e42",
+                "15be954fc997112f5b612f9847c901355ff66e138dbdbb8a73298fac9adc8348",
                 [
-                    "dc6a4f2cdca8a1ec3464d747cd64ca8d3d8f42b88ded42affeaf427cd271262b",
-                    "2b44e52d055556d21e08c7b9c7a2e59dda281764456cb21ebb5ca203406794c9",
-                    "84f4af0bf112c8de85a0757d4afa8913460a56d122e848749fb85539a71ba64e",
+                    "10fbe0d418a2c1dc3bd5e0a3a70123f0c91e04c4d1bf9179ed8af4763c99ebc5",
+                    "3aeb1d88c43e2fd71428edc0982c7f00514a65a7db4234ab80183f18783d0253",
+                    "d01eca9b85da3f944bcd50b0c7128be2114c2883ca80003cce9a339fbe1ded92",
                 ],
             ),
             (
                 DhGroup::Modp1536,
-                "16700b7823ff88c3533176579f791c29bdd7996252f228d233569b5dc171820888cd258d26f68d51d23cfed4dad4a868",
-                "dccaa91b54c886208689afbab010936c88e5c01af9fdeea07c74f66281de4e945465f9ae34a63f05c5943311c3b5d131",
+                "16700b7823ff88c3533176579f791c29bdd7996252f228d233569b5dc1718208",
+                "dccaa91b54c886208689afbab010936c88e5c01af9fdeea07c74f66281de4e94",
                 [
-                    "3d8adb321dca151015f3de462079d901c4fd9fc38cb98683198ed4197f21d655",
-                    "56cf55e857010159a854adfe2534f321711e5376a60e5a89d03334da8baa2057",
-                    "863864e2834f6dfe169f4d08dde9d4bec8079733ab1939f932bb39fb3f59c79a",
+                    "15161b9f36469f237fa7b1f196a98ad6bd66eb299a37d85e6b115bf233e58aca",
+                    "9fdf479e963a071a348081a604a423ba7742f55fc2602b43d17a22b6b071cdad",
+                    "ac37c89e7d6a4ae49f74cf14fa9f3c6db2b833306a443950efe120f6635d75c9",
                 ],
             ),
             (
                 DhGroup::Modp3072,
-                "302b99bc592b6c47e9b157bf262afc73b5176e5a0eb3f6c7611026565c563734764040450f2e86261ff848eb2a98a93a",
-                "7f9ce0165dd1a804ae66bf4258990065f7772fc2ce03a81eaf54ef0c0ecb3a6ed2cb72ee1b78c04892c00f31ac4da740",
+                "302b99bc592b6c47e9b157bf262afc73b5176e5a0eb3f6c7611026565c563734764040450f2e8626",
+                "7f9ce0165dd1a804ae66bf4258990065f7772fc2ce03a81eaf54ef0c0ecb3a6ed2cb72ee1b78c048",
                 [
-                    "7888bcd24abd8e51d3e3c03a7a00a07fa82cc961a7221bc268216cd8e197a237",
-                    "bf72fbaa0b7ccf12686908be5a0da38e62a32943f177fff7106feb1c80a2a7d1",
-                    "0a700aed3d4a59e5de84932470d6deb9ab6d999fbae68d27f3e22a50ac21bd29",
+                    "9c0c04147c4e2c06973c8277d72624cf2672756e7a03cfde7d0b35dd6517dbf1",
+                    "cef59b4233fc5e2d98ca3a1002907b6a0a2365a98acb9f256d30038ec858afa2",
+                    "9bfd290cb7ed73ca1a9cd67dada6d6979aba67500a02cb5437aae6448b1229da",
                 ],
             ),
             (
@@ -315,22 +335,22 @@ mod tests {
             ),
             (
                 DhGroup::Modp6144,
-                "b9f7daefaf72ae9dbfb5d1cab64e0dcbc88b343746380b26b8c7049886261bce41dae0ed6731bb846aeed7ca6d68d22c",
-                "44b18a18024c9f141d4d2d4835fe76005d676a47f29d20c20cec19ede9ece4c485868f3f41fb30e775abf9abf5a4b79b",
+                "b9f7daefaf72ae9dbfb5d1cab64e0dcbc88b343746380b26b8c7049886261bce41dae0ed6731bb846aeed7ca6d68d22cb9f7daefaf72ae9d",
+                "44b18a18024c9f141d4d2d4835fe76005d676a47f29d20c20cec19ede9ece4c485868f3f41fb30e775abf9abf5a4b79b44b18a18024c9f14",
                 [
-                    "ffb59ae7a90f6871eb2bde5668fdbd80b8ed64ae07e8e1f282fb27d498f82183",
-                    "45aa1e1f8be2ce65212136d87a74ed74a5a08be9b486d0352cffbc462afeccfc",
-                    "0cba13cd84711f65fb57accc0ece5b666b93acfe0ce390eb20fef3aafadaf770",
+                    "89012c2e3b5e82cd55a783d42733a536b792d08a7ce929351548e4a3607300eb",
+                    "fb565aeef8ccb2ac6fdf4bbd1724ea74fff4798dc732f1c79d6e0dec72cd1cbe",
+                    "29e572db209381b62f8870f025b1d59efc98aebd5cac4112403f70ebcd4aee72",
                 ],
             ),
             (
                 DhGroup::Modp8192,
-                "22e6ea53c27538cbf3c29b3022ce4b15997248f2fcaf97ee6d4b72e549c0a98575ed86ecbe43f6b32b71431c0141d524",
-                "5a3e8bb36ae9ded2dc359dee488cca35f3a583ca91bf33ab477a4e3309de9d1d16d4d1a6df3232f0006e1256c086fb83",
+                "22e6ea53c27538cbf3c29b3022ce4b15997248f2fcaf97ee6d4b72e549c0a98575ed86ecbe43f6b32b71431c0141d52422e6ea53c27538cbf3c29b3022ce4b15",
+                "5a3e8bb36ae9ded2dc359dee488cca35f3a583ca91bf33ab477a4e3309de9d1d16d4d1a6df3232f0006e1256c086fb835a3e8bb36ae9ded2dc359dee488cca35",
                 [
-                    "1c2f4d98c353e520b96323a4033e89a6d37dab6be789e8b1489d4bec6ab769c7",
-                    "6eda6e62db904320a516189d271f1db685e7be4007738c9711049a65ad091af3",
-                    "5f32c2546eb4bfbe060c72e9b5f63532ba7b73d26a9bf985f0af83ba2b0da42a",
+                    "53f389ddbbe033982a882aca2eb8d5d3aa698017974efd5fc2210013ddd3f4e1",
+                    "24cd4aef1ffcb1b88ae2dc02d38c3d6e95b7ccff30cf0ab97fa8b294410c8268",
+                    "c055d1cd1b4a9520098eab085e12f0437cde1beb669818636072efb2d2145c38",
                 ],
             ),
         ];
