@@ -2,15 +2,20 @@
 //! sockets in one thread, as the daemon has it. `cargo xtask bench ike` runs both.
 //!
 //! ```text
-//! culvert-load respond  ADDRESS COUNT IKE ESP          says "ready", then serves COUNT peers until it is killed
-//! culvert-load initiate ADDRESS COUNT IKE ESP AT-ONCE  one IKE SA with one child from each of COUNT addresses
+//! culvert-load certificates FOLDER                            makes certificates for both
+//! culvert-load respond  ADDRESS COUNT IKE ESP [FOLDER]          says "ready", then serves COUNT peers until it is killed
+//! culvert-load initiate ADDRESS COUNT IKE ESP AT-ONCE [FOLDER]  one IKE SA with one child from each of COUNT addresses
 //! ```
+//!
+//! With FOLDER both sides authenticate by certificates, else by a pre-shared key.
 //!
 //! The peers' addresses begin at 100.64.0.1; the host routes them all to itself (`ip route add local 100.64.0.0/12 dev lo`).
 
+mod certificates;
 mod socket;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -18,6 +23,7 @@ use culvert_crypto::SystemRandom;
 use culvert_ike::{Auth, Command, Endpoint, EndpointConfig, Event, Identity, Output, PeerConfig, Psk};
 use culvert_types::{TrafficSelector, TunnelId};
 
+use certificates::Certificates;
 use socket::Wan;
 
 /// The lab's pre-shared key.
@@ -32,6 +38,7 @@ struct Args {
     ike: String,
     esp: String,
     at_once: usize,
+    certificates: Option<Certificates>,
 }
 
 fn main() -> Result<()> {
@@ -39,17 +46,21 @@ fn main() -> Result<()> {
     let word = |at: usize| {
         words.get(at).map(String::as_str).context("a word is missing; see the source's first lines")
     };
+    let initiates = match word(0)? {
+        "certificates" => return certificates::make(Path::new(word(1)?)),
+        "initiate" => true,
+        "respond" => false,
+        other => bail!("neither certificates, initiate nor respond: {other}"),
+    };
+    let folder = words.get(if initiates { 6 } else { 5 });
     let args = Args {
-        initiates: match word(0)? {
-            "initiate" => true,
-            "respond" => false,
-            other => bail!("neither initiate nor respond: {other}"),
-        },
+        initiates,
         responder: word(1)?.parse()?,
         count: word(2)?.parse()?,
         ike: word(3)?.to_owned(),
         esp: word(4)?.to_owned(),
-        at_once: word(5).map_or(Ok(16), str::parse)?,
+        at_once: if initiates { word(5)?.parse()? } else { 0 },
+        certificates: folder.map(|folder| Certificates::read(Path::new(folder), initiates)).transpose()?,
     };
     if args.initiates { initiate(&args) } else { respond(&args) }
 }
@@ -72,6 +83,13 @@ fn peer(args: &Args, number: u32) -> Result<PeerConfig> {
         |text: &str| -> Result<Vec<TrafficSelector>> { Ok(vec![TrafficSelector::from_net(text.parse()?)]) };
     let (behind, alone) = (net(BEHIND)?, net(&format!("{}/32", behind_client(number)))?);
     let (local_ts, remote_ts) = if args.initiates { (alone, behind) } else { (behind, alone) };
+    let (local_id, remote_id, auth) = match &args.certificates {
+        Some(proofs) => (proofs.local_id.clone(), proofs.remote_id.clone(), proofs.auth.clone()),
+        None => {
+            let id = |address: IpAddr| Identity::parse(&address.to_string());
+            (id(local)?, id(remote)?, Auth::psk(Psk::new(PSK)?))
+        }
+    };
     let day = Duration::from_secs(24 * 3600);
     Ok(PeerConfig {
         name: format!("load/{number}"),
@@ -79,9 +97,9 @@ fn peer(args: &Args, number: u32) -> Result<PeerConfig> {
         local_natt: SocketAddr::new(local, 4500),
         remote: Some(SocketAddr::new(remote, 500)),
         remote_natt_port: 4500,
-        local_id: Identity::parse(&local.to_string())?,
-        remote_id: Some(Identity::parse(&remote.to_string())?),
-        auth: Auth::psk(Psk::new(PSK)?),
+        local_id,
+        remote_id: Some(remote_id),
+        auth,
         ike_proposals: vec![args.ike.parse()?],
         esp_proposals: vec![args.esp.parse()?],
         local_ts,
@@ -126,12 +144,12 @@ fn respond(args: &Args) -> Result<()> {
     loop {
         wan.receive(deadline, |local, remote, bytes| {
             endpoint.handle_datagram(Instant::now(), local, remote, bytes);
-            deadline = drain(&mut endpoint, &wan, |_| ());
+            deadline = drain(&mut endpoint, &wan, args, |_| ());
         })?;
         if deadline.is_some_and(|when| when <= Instant::now()) {
             endpoint.handle_timeout(Instant::now());
         }
-        deadline = drain(&mut endpoint, &wan, |_| ());
+        deadline = drain(&mut endpoint, &wan, args, |_| ());
     }
 }
 
@@ -157,10 +175,10 @@ fn initiate(args: &Args) -> Result<()> {
             Event::Failed(failure) => failed.push(failure.to_string()),
             _ => {}
         };
-        deadline = drain(&mut endpoint, &wan, &mut seen).or(deadline);
+        deadline = drain(&mut endpoint, &wan, args, &mut seen).or(deadline);
         wan.receive(deadline, |local, remote, bytes| {
             endpoint.handle_datagram(Instant::now(), local, remote, bytes);
-            deadline = drain(&mut endpoint, &wan, &mut seen);
+            deadline = drain(&mut endpoint, &wan, args, &mut seen);
             last = Instant::now();
         })?;
         endpoint.handle_timeout(Instant::now());
@@ -173,11 +191,18 @@ fn initiate(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Sends what is to be sent, runs jobs here and now; returns the next deadline.
-fn drain(endpoint: &mut Endpoint, wan: &Wan, mut seen: impl FnMut(Event)) -> Option<Instant> {
+/// Sends what is to be sent, runs jobs and judges certificates here and now; returns the next deadline.
+fn drain(endpoint: &mut Endpoint, wan: &Wan, args: &Args, mut seen: impl FnMut(Event)) -> Option<Instant> {
     loop {
         match endpoint.poll() {
             Output::Transmit { local, remote, bytes } => wan.send(local, remote, &bytes),
+            Output::Event(Event::CheckCertificate { check, identity, chain, .. }) => {
+                if let Some(proofs) = &args.certificates {
+                    let verdict = proofs.judge(&identity, &chain);
+                    let _ =
+                        endpoint.handle_command(Instant::now(), Command::CertificateChecked(check, verdict));
+                }
+            }
             Output::Event(event) => seen(event),
             Output::Job(job) => endpoint.handle_job(Instant::now(), job.run()),
             Output::Keepalive { .. } => {}

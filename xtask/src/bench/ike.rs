@@ -12,8 +12,8 @@ use culvert_lab::process::Process;
 use culvert_lab::topology::{LAN_B, WAN_B};
 use culvert_lab::{Site, StrongSwan, SwanConfig, SwanConnection, SwanEngine};
 use serde_json::{Value, json};
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 /// Handshakes per second and core, and memory per IKE SA; Culvert and strongSwan by turns under the same load.
@@ -33,11 +33,34 @@ pub(crate) struct Args {
     json: Option<PathBuf>,
 }
 
-/// Title, IKE proposal, ESP proposal.
-const SUITES: [(&str, &str, &str); 3] = [
-    ("X25519, PSK", "aes128gcm16-prfsha256-curve25519", "aes128gcm16"),
-    ("P-256, PSK", "aes128gcm16-prfsha256-ecp256", "aes128gcm16"),
-    ("MODP-2048, PSK", "aes128-sha256-modp2048", "aes128-sha256"),
+/// What both sides propose and how they prove who they are.
+struct Suite {
+    title: &'static str,
+    ike: &'static str,
+    esp: &'static str,
+    /// By certificates with ECDSA on P-256, else by a pre-shared key.
+    certificates: bool,
+}
+
+const SUITES: [Suite; 3] = [
+    Suite {
+        title: "X25519, PSK",
+        ike: "aes128gcm16-prfsha256-curve25519",
+        esp: "aes128gcm16",
+        certificates: false,
+    },
+    Suite {
+        title: "P-256, ECDSA",
+        ike: "aes128gcm16-prfsha256-ecp256",
+        esp: "aes128gcm16",
+        certificates: true,
+    },
+    Suite {
+        title: "MODP-2048, PSK",
+        ike: "aes128-sha256-modp2048",
+        esp: "aes128-sha256",
+        certificates: false,
+    },
 ];
 
 /// All peers of a run share the host of gateway A.
@@ -63,11 +86,14 @@ enum Responder {
 }
 
 impl Responder {
-    fn start(who: Who, site: &Site, count: u32, (ike, esp): (&str, &str)) -> Result<Self> {
+    fn start(who: Who, site: &Site, count: u32, suite: &Suite, proofs: &Path) -> Result<Self> {
         match who {
             Who::Culvert => {
                 let mut command = site.gateway_b.command(load());
-                command.args(["respond", WAN_B, &count.to_string(), ike, esp]);
+                command.args(["respond", WAN_B, &count.to_string(), suite.ike, suite.esp]);
+                if suite.certificates {
+                    command.arg(proofs);
+                }
                 let mut process = Process::spawn("culvert-load, responder", &mut command)?;
                 process.wait_log("ready", Duration::from_secs(30))?;
                 Ok(Self::Culvert(process))
@@ -76,11 +102,30 @@ impl Responder {
                 let mut connection = SwanConnection::new(WAN_B, "%any", LAN_B, BEHIND_PEERS);
                 connection.local_id = WAN_B.into();
                 connection.remote_id = "%any".into();
-                connection.proposals = ike.into();
+                connection.proposals = suite.ike.into();
                 connection.encap = false;
                 connection.set.push(("unique".into(), "never".into()));
-                connection.children.iter_mut().for_each(|child| child.esp_proposals = esp.into());
+                connection.children.iter_mut().for_each(|child| child.esp_proposals = suite.esp.into());
+                let mut files = Vec::new();
+                if suite.certificates {
+                    for (key, value) in [
+                        ("local.auth", "pubkey"),
+                        ("local.certs", "responder.pem"),
+                        ("local.id", "responder.load.test"),
+                        ("remote.auth", "pubkey"),
+                    ] {
+                        connection.set.push((key.into(), value.into()));
+                    }
+                    for (file, name) in [
+                        ("ca.pem", "x509ca/ca.pem"),
+                        ("responder.pem", "x509/responder.pem"),
+                        ("responder.key", "private/responder.key"),
+                    ] {
+                        files.push((name.to_owned(), std::fs::read(proofs.join(file))?));
+                    }
+                }
                 let mut config = SwanConfig::new(SwanEngine::User, &[connection]);
+                config.files = files;
                 // Without limits and logs, and with tables for many: its best.
                 for (key, value) in [
                     ("cookie_threshold", "0"),
@@ -141,17 +186,18 @@ struct Cost {
     bytes: f64,
 }
 
-fn measure(site: &Site, who: Who, count: u32, suite: (&str, &str)) -> Result<Cost> {
-    let responder = Responder::start(who, site, count, suite)?;
+fn measure(site: &Site, who: Who, count: u32, suite: &Suite, proofs: &Path) -> Result<Cost> {
+    let responder = Responder::start(who, site, count, suite, proofs)?;
     let pid = responder.pid();
     let (cpu, memory) = (cpu_seconds(pid)?, resident(pid)?);
     let mut command = site.gateway_a.command("sh");
     // The shell tells what its child has used when that has ended.
     let line = format!(
-        "{} initiate {WAN_B} {count} {} {} 32 && cat /proc/$$/stat",
+        "{} initiate {WAN_B} {count} {} {} 32 {} && cat /proc/$$/stat",
         load().display(),
-        suite.0,
-        suite.1
+        suite.ike,
+        suite.esp,
+        if suite.certificates { proofs.display().to_string() } else { String::new() }
     );
     command.args(["-c", &line]);
     let mut generator = Process::spawn("culvert-load, initiator", &mut command)?;
@@ -185,6 +231,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     // Every address of the peers is gateway A's own.
     site.gateway_a.ip(&format!("route add local {PEERS} dev lo"))?;
     site.wan.ip(&format!("route add {PEERS} via 198.51.100.1"))?;
+    let proofs = tempfile::tempdir()?;
+    let proofs = proofs.path();
+    process::run(Command::new(load()).arg("certificates").arg(proofs))?;
     let mut rates = Table::new();
     rates.load_preset(presets::UTF8_FULL_CONDENSED);
     rates.set_header([
@@ -195,11 +244,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         "Culvert initiates",
     ]);
     let mut figures = Vec::new();
-    for (title, ike, esp) in SUITES {
+    for suite in &SUITES {
+        let title = suite.title;
         let (mut culvert, mut swan, mut initiator) = (Vec::new(), Vec::new(), Vec::new());
         for round in 1..=args.rounds {
-            let ours = measure(&site, Who::Culvert, args.handshakes, (ike, esp))?;
-            let theirs = measure(&site, Who::StrongSwan, args.handshakes, (ike, esp))?;
+            let ours = measure(&site, Who::Culvert, args.handshakes, suite, proofs)?;
+            let theirs = measure(&site, Who::StrongSwan, args.handshakes, suite, proofs)?;
             println!(
                 "{title}, round {round}: Culvert {:.0} µs of CPU ({:.0}/s by the clock), strongSwan {:.0} µs ({:.0}/s)",
                 ours.responder * 1e6,
@@ -220,7 +270,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             format!("{initiator:.0}"),
         ]);
         figures.push(json!({
-            "suite": title, "ike": ike, "esp": esp, "culvert_responder_per_core": culvert,
+            "suite": title, "ike": suite.ike, "esp": suite.esp, "culvert_responder_per_core": culvert,
             "strongswan_responder_per_core": swan, "culvert_initiator_per_core": initiator,
         }));
     }
@@ -228,10 +278,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     memory.load_preset(presets::UTF8_FULL_CONDENSED);
     memory.set_header(["KiB per IKE SA with one child", "Culvert", "strongSwan", "aim"]);
     let mut bytes = Vec::new();
-    let (_, ike, esp) = SUITES[0];
     for count in &args.sas {
         let [ours, theirs] =
-            [Who::Culvert, Who::StrongSwan].map(|who| measure(&site, who, *count, (ike, esp)));
+            [Who::Culvert, Who::StrongSwan].map(|who| measure(&site, who, *count, &SUITES[0], proofs));
         let (ours, theirs) = (ours?.bytes, theirs?.bytes);
         memory.add_row([
             format!("at {count}"),
