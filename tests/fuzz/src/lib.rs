@@ -1,6 +1,10 @@
 //! What the fuzz targets do with their input. Each target is a program of one line in src/bin; here is its work, so that
 //! a corpus can be run by an ordinary test, too.
 
+mod eap;
+
+pub use eap::{revocation_list, seeds as eap_seeds};
+
 use culvert_crypto::sign::{PrivateKey, PublicKey};
 use culvert_crypto::{Associated, PacketCipher, Suite, SuiteKeys};
 use culvert_esp::InboundSa;
@@ -8,7 +12,7 @@ use culvert_esp::packet::Packet;
 use culvert_types::Spi;
 
 /// Every target: its name, and what it does with an input.
-pub const TARGETS: [(&str, fn(&[u8])); 12] = [
+pub const TARGETS: [(&str, fn(&[u8])); 16] = [
     ("ike_wire", culvert_ike::fuzzing::wire),
     ("ike_endpoint", culvert_ike::fuzzing::endpoint),
     ("ike_sealed", culvert_ike::fuzzing::sealed),
@@ -21,6 +25,10 @@ pub const TARGETS: [(&str, fn(&[u8])); 12] = [
     ("api_request", api_request),
     ("api_response", api_response),
     ("keys", keys),
+    ("certificates", certificates),
+    ("ike_v1", culvert_ike::fuzzing::v1::endpoint),
+    ("ike_v1_sealed", culvert_ike::fuzzing::v1::sealed),
+    ("eap", eap::eap),
 ];
 
 /// Runs one target. Panics on a name that there is none of.
@@ -129,5 +137,22 @@ mod tests {
             assert!(!inputs.is_empty(), "{target} has no corpus");
             inputs.into_iter().for_each(|input| work(&std::fs::read(input.unwrap().path()).unwrap()));
         }
+    }
+}
+
+/// A file of certificates, revocation lists and keys: what it says, and whether it leads to itself as its authority.
+fn certificates(input: &[u8]) {
+    let blocks: Vec<Vec<u8>> =
+        culvert_pki::blocks(input).filter_map(|(_, block)| culvert_pki::decode(block)).collect();
+    let _ = culvert_pki::private_key(input, Some(b"password"));
+    // DER as it comes, too: most mutations of base 64 are not even that.
+    let whole = [input.to_vec()];
+    for chain in [blocks.as_slice(), &whole] {
+        for der in chain {
+            let _ =
+                (culvert_pki::Facts::of(der), culvert_pki::CrlFacts::of(der), culvert_pki::Names::of(der));
+        }
+        let trust = culvert_pki::Trust { authorities: chain, crls: chain };
+        let _ = culvert_pki::verify(chain, trust, 1_800_000_000);
     }
 }

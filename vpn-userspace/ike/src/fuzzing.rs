@@ -2,6 +2,8 @@
 //!
 //! Each function takes any bytes, must come back, and leaves nothing behind that a peer could grow.
 
+pub mod v1;
+
 use std::time::Duration;
 
 use culvert_types::Spi;
@@ -162,6 +164,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     if let Ok(header) = Header::parse(init) {
         seeds.push(("ike_endpoint", [&[0], plain_message(&header, &Chain::new()).as_slice()].concat()));
     }
+    seeds.extend(v1::seeds());
     seeds
 }
 
@@ -174,6 +177,8 @@ mod tests {
                 "ike_wire" => super::wire(&seed),
                 "ike_endpoint" => super::endpoint(&seed),
                 "ike_sealed" => super::sealed(&seed),
+                "ike_v1" => super::v1::endpoint(&seed),
+                "ike_v1_sealed" => super::v1::sealed(&seed),
                 "proposals" => super::proposals(&String::from_utf8(seed).unwrap()),
                 "identity" => super::identity(&String::from_utf8(seed).unwrap()),
                 other => panic!("no such target: {other}"),

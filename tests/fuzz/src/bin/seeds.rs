@@ -50,6 +50,15 @@ fn main() -> std::io::Result<()> {
     for key in KEYS {
         seeds.push(("keys", key.to_vec()));
     }
+    for seed in culvert_fuzz::eap_seeds() {
+        seeds.push(("eap", seed));
+    }
+    for file in [CERTIFICATE, AUTHORITY] {
+        seeds.push(("certificates", file.to_vec()));
+        seeds.push(("certificates", culvert_pki::decode(file).expect("a certificate")));
+    }
+    seeds.push(("certificates", [CERTIFICATE, AUTHORITY].concat()));
+    seeds.push(("certificates", culvert_fuzz::revocation_list()));
     for (target, seed) in seeds {
         let directory = corpora.join(target);
         std::fs::create_dir_all(&directory)?;
@@ -59,6 +68,10 @@ fn main() -> std::io::Result<()> {
     }
     Ok(())
 }
+
+/// Of the configuration's tests.
+const CERTIFICATE: &[u8] = include_bytes!("../../../../vpn-userspace/config/tests/pki/gw.pem");
+const AUTHORITY: &[u8] = include_bytes!("../../../../vpn-userspace/config/tests/pki/ca.pem");
 
 /// Shapes of keys: an Ed25519 private key of zeros, and public keys of an EC point and of RSA with a tiny modulus.
 const KEYS: [&[u8]; 3] = [

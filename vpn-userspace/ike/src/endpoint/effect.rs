@@ -124,6 +124,20 @@ impl Endpoint {
         })
     }
 
+    /// As [`craft`](Self::craft), on an IKEv1 SA that is up: a message of phase 2 whose hash fits any payloads.
+    #[cfg(feature = "testing")]
+    pub(crate) fn craft_v1(
+        &mut self,
+        tunnel: TunnelId,
+        exchange: u8,
+        id: u32,
+        (first, text): (u8, &[u8]),
+    ) -> Option<Vec<u8>> {
+        let exchange = crate::wire::v1::Exchange::from_wire(exchange);
+        let keys = self.tunnels.get(&tunnel)?.all.clone();
+        keys.into_iter().find_map(|key| Some(self.up_v1(key)?.craft(exchange, id, first, text)))
+    }
+
     fn make_current(&mut self, now: Instant, tunnel: TunnelId, key: u64) {
         self.tunnels.entry(tunnel).or_default().current = Some(key);
         if let Some(info) = self.up(key).map(|sa| sa.info(now)) {

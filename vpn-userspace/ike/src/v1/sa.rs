@@ -233,6 +233,13 @@ impl IkeSa {
         self.send(ctx, message);
     }
 
+    /// A message as [`send_hashed`](Self::send_hashed) makes it, with any text where its payloads should be.
+    #[cfg(feature = "testing")]
+    pub(crate) fn craft(&self, exchange: Exchange, id: u32, first: u8, text: &[u8]) -> Vec<u8> {
+        let chain = Chain::of_raw(first, text).with_hash(|bytes| self.keys.hash(id, &[bytes]).to_vec());
+        self.keys.seal(&self.keys.iv(id), &self.header(exchange, id), &chain).0
+    }
+
     pub(crate) fn on_datagram(mut self: Box<Self>, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) -> Option<Sa> {
         let header = &arrival.header;
         match header.exchange {

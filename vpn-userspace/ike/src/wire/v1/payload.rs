@@ -315,6 +315,12 @@ impl Chain {
         Self::default()
     }
 
+    /// Any bytes where payloads should be.
+    #[cfg(feature = "testing")]
+    pub(crate) fn of_raw(first: u8, bytes: &[u8]) -> Self {
+        Self { first, last_header: Some(0), bytes: bytes.to_vec() }
+    }
+
     /// Appends one payload.
     pub(crate) fn push(&mut self, payload: &Payload<'_>) -> &mut Self {
         let mut body = Vec::new();
