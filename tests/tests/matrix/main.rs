@@ -11,6 +11,7 @@ mod children;
 mod exchanges;
 mod failures;
 mod fragments;
+mod mobility;
 mod pki;
 mod ppk;
 mod v1;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         ppk::rows(),
         v1::rows(),
         addresses::rows(),
+        mobility::rows(),
         failures::rows(),
     ];
     culvert_tests::matrix::main(themes.into_iter().flatten().collect())

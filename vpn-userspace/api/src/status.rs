@@ -269,6 +269,9 @@ pub struct Ike {
     /// A post-quantum pre-shared key is in its keys (RFC 8784).
     #[serde(default)]
     pub ppk: bool,
+    /// Its addresses may change without a new negotiation (MOBIKE, RFC 4555).
+    #[serde(default)]
+    pub mobike: bool,
     /// Inner addresses that the peer gave this gateway.
     #[serde(default)]
     pub virtual_ips: Vec<IpAddr>,

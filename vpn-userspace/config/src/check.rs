@@ -423,6 +423,13 @@ fn sayable_in_v1(raw: &RawConnection, faults: &mut Vec<Fault>) {
         }
         return;
     };
+    if raw.exchange.mobike.offers() {
+        faults.push(
+            Fault::new("`mobike` belongs to IKEv2")
+                .at(version.span(), "asks for IKEv1")
+                .help("take `mobike` out, or write version = 2 on both sides"),
+        );
+    }
     for tunnel in &raw.tunnels {
         if let Some(at) = tunnel.auth.other_than_psk() {
             faults.push(

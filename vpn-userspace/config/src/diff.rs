@@ -150,6 +150,7 @@ fn diff_connection(old: &Connection, new: &Connection, changes: &mut Vec<Change>
     let (before, after) = (&old.exchange, &new.exchange);
     keys.compare("ike.fragmentation", &before.fragmentation, &after.fragmentation, Effect::Renegotiate);
     keys.compare("ike.fragment_size", &before.fragment_size, &after.fragment_size, Effect::Renegotiate);
+    keys.compare("ike.mobike", &before.mobike, &after.mobike, Effect::Renegotiate);
     keys.compare("ike.reauth", &old.reauth, &new.reauth, Effect::Renegotiate);
     keys.compare("ike.unique", &old.unique, &new.unique, Effect::Renegotiate);
     keys.compare("esp.pairs", &before.pairs, &after.pairs, Effect::Renegotiate);

@@ -1,6 +1,6 @@
 //! The keys of `ike` and `esp` that say how the exchanges of a connection go.
 
-use culvert_ike::{ExchangeOptions, Fragmentation, Pairs, Ppk, Psk};
+use culvert_ike::{ExchangeOptions, Fragmentation, Mobike, Pairs, Ppk, Psk};
 
 use crate::error::Fault;
 use crate::section::{At, Section};
@@ -10,6 +10,15 @@ pub(crate) fn read_ike(s: &mut Section<'_>, options: &mut ExchangeOptions, fault
     let words = [("yes", Fragmentation::Yes), ("no", Fragmentation::No), ("force", Fragmentation::Force)];
     if let Some(fragmentation) = s.word(faults, "fragmentation", &words, &[]) {
         options.fragmentation = fragmentation.into_inner();
+    }
+    let words = [
+        ("accept", Mobike::Accept),
+        ("yes", Mobike::Yes),
+        ("without-nat", Mobike::WithoutNat),
+        ("no", Mobike::No),
+    ];
+    if let Some(mobike) = s.word(faults, "mobike", &words, &[]) {
+        options.mobike = mobike.into_inner();
     }
     if let Some(size) = s.integer(faults, "fragment_size", "a number of bytes", 576..=65535) {
         options.fragment_size = u16::try_from(size.into_inner()).ok();

@@ -22,6 +22,7 @@ use crate::history::History;
 use crate::jobs::Jobs;
 use crate::log::{LevelHandle, LogStore};
 use crate::plan;
+use crate::roam;
 use crate::trace::{SecretsFile, Watchers};
 use crate::wan::{Datagram, IkeSockets};
 
@@ -139,6 +140,8 @@ pub(crate) struct Daemon {
     datagrams: mpsc::Receiver<Datagram>,
     events: mpsc::UnboundedReceiver<DataplaneEvent>,
     jobs: Jobs,
+    /// Says that the host's addresses are others.
+    addresses: mpsc::Receiver<()>,
 }
 
 impl Daemon {
@@ -151,6 +154,8 @@ impl Daemon {
     ) -> anyhow::Result<Self> {
         let started = Instant::now();
         let netlink = Netlink::connect()?;
+        // Before they are read for the first time, so that none is missed.
+        let addresses = roam::watch();
         let links: Vec<String> = netlink.links().await?.into_iter().map(|link| link.name).collect();
         config.check_interfaces(&links).map_err(|e| anyhow::anyhow!("{}", e.render(false)))?;
         // Before anything is swept: the socket tells whether another culvertd is at work here.
@@ -185,7 +190,11 @@ impl Daemon {
             started,
             level,
             ike: Endpoint::new(
-                EndpointConfig { export_secrets: secrets.is_some(), ..EndpointConfig::default() },
+                EndpointConfig {
+                    export_secrets: secrets.is_some(),
+                    addresses: wan_addresses.clone(),
+                    ..EndpointConfig::default()
+                },
                 Box::new(SystemRandom::new()),
             ),
             gateway: Gateway::new(),
@@ -209,6 +218,7 @@ impl Daemon {
             datagrams,
             events,
             jobs: Jobs::new(),
+            addresses,
         };
         for connection in &config.connections {
             daemon.add_connection(connection).await;
@@ -243,6 +253,7 @@ impl Daemon {
                     self.ike.handle_timeout(now);
                     self.gateway.handle_timeout(now);
                 }
+                Some(()) = self.addresses.recv() => self.on_addresses().await,
                 _ = tick.tick() => self.on_tick().await,
                 reload = signals.next() => {
                     if !reload {
@@ -420,7 +431,7 @@ async fn sleep_until(deadline: Option<Instant>) {
 }
 
 /// The WAN interfaces with their addresses (for the guard and the status), and all addresses together.
-async fn wan_interfaces(
+pub(crate) async fn wan_interfaces(
     config: &Config,
     netlink: &Netlink,
 ) -> anyhow::Result<(Vec<(String, Vec<IpAddr>)>, Vec<IpAddr>)> {

@@ -66,19 +66,22 @@ impl Daemon {
                 self.children.remove(&inbound);
                 self.gateway.handle(now, Input::ChildDown(tunnel, inbound, loss(reason), reason.to_string()));
             }
-            Event::PeerMoved { tunnel, local, remote } => {
+            Event::PeerMoved { tunnel, local, remote, encap } => {
                 self.happened(tunnel, What::Moved, format!("{local} - {remote}"));
                 if let Some(ike) = self.tunnels.get_mut(&tunnel).and_then(|entry| entry.ike.as_mut()) {
                     self.guard.forget(ike.info.remote.ip());
                     self.guard.prove(remote.ip());
                     (ike.info.local, ike.info.remote) = (local, remote);
                 }
-                let moved: Vec<Spi> =
-                    self.children.iter().filter(|(_, c)| c.tunnel == tunnel).map(|(spi, _)| *spi).collect();
-                for spi in moved {
+                let of_tunnel = self.children.iter_mut().filter(|(_, c)| c.tunnel == tunnel);
+                let moved = of_tunnel.map(|(spi, child)| {
+                    child.encap = encap;
+                    *spi
+                });
+                for spi in moved.collect::<Vec<Spi>>() {
                     self.guard.move_sa(spi, local.ip(), remote.ip());
                 }
-                if let Err(error) = self.plane.move_peer(tunnel, local, remote).await {
+                if let Err(error) = self.plane.move_peer(tunnel, local, remote, encap).await {
                     tracing::warn!("cannot move {tunnel:?} to {remote}: {error}");
                 }
             }
@@ -270,7 +273,7 @@ impl Daemon {
 
 fn loss(reason: DownReason) -> Loss {
     match reason {
-        DownReason::PeerDeleted | DownReason::Expired => Loss::PeerClosed,
+        DownReason::PeerDeleted | DownReason::Expired | DownReason::AddressChanged => Loss::PeerClosed,
         DownReason::LivenessTimeout => Loss::PeerDead,
         DownReason::Replaced | DownReason::LocalRequest => Loss::Local,
         _ => Loss::Failed,

@@ -87,6 +87,15 @@ impl WanGuard {
         }
     }
 
+    /// The interfaces' addresses are these now, for the status.
+    pub(crate) fn set_addresses(&mut self, interfaces: Vec<(String, Vec<IpAddr>)>) {
+        for (name, addresses) in interfaces {
+            if let Some(wan) = self.wan.iter_mut().find(|w| w.name == name) {
+                wan.addresses = addresses;
+            }
+        }
+    }
+
     /// Judges packets to this address too.
     pub(crate) fn add_local(&mut self, address: IpAddr) {
         if !self.locals.contains(&address) {

@@ -228,6 +228,7 @@ fn ike(now: Instant, ike: &daemon::Established, negotiation: Option<Duration>) -
         remote: IkeEnd { address: info.remote, id: info.remote_id.to_string() },
         suite: info.suite.to_string(),
         ppk: info.ppk,
+        mobike: info.mobike,
         virtual_ips: info.addresses.ours.clone(),
         peer_virtual_ips: info.addresses.theirs.clone(),
         dns: info.addresses.dns.clone(),

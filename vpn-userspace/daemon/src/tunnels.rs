@@ -71,8 +71,7 @@ impl Daemon {
         let id = TunnelId(self.next_id);
         self.next_id += 1;
         let local = plan::local_address(tunnel, &self.netlink, &self.wan_addresses).await?;
-        self.sockets.open(local).await?;
-        self.guard.add_local(local);
+        self.listen_on(local).await?;
         let suites = connection.esp.proposals.iter().flat_map(|p| p.suites()).collect();
         let encap = connection.encap != culvert_config::Encap::Esp;
         let report = self

@@ -160,17 +160,27 @@ impl Dataplane {
         Ok(())
     }
 
+    /// Listens on a further address of this host, unless it does already.
+    ///
+    /// # Errors
+    /// The UDP port is taken there, or the address is not this host's.
+    pub fn add_address(&mut self, address: IpAddr) -> Result<(), DataplaneError> {
+        self.user.add_address(address)?;
+        self.xfrm.add_address(address)
+    }
+
     /// The tunnel's peer is at another address or port now, or our own changed. The port is that of UDP
-    /// encapsulation, and ignored without.
+    /// encapsulation, and ignored without; whether there is one may change with the path.
     pub async fn move_peer(
         &mut self,
         tunnel: TunnelId,
         local: SocketAddr,
         remote: SocketAddr,
+        encap: bool,
     ) -> Result<(), DataplaneError> {
         match self.engine(tunnel)? {
-            Engine::User => self.user.move_peer(tunnel, local, remote),
-            Engine::Xfrm => self.xfrm.move_peer(tunnel, local, remote),
+            Engine::User => self.user.move_peer(tunnel, local, remote, encap),
+            Engine::Xfrm => self.xfrm.move_peer(tunnel, local, remote, encap),
         }
     }
 

@@ -158,7 +158,7 @@ impl<'n> Gateway<'n> {
 
     fn move_peer(&self, local: &str, remote: &str) {
         let (local, remote) = (address(local), address(remote));
-        self.call(move |plane| Box::pin(async move { plane.move_peer(TUNNEL, local, remote).await }))
+        self.call(move |plane| Box::pin(async move { plane.move_peer(TUNNEL, local, remote, true).await }))
             .unwrap();
     }
 

@@ -181,7 +181,7 @@ fn a_peer_behind_a_nat_is_followed_when_the_owner_says_so() {
     assert!(b.events.try_recv().is_err(), "one move, one event");
     assert!(!reaches(&site.host_a, HOST_B).unwrap(), "the address moved without the owner's word");
     let local = SocketAddr::new(address(WAN_B), 4500);
-    b.run(move |d| Box::pin(d.move_peer(TUNNEL, local, to))).unwrap();
+    b.run(move |d| Box::pin(d.move_peer(TUNNEL, local, to, true))).unwrap();
     // The workers are told, not waited for.
     wait_for("the moved peer", Duration::from_secs(5), || {
         reaches(&site.host_a, HOST_B).unwrap().then_some(())

@@ -27,6 +27,9 @@ pub struct EndpointConfig {
     pub retransmit: Retransmit,
     /// How often a NAT keepalive goes out while nothing else does (RFC 3948 4); zero for never.
     pub nat_keepalive: Duration,
+    /// This host's addresses that peers may use, to be told to those that know MOBIKE (RFC 4555 3.4);
+    /// [`Command::Addresses`](crate::Command::Addresses) says when they change.
+    pub addresses: Vec<IpAddr>,
     /// Report the keys of every new IKE SA, as [`Event::Secrets`](crate::Event::Secrets): to look for faults, never
     /// otherwise.
     pub export_secrets: bool,
@@ -54,6 +57,7 @@ impl Default for EndpointConfig {
             half_open_lifetime: Duration::from_secs(30),
             retransmit: Retransmit::default(),
             nat_keepalive: Duration::from_secs(20),
+            addresses: Vec::new(),
             export_secrets: false,
             #[cfg(test)]
             quirks: Quirks::default(),

@@ -261,6 +261,9 @@ pub enum Cause {
     /// Something that only IKEv1 has.
     #[error(transparent)]
     V1(#[from] crate::V1Cause),
+    /// The peer did not return our COOKIE2 (RFC 4555 3.7).
+    #[error("the peer could not prove that it is where it says (COOKIE2 did not return)")]
+    ReturnRoutability,
     /// The hard lifetime ended before a rekey succeeded.
     #[error("the lifetime ended before rekeying succeeded")]
     Expired,
@@ -454,6 +457,11 @@ impl Cause {
                 "write virtual_ip where the peer hands out addresses, or let its pool have one left",
                 "RFC 7296 2.19",
             ),
+            Self::Refused(notify::UNACCEPTABLE_ADDRESSES | notify::UNEXPECTED_NAT_DETECTED) => (
+                Configuration,
+                "let the peer take the address that this gateway moved to; with mobike = \"without-nat\" no NAT may lie between",
+                "RFC 4555 3.5",
+            ),
             Self::Refused(_) => (Configuration, "look into the peer's log for the cause", "RFC 7296 3.10.1"),
             Self::Silent(_) if phase == Phase::IkeSaInit => (
                 Network,
@@ -476,6 +484,11 @@ impl Cause {
             Self::Endless(_) => {
                 (Peer, "ask the peer's vendor: it never accepts its own cookies or groups", "RFC 7296 2.6.1")
             }
+            Self::ReturnRoutability => (
+                Peer,
+                "ask the peer's vendor: its answer breaks RFC 4555; or write mobike = \"no\"",
+                "RFC 4555 3.7",
+            ),
             Self::V1(_) => (Configuration, "look into the peer's log for the cause", "RFC 2409"),
             Self::Expired => (Configuration, "look at the rekeying failures before this one", "RFC 7296 2.8"),
         }

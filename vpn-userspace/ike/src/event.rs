@@ -1,7 +1,7 @@
 //! What goes in beside datagrams (commands) and what comes out (events, datagrams, deadlines).
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use culvert_crypto::sign::PublicKey;
@@ -33,6 +33,11 @@ pub enum Command {
     /// The answer to [`Event::CheckCertificate`]: the key of the peer's certificate, which is trusted for the
     /// identity and the tunnel named there, or why it is not.
     CertificateChecked(CheckId, Result<PublicKey, CertificateRefused>),
+    /// This host has these addresses that peers may use, and no others: peers that know MOBIKE are told.
+    Addresses(Vec<IpAddr>),
+    /// Our side of the tunnel has this address from now on. Its SAs follow by MOBIKE (RFC 4555 3.5), or where the peer
+    /// does not know that go down with [`DownReason::AddressChanged`].
+    Relocate(TunnelId, IpAddr),
     /// Report what messages say, as [`Event::Message`], or no longer.
     Trace(bool),
     /// Delete every SA at its peer, once and without waiting for answers, and take no more input.
@@ -150,6 +155,8 @@ pub enum Event {
         local: SocketAddr,
         /// The peer's side.
         remote: SocketAddr,
+        /// ESP goes in UDP on this path.
+        encap: bool,
     },
     /// Judge the certificate of a peer that has not authenticated yet, and answer with
     /// [`Command::CertificateChecked`] within a few seconds: its chain ends at an authority of the tunnel, it is
@@ -198,6 +205,8 @@ pub enum DownReason {
     Expired,
     /// The peer or we reported that authentication failed.
     AuthenticationFailed,
+    /// Our address is another one, and the peer cannot follow.
+    AddressChanged,
     /// The peer broke the protocol, see the failure before this event.
     PeerError,
 }
@@ -211,6 +220,7 @@ impl fmt::Display for DownReason {
             Self::LocalRequest => "on request",
             Self::Expired => "lifetime ended",
             Self::AuthenticationFailed => "authentication failed",
+            Self::AddressChanged => "our address changed",
             Self::PeerError => "the peer broke the protocol",
         })
     }
@@ -245,6 +255,8 @@ pub struct IkeInfo {
     pub nat_remote: bool,
     /// ESP goes in UDP.
     pub encap: bool,
+    /// Its addresses may change (RFC 4555).
+    pub mobike: bool,
     /// Inner addresses by configuration payload.
     pub addresses: Virtual,
     /// Time until we rekey it.

@@ -13,6 +13,8 @@ pub struct ExchangeOptions {
     pub pairs: Pairs,
     /// A post-quantum pre-shared key.
     pub ppk: Option<Ppk>,
+    /// Whether addresses may change.
+    pub mobike: Mobike,
 }
 
 /// Whether large IKE messages go in fragments (RFC 7383; for IKEv1 the scheme of Cisco and Microsoft).
@@ -25,6 +27,20 @@ pub enum Fragmentation {
     No,
     /// As `Yes`; with IKEv1 also to peers that do not say so.
     Force,
+}
+
+/// Whether an IKE SA and its CHILD SAs may change their outer addresses (RFC 4555).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mobike {
+    /// If the peer opens the IKE SA and offers it.
+    #[default]
+    Accept,
+    /// As initiator it is offered, too. From IKE_AUTH on everything goes by the port of NAT traversal then (RFC 4555 3.3).
+    Yes,
+    /// As `Yes`, but a path with a NAT is none to move to.
+    WithoutNat,
+    /// Never.
+    No,
 }
 
 /// How a tunnel's networks are spread over CHILD SAs (RFC 7296 2.9).

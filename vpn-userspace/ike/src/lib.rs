@@ -52,7 +52,7 @@ pub use config::{
 pub use endpoint::{Counts, Endpoint};
 pub use error::{Blame, Cause, Failure, Phase};
 pub use event::{CertificateRefused, CheckId, Command, CommandError, DownReason, Event, IkeInfo, Output};
-pub use exchange::{ExchangeOptions, Fragmentation, Pairs};
+pub use exchange::{ExchangeOptions, Fragmentation, Mobike, Pairs};
 pub use identity::{Dn, Identity, IdentityError};
 pub use job::{Job, JobDone, JobId};
 pub use proposal::{EspProposal, EspSuite, IkeProposal, IkeSuite, ProposalError};

@@ -327,6 +327,10 @@ pub struct Pair {
     pub b: Side,
     /// Datagrams that wait, see [`Link::hold`].
     pub held: Vec<Held>,
+    /// Further addresses of a side.
+    pub also: Vec<(At, IpAddr)>,
+    /// What goes to these addresses vanishes.
+    pub unreachable: Vec<IpAddr>,
     started: Instant,
     ips: (IpAddr, IpAddr),
     flights: BinaryHeap<Reverse<Flight>>,
@@ -350,6 +354,8 @@ impl Pair {
             a: Side::new(endpoint.clone(), seed.wrapping_mul(2)),
             b: Side::new(endpoint, seed.wrapping_mul(2) + 1),
             held: Vec::new(),
+            also: Vec::new(),
+            unreachable: Vec::new(),
             started: time,
             ips: (a.local.ip(), b.local.ip()),
             flights: BinaryHeap::new(),
@@ -387,6 +393,15 @@ impl Pair {
         let time = self.time;
         self.side(at).endpoint.handle_datagram(time, local, remote, bytes);
         self.drain(at);
+    }
+
+    /// A side has another address in place of its own, and its endpoint is told.
+    pub fn move_to(&mut self, at: At, ip: IpAddr) {
+        match at {
+            At::A => self.ips.0 = ip,
+            At::B => self.ips.1 = ip,
+        }
+        self.command(at, Command::Relocate(TUNNEL, ip));
     }
 
     /// Since the start.
@@ -471,7 +486,9 @@ impl Pair {
                 return;
             }
         }
-        if to.ip() != self.ip(at.other())
+        let arrives = to.ip() == self.ip(at.other()) || self.also.contains(&(at.other(), to.ip()));
+        if !arrives
+            || self.unreachable.contains(&to.ip())
             || ![500, 4500].contains(&to.port())
             || self.link.cut_to == Some(at.other())
             || self.link.mtu.is_some_and(|mtu| packet_len(to, &bytes) > mtu)

@@ -53,6 +53,11 @@ impl Retransmission {
         Due::Again
     }
 
+    /// How often it has been sent again.
+    pub(crate) fn repeated(&self) -> u32 {
+        self.repeated
+    }
+
     /// Whether now is the time to tell the operator that nobody answers: once, after the second repetition.
     pub(crate) fn worrying(&self) -> bool {
         self.repeated == 2

@@ -82,6 +82,9 @@ fn block(out: &mut String, connection: &Connection, tunnel: &Tunnel) {
             Nat::Unknown => "unknown",
         };
         line(out, "NAT", nat);
+        if ike.mobike {
+            line(out, "", "either side may change its address (MOBIKE)");
+        }
     }
     for one in &tunnel.children {
         child(out, one);

@@ -113,6 +113,11 @@ impl UserEngine {
         Ok(engine)
     }
 
+    /// Listens on a further address.
+    pub(crate) fn add_address(&mut self, address: IpAddr) -> Result<(), DataplaneError> {
+        if self.wans.iter().any(|w| w.address == address) { Ok(()) } else { self.add_wan(address) }
+    }
+
     fn add_wan(&mut self, address: IpAddr) -> Result<(), DataplaneError> {
         let udp = Arc::new(WanSocket::udp(SocketAddr::new(address, self.natt_port), &self.options)?);
         if self.inbound.len() < self.most_workers {
@@ -286,14 +291,18 @@ impl UserEngine {
         id: TunnelId,
         local: SocketAddr,
         remote: SocketAddr,
+        encap: bool,
     ) -> Result<(), DataplaneError> {
         let tunnel = self.tunnels.get(&id).ok_or(DataplaneError::UnknownTunnel(id))?;
         let outbound = tunnel.outbound;
-        // Every SA of a tunnel is encapsulated, or none is: NAT detection is the IKE SA's.
-        let Some(encap) = self.sas.values().find(|s| s.tunnel == id).map(|s| s.encap) else { return Ok(()) };
+        if !self.sas.values().any(|s| s.tunnel == id) {
+            return Ok(());
+        }
         let (socket, worker) = self.socket(local.ip(), encap)?;
         let remote = if encap { remote } else { SocketAddr::new(remote.ip(), 0) };
+        // Every SA of a tunnel is encapsulated, or none is: NAT detection is the IKE SA's.
         for sa in self.sas.values_mut().filter(|s| s.tunnel == id) {
+            sa.encap = encap;
             if sa.worker != worker {
                 let to = self.inbound[worker].control.clone();
                 self.inbound[sa.worker].control.send(Inbound::HandOver(id, remote, to))?;

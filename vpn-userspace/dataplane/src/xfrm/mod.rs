@@ -268,12 +268,26 @@ impl XfrmEngine {
         id: TunnelId,
         local: SocketAddr,
         remote: SocketAddr,
+        encap: bool,
     ) -> Result<(), DataplaneError> {
         let drive = self.drive.as_ref().ok_or(DataplaneError::UnknownTunnel(id))?;
         let mut state = drive.shared.state();
         let tunnel = state.tunnels.get_mut(&id).ok_or(DataplaneError::UnknownTunnel(id))?;
         let local = SocketAddr::new(local.ip(), self.natt_port);
-        Ok(tunnel.move_peer(&drive.shared.xfrm, local, remote)?)
+        Ok(tunnel.move_peer(&drive.shared.xfrm, local, remote, encap)?)
+    }
+
+    /// Takes ESP in UDP on a further address.
+    pub(crate) fn add_address(&mut self, address: IpAddr) -> Result<(), DataplaneError> {
+        if self.wan.contains(&address) {
+            return Ok(());
+        }
+        self.wan.push(address);
+        let port = self.natt_port;
+        match &mut self.drive {
+            Some(drive) if !drive.shared.state().tunnels.is_empty() => drive.open_sockets(&[address], port),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn stats(&self) -> Vec<SaStats> {

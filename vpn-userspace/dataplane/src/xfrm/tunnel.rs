@@ -347,10 +347,11 @@ impl Tunnel {
         xfrm: &Xfrm,
         local: SocketAddr,
         remote: SocketAddr,
+        encap: bool,
     ) -> Result<(), NetlinkError> {
         let mut outcome = Ok(());
         for inbound in self.pairs.keys().copied().collect::<Vec<_>>() {
-            outcome = outcome.and(self.move_pair(xfrm, inbound, local, remote));
+            outcome = outcome.and(self.move_pair(xfrm, inbound, (local, remote), encap));
         }
         outcome.and(self.reconcile(xfrm))
     }
@@ -359,15 +360,16 @@ impl Tunnel {
         &mut self,
         xfrm: &Xfrm,
         inbound: Spi,
-        local: SocketAddr,
-        remote: SocketAddr,
+        (local, remote): (SocketAddr, SocketAddr),
+        encap: bool,
     ) -> Result<(), NetlinkError> {
         let Some(mut pair) = self.pairs.remove(&inbound) else { return Ok(()) };
         let (was_local, was_remote) = (pair.local, pair.remote);
-        let port = |a: SocketAddr| if pair.encap { a.port() } else { 0 };
+        let otherwise = std::mem::replace(&mut pair.encap, encap) != encap;
+        let port = |a: SocketAddr| if encap { a.port() } else { 0 };
         (pair.local, pair.remote) =
             (SocketAddr::new(local.ip(), port(local)), SocketAddr::new(remote.ip(), port(remote)));
-        let outcome = self.move_sas(xfrm, &mut pair, was_local, was_remote);
+        let outcome = self.move_sas(xfrm, &mut pair, (was_local, was_remote), otherwise);
         self.pairs.insert(inbound, pair);
         outcome
     }
@@ -376,14 +378,16 @@ impl Tunnel {
         &self,
         xfrm: &Xfrm,
         pair: &mut Pair,
-        was_local: SocketAddr,
-        was_remote: SocketAddr,
+        (was_local, was_remote): (SocketAddr, SocketAddr),
+        otherwise: bool,
     ) -> Result<(), NetlinkError> {
         if (was_local, was_remote) == (pair.local, pair.remote) {
             return Ok(());
         }
         let sends = matches!(pair.outbound_state, OutboundState::Active | OutboundState::Superseded);
-        let same_addresses = (was_local.ip(), was_remote.ip()) == (pair.local.ip(), pair.remote.ip());
+        // The kernel changes neither addresses nor whether there is encapsulation in place.
+        let same_addresses =
+            !otherwise && (was_local.ip(), was_remote.ip()) == (pair.local.ip(), pair.remote.ip());
         if sends && same_addresses {
             xfrm.update_sa(&self.spec(pair, SaDirection::Outbound, pair.installed))?;
         } else if sends {
@@ -394,8 +398,7 @@ impl Tunnel {
             let sequence = Sequence { outbound: resume_after(state.as_ref(), asked.elapsed()), inbound: 0 };
             xfrm.add_sa(&SaSpec { sequence, ..self.spec(pair, SaDirection::Outbound, Instant::now()) })?;
         }
-        if was_local.ip() == pair.local.ip() {
-            // The kernel finds an inbound SA by our address and the SPI: the peer's may be what it is.
+        if same_addresses {
             if pair.encap {
                 xfrm.update_sa(&self.spec(pair, SaDirection::Inbound, pair.installed))?;
             }

@@ -71,13 +71,15 @@ impl Endpoint {
                 // An IKE SA that is gone meanwhile needs no verdict.
                 self.step_v2(now, sa, |sa, ctx| sa.on_checked(ctx, number, verdict));
             }
+            Command::Addresses(addresses) => self.addresses(now, addresses),
+            Command::Relocate(tunnel, local) => self.relocate(now, tunnel, local)?,
             Command::Trace(open) => self.tap.open_messages(open),
             Command::Shutdown => self.shut_down(now),
         }
         Ok(())
     }
 
-    fn known(&self, tunnel: TunnelId) -> Result<(), CommandError> {
+    pub(super) fn known(&self, tunnel: TunnelId) -> Result<(), CommandError> {
         self.peers.get(tunnel).map(|_| ()).ok_or(CommandError::UnknownTunnel(tunnel))
     }
 
@@ -86,7 +88,7 @@ impl Endpoint {
         self.tunnels.get(&tunnel).and_then(|t| t.current).ok_or(CommandError::NotUp(tunnel))
     }
 
-    fn queue(&mut self, now: Instant, key: u64, task: Task) {
+    pub(super) fn queue(&mut self, now: Instant, key: u64, task: Task) {
         self.step_up(now, key, |mut sa, ctx| {
             sa.queue(task);
             sa.send_next(ctx);
@@ -94,7 +96,7 @@ impl Endpoint {
         });
     }
 
-    fn initiate(&mut self, now: Instant, tunnel: TunnelId) -> Result<(), CommandError> {
+    pub(super) fn initiate(&mut self, now: Instant, tunnel: TunnelId) -> Result<(), CommandError> {
         let config = Arc::clone(self.peers.get(tunnel).ok_or(CommandError::UnknownTunnel(tunnel))?);
         let remote = config.remote.ok_or(CommandError::NoRemote(tunnel))?;
         let current = self.tunnels.get(&tunnel).and_then(|t| t.current);

@@ -6,6 +6,7 @@ mod effect;
 mod guard;
 mod leases;
 mod peers;
+mod roam;
 mod spis;
 mod v1;
 

@@ -8,6 +8,7 @@ mod fragments;
 mod handshake;
 mod jobs;
 mod loss;
+mod mobike;
 mod pairs;
 mod ppk;
 mod rekey;

@@ -189,6 +189,7 @@ impl IkeSa {
             remote: self.path.remote,
             local_id: self.config.local_id.clone(),
             remote_id: self.remote_id.clone(),
+            mobike: false,
             nat_local: self.path.nat_local,
             nat_remote: self.path.nat_remote,
             encap: self.path.encap,
@@ -276,7 +277,8 @@ impl IkeSa {
         (path.local, path.remote) = (local, remote);
         if !same_hosts || path.encap {
             log!(info, self.config.name, "the peer moved to {remote} (here {local})");
-            ctx.event(Event::PeerMoved { tunnel: self.tunnel, local, remote });
+            let encap = self.path.encap;
+            ctx.event(Event::PeerMoved { tunnel: self.tunnel, local, remote, encap });
         }
     }
 

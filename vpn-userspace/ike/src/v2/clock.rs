@@ -56,7 +56,13 @@ impl IkeSa {
                 let message = self.window.inflight().map(|i| i.message.clone());
                 log!(debug, self.config.name, "repeating a request to {}", self.path.remote);
                 self.last_sent = ctx.now;
-                message.into_iter().for_each(|message| ctx.send(&self.path, message));
+                let others = self.other_paths(ctx);
+                if let Some(message) = message {
+                    for (local, remote) in others {
+                        ctx.transmit(local, remote, message.clone());
+                    }
+                    ctx.send(&self.path, message);
+                }
             }
             Due::GiveUp(after) => {
                 if self.serves() {

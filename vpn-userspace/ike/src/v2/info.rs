@@ -1,9 +1,12 @@
 //! INFORMATIONAL (RFC 7296 1.4): deletes and liveness; both roles.
 
+use std::net::SocketAddr;
+
 use culvert_types::Spi;
 
 use super::child::State;
 use super::ctx::{Ctx, log};
+use super::mobike::Moved;
 use super::sa::{IkeSa, Pending, Reply};
 use crate::error::{Cause, Phase};
 use crate::wire::{Body, Chain, Delete, Exchange, Payload, notify, protocol};
@@ -36,8 +39,13 @@ impl IkeSa {
         self.request(ctx, Exchange::Informational, &farewell(), Pending::DeleteIke);
     }
 
-    /// A request: an empty one asks whether we live.
-    pub(crate) fn on_informational(&mut self, ctx: &mut Ctx<'_>, body: &Body<'_>) -> Reply {
+    /// A request, which came to the first of these from the second: an empty one asks whether we live.
+    pub(crate) fn on_informational(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        body: &Body<'_>,
+        ends: (SocketAddr, SocketAddr),
+    ) -> Reply {
         if body.deletes().any(|d| d.protocol == protocol::IKE) {
             // RFC 7296 1.4.1: acknowledged by an empty answer.
             return Reply::Last(Chain::new(), DownReason::PeerDeleted);
@@ -59,6 +67,9 @@ impl IkeSa {
         let mut chain = Chain::new();
         if !answer.is_empty() {
             delete_esp(&mut chain, &answer);
+        }
+        if let Moved::Refused(kind) = self.on_mobility(ctx, body, ends, &mut chain) {
+            return Reply::notify(kind, &[]);
         }
         Reply::Answer(chain)
     }

@@ -214,7 +214,9 @@ impl InitSent {
         let c = &self.config;
         // RFC 7296 2.23: with a NAT between, both ports become 4500. A peer to which we lie sees one too.
         let float = found.supported && (found.local || found.remote || c.force_encap);
-        let (local, remote) = if float {
+        // RFC 4555 3.3: who may move leaves from there anyhow, so that no port changes later.
+        let moves = found.supported && c.exchange.mobike.offers();
+        let (local, remote) = if float || moves {
             (c.local_natt, SocketAddr::new(self.remote.ip(), c.remote_natt_port))
         } else {
             (c.local, self.remote)
@@ -237,6 +239,7 @@ impl InitSent {
             response: arrival.bytes.to_vec(),
             peer_hashes: signature::read_hashes(body),
             addresses: Virtual::default(),
+            mobility: None,
             peer_ppk: body.notify(notify::USE_PPK).is_some(),
             ppk: false,
             path,
@@ -486,6 +489,7 @@ pub(crate) fn respond(
         response,
         peer_hashes: signature::read_hashes(body),
         addresses: Virtual::default(),
+        mobility: None,
         peer_ppk,
         ppk: false,
         path,

@@ -6,6 +6,7 @@ mod clock;
 pub(crate) mod closed;
 pub(crate) mod info;
 pub(crate) mod init;
+pub(crate) mod mobike;
 pub(crate) mod nat;
 pub(crate) mod pairs;
 pub(crate) mod rekey;

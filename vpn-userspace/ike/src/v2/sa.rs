@@ -12,6 +12,7 @@ use super::auth::{Handshake, repeated};
 use super::child::{Agreed, Child, State};
 use super::closed::Closed;
 use super::ctx::{Ctx, Effect, log};
+use super::mobike::{Mobility, Update};
 use super::pairs::{Pair, Scope};
 use super::rekey::{ChildExchange, IkeExchange};
 use super::{Arrival, Message, Path, Sa};
@@ -42,6 +43,12 @@ pub(crate) enum Task {
     /// A CHILD SA that only the peer has, by the SPI that we gave it.
     DeleteStray(Spi),
     DeleteIke,
+    /// Tell the peer which addresses we use, as the one who decides.
+    UpdateAddresses,
+    /// Tell it which addresses we have.
+    TellAddresses,
+    /// See whether the peer is where it says.
+    ReturnCheck,
 }
 
 /// A try at CREATE_CHILD_SA: with which group, and how often the peer has asked for another.
@@ -59,6 +66,8 @@ pub(crate) enum Pending {
     DeleteChild(Spi, DownReason),
     DeleteStray,
     DeleteIke,
+    Update(Update),
+    ReturnCheck(Update),
     /// Its answer is only waited for.
     Abandoned,
 }
@@ -131,6 +140,8 @@ pub(crate) struct Origin {
 pub(crate) struct Carried {
     /// Inner addresses of IKE_AUTH's configuration payload.
     pub(crate) addresses: Virtual,
+    /// Its addresses may change.
+    pub(crate) mobility: Option<Box<Mobility>>,
     /// When we authenticate anew.
     pub(crate) reauth: Option<Instant>,
 }
@@ -177,12 +188,12 @@ impl IkeSa {
         window: Window,
     ) -> Box<Self> {
         let lowest_nonce = handshake.ni.clone().min(handshake.nr.clone());
-        let Handshake { spi_i, spi_r, suite, keys, protection, path, started, ppk, addresses, .. } =
-            handshake;
+        let Handshake { spi_i, spi_r, suite, keys, protection, path, started, ppk, .. } = handshake;
+        let (addresses, mobility) = (handshake.addresses, handshake.mobility);
         let origin = Some(Origin { started, established: ctx.now, lowest_nonce });
         let after = config.session.reauth.filter(|_| initiator && config.remote.is_some());
         let reauth = after.map(|after| ctx.now + ctx.jittered(after, 0.9));
-        let carried = Carried { addresses, reauth };
+        let carried = Carried { addresses, mobility, reauth };
         let fresh = Fresh { spi_i, spi_r, initiator, suite, sk_d: keys.sk_d, protection, ppk, carried };
         let sa = Self::new(ctx, tunnel, config, fresh, path, remote_id, window, origin);
         let info = sa.info(ctx.now);
@@ -209,6 +220,9 @@ impl IkeSa {
         let (remote_id, window) = (self.remote_id.clone(), Window::new(0, 0));
         let mut new = Self::new(ctx, self.tunnel, config, fresh, self.path, remote_id, window, None);
         new.each = self.each;
+        if let Some(mobility) = &mut new.carried.mobility {
+            mobility.rekeyed();
+        }
         new
     }
 
@@ -290,6 +304,7 @@ impl IkeSa {
             nat_local: self.path.nat_local,
             nat_remote: self.path.nat_remote,
             encap: self.path.encap,
+            mobike: self.carried.mobility.is_some(),
             addresses: self.carried.addresses.clone(),
             rekey_in: self.soft.map_or(Duration::ZERO, |soft| soft.saturating_duration_since(now)),
             expires_in: self.hard.saturating_duration_since(now),
@@ -405,15 +420,16 @@ impl IkeSa {
         {
             let Some(task) = self.tasks.pop_front() else { return };
             match task {
-                Task::Liveness => {
-                    self.request(ctx, Exchange::Informational, &Chain::new(), Pending::Liveness)
-                }
+                Task::Liveness => self.start_liveness(ctx),
                 Task::CreateChild(attempt, scope) => self.start_new_child(ctx, attempt, scope),
                 Task::RekeyChild(old, attempt) => self.start_rekey_child(ctx, old, attempt),
                 Task::RekeyIke(attempt) => self.start_ike(ctx, attempt),
                 Task::DeleteChild(inbound, reason) => self.start_delete_child(ctx, inbound, reason),
                 Task::DeleteStray(inbound) => self.start_delete_stray(ctx, inbound),
                 Task::DeleteIke => self.start_delete_ike(ctx),
+                Task::UpdateAddresses => self.start_update(ctx),
+                Task::TellAddresses => self.start_tell_addresses(ctx),
+                Task::ReturnCheck => self.start_return_check(ctx),
             }
         }
     }
@@ -484,8 +500,9 @@ impl IkeSa {
 
     /// RFC 7296 2.23: the way of an authentic message is the way back, unless we alone are behind a NAT.
     pub(crate) fn follow(&mut self, ctx: &mut Ctx<'_>, local: SocketAddr, remote: SocketAddr) {
-        let path = &mut self.path;
-        if (path.local, path.remote) == (local, remote) || (path.nat_local && !path.nat_remote) {
+        // RFC 4555 3.5: with MOBIKE, addresses change when the peer says so.
+        let (mobile, path) = (self.carried.mobility.is_some(), &mut self.path);
+        if mobile || (path.local, path.remote) == (local, remote) || (path.nat_local && !path.nat_remote) {
             return;
         }
         // Without encapsulation the ports are IKE's own affair.
@@ -493,7 +510,8 @@ impl IkeSa {
         (path.local, path.remote) = (local, remote);
         if !same_hosts || path.encap {
             log!(info, self.config.name, "the peer moved to {remote} (here {local})");
-            ctx.event(Event::PeerMoved { tunnel: self.tunnel, local, remote });
+            let encap = self.path.encap;
+            ctx.event(Event::PeerMoved { tunnel: self.tunnel, local, remote, encap });
         }
     }
 
@@ -507,7 +525,13 @@ impl IkeSa {
             return Some(Sa::Up(self));
         }
         self.window.answered();
+        let ends = (message.local, message.remote);
+        if !matches!(self.pending, Some(Pending::Update(_))) {
+            self.on_answer_path(body, ends);
+        }
         match self.pending.take() {
+            Some(Pending::Update(update)) => self.finish_update(ctx, &update, body, ends),
+            Some(Pending::ReturnCheck(check)) => self.finish_return_check(ctx, &check, body),
             Some(Pending::Child(exchange)) => self.finish_child(ctx, *exchange, body),
             Some(Pending::Ike(exchange)) => self.finish_ike(ctx, *exchange, body),
             Some(Pending::DeleteChild(inbound, reason)) => self.drop_child(ctx, inbound, reason),
@@ -536,7 +560,9 @@ impl IkeSa {
         let reply = match (exchange, &message.opened.body()) {
             (_, Err(e)) => self.on_bad_request(ctx, *e),
             (Exchange::CreateChild, Ok(body)) => self.on_create_child(ctx, body),
-            (Exchange::Informational, Ok(body)) => self.on_informational(ctx, body),
+            (Exchange::Informational, Ok(body)) => {
+                self.on_informational(ctx, body, (message.local, message.remote))
+            }
             (other, Ok(_)) => {
                 log!(debug, self.config.name, "the peer sent {other:?} to an established IKE SA");
                 Reply::notify(notify::INVALID_SYNTAX, &[])

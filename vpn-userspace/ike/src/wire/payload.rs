@@ -65,6 +65,13 @@ pub(crate) mod notify {
     pub(crate) const USE_TRANSPORT_MODE: u16 = 16391;
     pub(crate) const REKEY_SA: u16 = 16393;
     pub(crate) const ESP_TFC_PADDING_NOT_SUPPORTED: u16 = 16394;
+    pub(crate) const MOBIKE_SUPPORTED: u16 = 16396;
+    pub(crate) const ADDITIONAL_IP4_ADDRESS: u16 = 16397;
+    pub(crate) const ADDITIONAL_IP6_ADDRESS: u16 = 16398;
+    pub(crate) const NO_ADDITIONAL_ADDRESSES: u16 = 16399;
+    pub(crate) const UPDATE_SA_ADDRESSES: u16 = 16400;
+    pub(crate) const COOKIE2: u16 = 16401;
+    pub(crate) const NO_NATS_ALLOWED: u16 = 16402;
     pub(crate) const FRAGMENTATION_SUPPORTED: u16 = 16430;
     pub(crate) const SIGNATURE_HASH_ALGORITHMS: u16 = 16431;
     pub(crate) const USE_PPK: u16 = 16435;

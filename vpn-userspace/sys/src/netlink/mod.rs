@@ -7,10 +7,12 @@
 mod error;
 mod link;
 mod route;
+mod watch;
 
 pub use error::{KernelError, NetlinkError};
 pub use link::{Link, LinkDrops, LinkKind, interface_drops};
 pub use route::{Route, RouteTarget, RouteToPeer};
+pub use watch::AddressWatch;
 
 use std::net::IpAddr;
 

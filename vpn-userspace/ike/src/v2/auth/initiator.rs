@@ -15,7 +15,7 @@ use crate::error::{Cause, Failure, Phase};
 use crate::keymat::child_keys;
 use crate::v2::child::{Offer, Refusal};
 use crate::v2::sa::{IkeSa, Task};
-use crate::v2::{Arrival, Message, Sa, pairs, vip};
+use crate::v2::{Arrival, Message, Sa, mobike, pairs, vip};
 use crate::window::{Due, Retransmission, Window};
 use crate::wire::{Body, Chain, Exchange, Id, Notify, Payload, kind, notify};
 use crate::{CheckId, Event, Identity, LocalAuth, PeerConfig, selector};
@@ -106,6 +106,7 @@ impl AuthSent {
             }
             ppk
         });
+        mobike::offer(&mut chain, ctx, &config);
         vip::request(&mut chain, &config);
         let scope = pairs::wanted(&config, false).into_iter().next().flatten();
         let offer = Offer::new(ctx, &config, handshake.spi_i, false, scope);
@@ -247,6 +248,8 @@ impl AuthSent {
             let keys = child_keys(handshake.suite.prf, &handshake.keys.sk_d, None, handshake.nonces(), suite);
             (agreed, keys)
         });
+        let mobility = message.opened.body().ok().and_then(|body| mobike::agreed(&config, &body));
+        handshake.mobility = mobility.map(Box::new);
         let mut sa = IkeSa::establish(ctx, tunnel, config, handshake, true, remote_id, window);
         sa.follow(ctx, message.local, message.remote);
         match made {
@@ -271,6 +274,7 @@ impl AuthSent {
             }
         }
         sa.queue_missing(false);
+        sa.learn_mapping();
         ctx.effects.push(Effect::Established { tunnel, key: sa.key(), initial_contact: false });
         sa.send_next(ctx);
         Sa::Up(sa)

@@ -14,6 +14,7 @@ use culvert_crypto::sign::PublicKey;
 pub(crate) use initiator::AuthSent;
 pub(crate) use responder::HalfOpen;
 
+use super::mobike::Mobility;
 use super::{Arrival, Message, Path};
 use crate::auth::{RemoteAuth, SignedOctets, psk, signature};
 use crate::ctx::Ctx;
@@ -43,6 +44,8 @@ pub(crate) struct Handshake {
     pub(crate) peer_hashes: Vec<u16>,
     /// What IKE_AUTH's configuration payload has brought.
     pub(crate) addresses: Virtual,
+    /// Whether the addresses may change, once IKE_AUTH has said so.
+    pub(crate) mobility: Option<Box<Mobility>>,
     /// Both sides use post-quantum pre-shared keys (RFC 8784).
     pub(crate) peer_ppk: bool,
     /// One is in the keys.

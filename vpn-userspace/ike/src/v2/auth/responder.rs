@@ -15,7 +15,7 @@ use crate::error::{Cause, Failure, Phase};
 use crate::keymat::child_keys;
 use crate::v2::closed::Closed;
 use crate::v2::sa::IkeSa;
-use crate::v2::{Arrival, Message, Sa, child, vip};
+use crate::v2::{Arrival, Message, Sa, child, mobike, vip};
 use crate::window::Window;
 use crate::wire::{Body, Chain, Exchange, Id, Notify, Payload, notify};
 use crate::{CheckId, Event, Identity, PeerConfig, Unique};
@@ -380,8 +380,10 @@ impl HalfOpen {
             let told = refusal.cause.notify().unwrap_or(notify::NO_PROPOSAL_CHOSEN);
             chain.push(&Payload::Notify(Notify::new(told, &[])));
         }
+        let mobility = mobike::accept(&mut chain, ctx, &config, (&body, message.local.ip()));
         self.answer(ctx, message, &chain);
-        let Self { handshake, window, .. } = *self;
+        let Self { mut handshake, window, .. } = *self;
+        handshake.mobility = mobility.map(Box::new);
         let mut sa = IkeSa::establish(ctx, tunnel, config, handshake, false, remote_id, window);
         match made {
             Ok((agreed, (in_keys, out_keys))) => sa.install(ctx, agreed, in_keys, out_keys, None, true),

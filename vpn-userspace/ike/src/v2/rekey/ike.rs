@@ -174,7 +174,13 @@ impl IkeSa {
         // RFC 7296 2.25.2: not while CHILD SAs are made, rekeyed or closed.
         let busy = match &self.pending {
             Some(
-                Pending::Child(_) | Pending::DeleteChild(..) | Pending::DeleteStray | Pending::DeleteIke,
+                Pending::Child(_)
+                | Pending::DeleteChild(..)
+                | Pending::DeleteStray
+                | Pending::DeleteIke
+                // The new IKE SA would not hear how that ends.
+                | Pending::Update(_)
+                | Pending::ReturnCheck(_),
             ) => true,
             Some(Pending::Ike(exchange)) => exchange.met.is_some(),
             Some(Pending::Liveness | Pending::Abandoned) | None => false,
