@@ -27,7 +27,8 @@ pub(crate) fn rows() -> Vec<Cell> {
     ]
 }
 
-/// Gives one side's gateway another address in place of its own; the tunnel goes on with the same SAs.
+/// Gives one side's gateway another address in place of its own; the tunnel goes on with the same IKE SA. (strongSwan's
+/// user-space ESP cannot move an SA: it rekeys it.)
 fn moves(pair: &Pair, culvert: bool, host: u8) -> Result<()> {
     let before = pair.culvert.site()?;
     ensure!(before.0["ike"]["mobike"] == true, "no MOBIKE: {:#}", before.0);
@@ -44,7 +45,7 @@ fn moves(pair: &Pair, culvert: bool, host: u8) -> Result<()> {
     let there = wait_for("packets to pass again", Duration::from_secs(10), || pair.pings().ok());
     let now = pair.culvert.site()?;
     ensure!(there.is_ok(), "no packet passes: {:#}", now.0);
-    ensure!(now.ike_spis() == before.ike_spis() && now.spi_in() == before.spi_in(), "negotiated anew");
+    ensure!(now.ike_spis() == before.ike_spis(), "negotiated anew");
     Ok(())
 }
 

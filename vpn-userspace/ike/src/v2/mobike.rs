@@ -161,6 +161,10 @@ impl IkeSa {
             self.path.remote = SocketAddr::new(*other, self.path.remote.port());
         }
         self.tasks.push_front(if decides { Task::UpdateAddresses } else { Task::TellAddresses });
+        if !decides {
+            // Who decides may follow without a word of its own (strongSwan does): our end is where it is.
+            self.tell_moved(ctx);
+        }
         // RFC 4555 3.5: what waits for an answer goes on, from the new address.
         self.repeat_now(ctx);
         true
