@@ -61,6 +61,8 @@ pub struct Case {
     pub charon: Vec<(String, String)>,
     /// Files beside Culvert's configuration.
     pub our_files: Vec<(String, Vec<u8>)>,
+    /// What Culvert sees as /etc/hosts; that of the host otherwise.
+    pub our_hosts: Option<String>,
     /// Files under swanctl's directory.
     pub their_files: Vec<(String, Vec<u8>)>,
 }
@@ -88,6 +90,7 @@ impl Case {
             theirs: Vec::new(),
             charon: Vec::new(),
             our_files: Vec::new(),
+            our_hosts: None,
             their_files: Vec::new(),
         }
     }
@@ -155,7 +158,8 @@ impl Case {
     /// The configuration of Culvert against strongSwan.
     pub fn culvert_config(&self, site: &Site) -> GatewayConfig {
         let connection = self.culvert_connection(site, self.culvert_at_a());
-        GatewayConfig { files: self.our_files.clone(), ..GatewayConfig::new(vec![connection]) }
+        let (files, hosts) = (self.our_files.clone(), self.our_hosts.clone());
+        GatewayConfig { files, hosts, ..GatewayConfig::new(vec![connection]) }
     }
 
     /// The configuration of strongSwan against Culvert.

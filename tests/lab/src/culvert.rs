@@ -27,6 +27,8 @@ pub struct GatewayConfig {
     pub connections: Vec<Connection>,
     /// Files beside the configuration, for their owner only: name and content.
     pub files: Vec<(String, Vec<u8>)>,
+    /// What culvertd sees as /etc/hosts; that of the host otherwise. [`Setup::hosts`] changes it later.
+    pub hosts: Option<String>,
     /// Where culvertd and culvert are; looked for otherwise, see [`binary`].
     pub binaries: Option<PathBuf>,
 }
@@ -35,7 +37,7 @@ impl GatewayConfig {
     /// A gateway whose interfaces are called `wan` and `lan`, as the lab's are.
     pub fn new(connections: Vec<Connection>) -> Self {
         let gateway = vec![("wan".into(), "\"wan\"".into()), ("lan".into(), "[\"lan\"]".into())];
-        Self { gateway, log: Vec::new(), connections, files: Vec::new(), binaries: None }
+        Self { gateway, log: Vec::new(), connections, files: Vec::new(), hosts: None, binaries: None }
     }
 
     /// Takes culvertd and culvert from this directory.
@@ -291,6 +293,8 @@ fn write_secret(path: &Path, content: &[u8]) -> Result<()> {
 pub struct Setup {
     scratch: Scratch,
     binaries: Option<PathBuf>,
+    /// culvertd has a names file of its own.
+    named: bool,
 }
 
 impl Setup {
@@ -299,9 +303,24 @@ impl Setup {
     /// # Errors
     /// When they cannot be written.
     pub fn new(config: &GatewayConfig) -> Result<Self> {
-        let setup = Self { scratch: Scratch::new("culvert")?, binaries: config.binaries.clone() };
+        let setup = Self {
+            scratch: Scratch::new("culvert")?,
+            binaries: config.binaries.clone(),
+            named: config.hosts.is_some(),
+        };
         setup.write(config)?;
+        if let Some(hosts) = &config.hosts {
+            setup.hosts(hosts)?;
+        }
         Ok(setup)
+    }
+
+    /// Changes what culvertd sees as /etc/hosts.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn hosts(&self, text: &str) -> Result<()> {
+        fs::write(self.scratch.path().join("hosts"), text).map_err(Into::into)
     }
 
     /// Writes another configuration in its place.
@@ -334,7 +353,17 @@ impl Setup {
     /// # Errors
     /// When it is not built.
     pub fn command(&self, namespace: &Namespace) -> Result<Command> {
-        let mut command = namespace.command(self.binary("culvertd")?);
+        let culvertd = self.binary("culvertd")?;
+        let mut command = if self.named {
+            // A mount namespace of its own, in which the file lies over the host's.
+            let mut command = namespace.command("unshare");
+            command.args(["--mount", "--propagation", "private", "sh", "-c"]);
+            command.arg("mount --bind \"$0\" /etc/hosts && exec \"$@\"");
+            command.arg(self.scratch.path().join("hosts")).arg(culvertd);
+            command
+        } else {
+            namespace.command(culvertd)
+        };
         command.arg("--config").arg(self.config()).arg("--control-socket").arg(self.socket());
         command.args(["--log-format", "text"]).env("NO_COLOR", "1");
         Ok(command)

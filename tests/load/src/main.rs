@@ -96,6 +96,7 @@ fn peer(args: &Args, number: u32) -> Result<PeerConfig> {
         local: SocketAddr::new(local, 500),
         local_natt: SocketAddr::new(local, 4500),
         remote: Some(SocketAddr::new(remote, 500)),
+        anywhere: false,
         remote_natt_port: 4500,
         local_id,
         remote_id: Some(remote_id),

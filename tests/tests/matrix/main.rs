@@ -11,6 +11,7 @@ mod children;
 mod exchanges;
 mod failures;
 mod fragments;
+mod liveness;
 mod mobility;
 mod pki;
 mod ppk;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         v1::rows(),
         addresses::rows(),
         mobility::rows(),
+        liveness::rows(),
         failures::rows(),
     ];
     culvert_tests::matrix::main(themes.into_iter().flatten().collect())

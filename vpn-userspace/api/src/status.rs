@@ -214,9 +214,12 @@ pub struct Tunnel {
     /// The local address of the configuration.
     #[serde(default)]
     pub local_address: Option<String>,
-    /// The remote address of the configuration; `None` for any.
+    /// The remote address of the configuration, or of its host name the one in use; `None` for any.
     #[serde(default)]
     pub remote_address: Option<String>,
+    /// The host name of the configuration.
+    #[serde(default)]
+    pub remote_name: Option<String>,
     /// Which engine serves it; `None` before it was chosen.
     #[serde(default)]
     pub engine: Option<Engine>,

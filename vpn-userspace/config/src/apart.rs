@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use crate::error::Fault;
 use crate::file::RawConnection;
 use crate::interface;
+use crate::remote::Remote;
 
 /// Whether an address is in both networks.
 pub(crate) fn overlap(a: &IpNet, b: &IpNet) -> bool {
@@ -62,7 +63,7 @@ pub(crate) fn remotes_apart(connections: &[RawConnection], faults: &mut Vec<Faul
 pub(crate) fn peers_outside(connections: &[RawConnection], faults: &mut Vec<Fault>) {
     for net in connections.iter().flat_map(|c| c.remote.iter().flat_map(|r| r.get_ref())) {
         let peers = connections.iter().flat_map(|c| &c.tunnels).filter_map(|t| {
-            t.remote_address.as_ref().and_then(|a| a.get_ref().map(|address| (address, a.span())))
+            t.remote_address.as_ref().and_then(|a| a.get_ref().address().map(|address| (address, a.span())))
         });
         let Some((address, span)) = peers.into_iter().find(|(address, _)| net.get_ref().contains(address))
         else {
@@ -124,7 +125,7 @@ pub(crate) fn inside_apart(connections: &[RawConnection], faults: &mut Vec<Fault
 }
 
 /// What a tunnel is recognised by when a peer calls.
-type PeerKey = (Option<IpAddr>, Option<IpAddr>, String);
+type PeerKey = (Option<IpAddr>, Remote, String);
 
 /// Two tunnels to the same peer from the same address cannot be told apart.
 pub(crate) fn tunnels_apart(connections: &[RawConnection], faults: &mut Vec<Fault>) {
@@ -135,12 +136,14 @@ pub(crate) fn tunnels_apart(connections: &[RawConnection], faults: &mut Vec<Faul
             let local = tunnel.local_address.as_ref().map(|l| *l.get_ref());
             let id = match (&tunnel.remote_id, remote.get_ref()) {
                 (Some(id), _) => id.get_ref().clone(),
-                (None, Some(address)) => Identity::from(*address),
-                (None, None) => continue,
+                (None, remote) => match default_id(remote) {
+                    Some(id) => id,
+                    None => continue,
+                },
             };
             let title = format!("{}/{}", connection.name.get_ref(), tunnel.name.get_ref());
             // Names compare without regard to case.
-            match seen.entry((local, *remote.get_ref(), id.to_string().to_ascii_lowercase())) {
+            match seen.entry((local, remote.get_ref().clone(), id.to_string().to_ascii_lowercase())) {
                 std::collections::hash_map::Entry::Vacant(slot) => {
                     slot.insert((title, tunnel.name.span()));
                 }
@@ -179,5 +182,14 @@ pub(crate) fn interfaces_apart(connections: &[RawConnection], faults: &mut Vec<F
                 seen.insert(name, (title, tunnel.name.span()));
             }
         }
+    }
+}
+
+/// Who the peer is where the file does not say; `None`: it must.
+pub(crate) fn default_id(remote: &Remote) -> Option<Identity> {
+    match remote {
+        Remote::Any => None,
+        Remote::Address(address) => Some(Identity::from(*address)),
+        Remote::Name(name) => Identity::parse(name.trim_end_matches('.')).ok(),
     }
 }

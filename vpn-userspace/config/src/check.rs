@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use culvert_ike::{EspProposal, Identity, IkeProposal, V1Mode, Xauth, XauthUser};
+use culvert_ike::{EspProposal, IkeProposal, V1Mode, Xauth, XauthUser};
 use ipnet::IpNet;
 
 use crate::duration::show;
@@ -200,7 +200,7 @@ fn connection(
         );
     }
     let any_only =
-        raw.tunnels.iter().all(|t| t.remote_address.as_ref().is_some_and(|a| a.get_ref().is_none()));
+        raw.tunnels.iter().all(|t| t.remote_address.as_ref().is_some_and(|a| a.get_ref().is_any()));
     let default_start = if any_only { Start::Respond } else { Start::Immediate };
     let name = raw.name.into_inner();
     let remote = raw.remote.as_ref().map_or_else(Vec::new, |r| r.get_ref().clone());
@@ -358,7 +358,7 @@ fn weights_differ(raw: &RawConnection, faults: &mut Vec<Fault>) {
 /// Only the peer can begin when its address is not known.
 fn start_possible(raw: &RawConnection, faults: &mut Vec<Fault>) {
     let Some(start) = raw.start.as_ref().filter(|s| *s.get_ref() != Start::Respond) else { return };
-    let any = raw.tunnels.iter().find_map(|t| t.remote_address.as_ref().filter(|a| a.get_ref().is_none()));
+    let any = raw.tunnels.iter().find_map(|t| t.remote_address.as_ref().filter(|a| a.get_ref().is_any()));
     if let Some(any) = any {
         let word = if *start.get_ref() == Start::Immediate { "immediate" } else { "on-traffic" };
         faults.push(
@@ -556,12 +556,15 @@ fn tunnel(
     let title = format!("[connection.{connection}.tunnel.{}]", raw.name.get_ref());
     let lacks = |key: &str, mend: &str| missing(&title, raw.name.span(), key, mend);
     if raw.remote_address.is_none() && !raw.faulty {
-        faults.push(lacks("remote_address", "write the peer's address, or \"any\" to let any peer begin"));
+        faults.push(lacks(
+            "remote_address",
+            "write the peer's address or name, or \"any\" to let any peer begin",
+        ));
     }
     if let (Some(local), Some(remote)) = (&raw.local_address, &raw.remote_address)
-        && let Some(peer) = remote.get_ref()
+        && let Some(peer) = remote.get_ref().address()
     {
-        let wrong = if local.get_ref() == peer {
+        let wrong = if *local.get_ref() == peer {
             Some(("the peer has the address of this gateway", "the same address"))
         } else if local.get_ref().is_ipv4() != peer.is_ipv4() {
             Some((
@@ -583,8 +586,8 @@ fn tunnel(
     let remote_id = match (&raw.remote_id, &raw.remote_address) {
         (Some(id), _) => Some(id.get_ref().clone()),
         (None, Some(remote)) => {
-            match remote.get_ref() {
-                Some(address) => Some(Identity::from(*address)),
+            match apart::default_id(remote.get_ref()) {
+                Some(id) => Some(id),
                 None => {
                     faults.push(
                     Fault::new(format!("{title} lacks `remote_id`"))

@@ -16,6 +16,7 @@ use crate::error::Fault;
 use crate::exchange;
 use crate::model::{Attach, DpdAction, Encap, Engine, Guard, LogFormat, LogLevel, Start};
 use crate::profile::{self, Profile};
+use crate::remote::{Remote, is_host_name};
 use crate::section::{At, NotYet, Section, nearest};
 use crate::session::{RawAddresses, RawSession};
 
@@ -88,7 +89,7 @@ pub(crate) struct RawTunnel {
     pub(crate) copy: Option<At<String>>,
     pub(crate) local_address: Option<At<IpAddr>>,
     /// The inner `None` is "any".
-    pub(crate) remote_address: Option<At<Option<IpAddr>>>,
+    pub(crate) remote_address: Option<At<Remote>>,
     pub(crate) local_id: Option<At<Identity>>,
     pub(crate) remote_id: Option<At<Identity>>,
     pub(crate) auth: RawAuth,
@@ -360,10 +361,13 @@ fn tunnel(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> RawT
         remote_address: s.parsed(
             faults,
             "remote_address",
-            "an address or \"any\"",
+            "an address, a host name or \"any\"",
             |text, faults| match *text.get_ref() {
-                "any" => Some(None),
-                _ => address("remote_address", text, faults).map(Some),
+                "any" => Some(Remote::Any),
+                name if name.parse::<IpAddr>().is_err() && is_host_name(name) => {
+                    Some(Remote::Name(name.to_owned()))
+                }
+                _ => address("remote_address", text, faults).map(Remote::Address),
             },
         ),
         local_id: s.parsed(faults, "local_id", ID, identity),
@@ -533,11 +537,11 @@ fn address(key: &str, text: &At<&str>, faults: &mut Vec<Fault>) -> Option<IpAddr
                 .at(text.span(), why)
                 .help(format!("write the address of one interface{any}")),
         },
-        Err(_) if key == "remote_address" && text.get_ref().chars().any(char::is_alphabetic) => {
-            Fault::new(format!("`{shown}` is no address; host names are not in this version"))
-                .at(text.span(), "no address")
-                .help(format!("write the peer's address such as \"203.0.113.21\"{any}"))
-        }
+        Err(_) if key == "remote_address" => Fault::new(format!("`{shown}` is no address and no host name"))
+            .at(text.span(), "neither")
+            .help(format!(
+                "write the peer's address such as \"203.0.113.21\", or its name such as \"vpn.example\"{any}"
+            )),
         Err(_) => Fault::new(format!("`{shown}` is no address"))
             .at(text.span(), "no address")
             .help(format!("write an address without a prefix length, such as \"203.0.113.21\"{any}")),

@@ -18,6 +18,7 @@ mod load;
 mod mask;
 mod model;
 mod profile;
+mod remote;
 mod secret;
 mod section;
 mod session;
@@ -34,6 +35,7 @@ pub use model::{
     LogFormat, LogLevel, RemoteProof, Start, Tunnel, TunnelAuth,
 };
 pub use profile::Profile;
+pub use remote::Remote;
 
 /// Where the configuration stands unless culvertd is told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/culvert/culvert.toml";

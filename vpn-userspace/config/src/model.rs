@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 use crate::credentials::{Authorities, Credentials};
 use crate::profile::Profile;
+use crate::remote::Remote;
 
 /// A configuration that passed every check that needs only the file and its secrets.
 ///
@@ -261,11 +262,11 @@ pub struct Tunnel {
     pub interface: String,
     /// `None`: the address of the WAN interface that leads to the peer.
     pub local_address: Option<IpAddr>,
-    /// `None`: any, and only the peer begins.
-    pub remote_address: Option<IpAddr>,
+    /// Where the peer is called, and where it comes from.
+    pub remote_address: Remote,
     /// `None`: the subject of the certificate, or else the local address in use.
     pub local_id: Option<Identity>,
-    /// What the peer must call itself: the remote address where the file does not say.
+    /// What the peer must call itself: the remote address or name where the file does not say.
     pub remote_id: Identity,
     /// What both sides prove their identity with.
     pub auth: TunnelAuth,

@@ -234,7 +234,7 @@ fn values_that_cannot_be_are_refused() {
         ("proposal, none", with("esp = { proposals = [] }", "")),
         ("address", with("", "remote_address = \"203.0.113.300\"")),
         ("address with prefix", with("", "local_address = \"198.51.100.20/32\"")),
-        ("host name", with("", "remote_address = \"vpn.example\"")),
+        ("host name", with("", "remote_address = \"vpn..example\"")),
         ("unspecified", with("", "remote_address = \"0.0.0.0\"")),
         ("the same address", with("", "local_address = \"203.0.113.1\"")),
         ("two families", with("", "local_address = \"2001:db8::1\"")),
@@ -355,7 +355,7 @@ fn the_example_loads() {
     assert_eq!(b.local_address, Some("198.51.100.20".parse().unwrap()));
     assert_eq!(b.remote_id.to_string(), "203.0.113.22");
     assert_eq!((b.weight, b.interface.as_str()), (0, "cv-hangzhou-b"));
-    assert_eq!(config.connection("branch").unwrap().tunnels[0].remote_address, None);
+    assert_eq!(config.connection("branch").unwrap().tunnels[0].remote_address, Remote::Any);
 }
 
 /// "Keys that are commented out show their defaults", says the example.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use culvert_config::Config;
 use culvert_crypto::SystemRandom;
 use culvert_dataplane::{Dataplane, DataplaneConfig, DataplaneEvent, TunnelReport};
-use culvert_gateway::{Gateway, Input, Loss};
+use culvert_gateway::{Gateway, Input};
 use culvert_ike::{Command, Endpoint, EndpointConfig, IkeInfo};
 use culvert_sys::netlink::Netlink;
 use culvert_types::{Spi, TunnelId};
@@ -22,6 +22,7 @@ use crate::history::History;
 use crate::jobs::Jobs;
 use crate::log::{LevelHandle, LogStore};
 use crate::plan;
+use crate::resolve::{Found, Named, Names};
 use crate::roam;
 use crate::trace::{SecretsFile, Watchers};
 use crate::wan::{Datagram, IkeSockets};
@@ -85,6 +86,8 @@ pub(crate) struct Tunnel {
     /// When the negotiation under way began.
     pub(crate) began: Option<Instant>,
     pub(crate) negotiation: Option<Duration>,
+    /// The peer has a name.
+    pub(crate) named: Option<Named>,
 }
 
 /// An IKE SA that stands.
@@ -109,6 +112,8 @@ pub(crate) struct Child {
     pub(crate) since: Instant,
     pub(crate) esn: bool,
     pub(crate) replay_window: u32,
+    /// Packets received when it was looked last.
+    pub(crate) packets_in: u64,
 }
 
 pub(crate) struct Daemon {
@@ -140,6 +145,9 @@ pub(crate) struct Daemon {
     datagrams: mpsc::Receiver<Datagram>,
     events: mpsc::UnboundedReceiver<DataplaneEvent>,
     jobs: Jobs,
+    pub(crate) names: Names,
+    /// What the resolver says.
+    found: mpsc::UnboundedReceiver<Found>,
     /// Says that the host's addresses are others.
     addresses: mpsc::Receiver<()>,
 }
@@ -184,6 +192,7 @@ impl Daemon {
         })
         .await?;
         let guard = WanGuard::start(&config, wan);
+        let (names, found) = Names::new();
         let mut daemon = Self {
             paths,
             config: config.clone(),
@@ -218,6 +227,8 @@ impl Daemon {
             datagrams,
             events,
             jobs: Jobs::new(),
+            names,
+            found,
             addresses,
         };
         for connection in &config.connections {
@@ -253,6 +264,7 @@ impl Daemon {
                     self.ike.handle_timeout(now);
                     self.gateway.handle_timeout(now);
                 }
+                Some(found) = self.found.recv() => self.on_found(found).await,
                 Some(()) = self.addresses.recv() => self.on_addresses().await,
                 _ = tick.tick() => self.on_tick().await,
                 reload = signals.next() => {
@@ -324,14 +336,7 @@ impl Daemon {
             match self.gateway.poll() {
                 Output::Deadline(at, _) => return (Some(at), worked),
                 Output::Idle => return (None, worked),
-                Output::Initiate(id) => {
-                    if let Some(tunnel) = self.tunnels.get_mut(&id) {
-                        tunnel.began = Some(Instant::now());
-                    }
-                    if let Err(error) = self.ike.handle_command(Instant::now(), Command::Initiate(id)) {
-                        self.gateway.handle(Instant::now(), Input::Lost(id, Loss::Failed, error.to_string()));
-                    }
-                }
+                Output::Initiate(id) => self.initiate(id),
                 // A tunnel without SAs has nothing to terminate.
                 Output::Terminate(id) => {
                     let _ = self.ike.handle_command(Instant::now(), Command::Terminate(id, true));
@@ -360,8 +365,11 @@ impl Daemon {
 
     async fn on_tick(&mut self) {
         if !self.children.is_empty() {
-            self.guard.publish(&self.plane.stats().await);
+            let stats = self.plane.stats().await;
+            self.guard.publish(&stats);
+            self.hear_esp(&stats);
         }
+        self.next_addresses().await;
         self.guard.expire(Instant::now());
         if self.tracing && !self.watchers.any() {
             self.trace(false);
@@ -369,6 +377,22 @@ impl Daemon {
         if !self.missing.is_empty() && self.next_retry <= Instant::now() {
             self.next_retry = Instant::now() + RETRY;
             self.retry_missing().await;
+        }
+    }
+
+    /// Peers whose ESP arrives are alive and need not be asked (RFC 7296 2.4).
+    fn hear_esp(&mut self, stats: &[culvert_dataplane::SaStats]) {
+        let mut alive = std::collections::BTreeSet::new();
+        for sa in stats {
+            if let Some(child) = self.children.get_mut(&sa.inbound)
+                && sa.packets_in > std::mem::replace(&mut child.packets_in, sa.packets_in)
+            {
+                alive.insert(child.tunnel);
+            }
+        }
+        for id in alive {
+            // Its IKE SA may have gone in the meantime.
+            let _ = self.ike.handle_command(Instant::now(), Command::Heard(id));
         }
     }
 
@@ -459,7 +483,7 @@ async fn used_addresses(config: &Config, netlink: &Netlink, wan: &[IpAddr]) -> V
     let mut used = wan.to_vec();
     for tunnel in config.connections.iter().flat_map(|c| &c.tunnels) {
         // A tunnel without an address is reported when it is set up.
-        if let Ok(address) = plan::local_address(tunnel, netlink, wan).await
+        if let Ok(address) = plan::local_address(tunnel, tunnel.remote_address.address(), netlink, wan).await
             && !used.contains(&address)
         {
             used.push(address);

@@ -22,6 +22,7 @@ impl Daemon {
         match event {
             Event::IkeUp { tunnel, info } => {
                 self.guard.prove(info.remote.ip());
+                self.answered(tunnel, info.remote.ip());
                 self.happened(
                     tunnel,
                     What::Up,
@@ -73,13 +74,19 @@ impl Daemon {
                     self.guard.prove(remote.ip());
                     (ike.info.local, ike.info.remote) = (local, remote);
                 }
+                let roams = encap
+                    && self
+                        .tunnels
+                        .get(&tunnel)
+                        .and_then(|t| t.ike.as_ref())
+                        .is_some_and(|ike| ike.info.nat_remote);
                 let of_tunnel = self.children.iter_mut().filter(|(_, c)| c.tunnel == tunnel);
                 let moved = of_tunnel.map(|(spi, child)| {
                     child.encap = encap;
                     *spi
                 });
                 for spi in moved.collect::<Vec<Spi>>() {
-                    self.guard.move_sa(spi, local.ip(), remote.ip());
+                    self.guard.move_sa(spi, local.ip(), (!roams).then(|| remote.ip()));
                 }
                 if let Err(error) = self.plane.move_peer(tunnel, local, remote, encap).await {
                     tracing::warn!("cannot move {tunnel:?} to {remote}: {error}");
@@ -174,7 +181,13 @@ impl Daemon {
     }
 
     async fn on_child_up(&mut self, now: Instant, sa: &ChildSa, use_outbound: bool) {
-        self.guard.insert_sa(sa);
+        // A NAT may give its peer another address, and ESP from there tells of it (RFC 7296 2.23).
+        let roams = self
+            .tunnels
+            .get(&sa.tunnel())
+            .and_then(|t| t.ike.as_ref())
+            .is_some_and(|ike| ike.info.nat_remote && sa.encap().is_some());
+        self.guard.insert_sa(sa, roams);
         if let Err(error) = self.plane.install(sa, use_outbound).await {
             tracing::error!("cannot install a CHILD SA of {:?}: {error}", sa.tunnel());
             self.guard.remove_sa(sa.inbound(), now);
@@ -197,6 +210,7 @@ impl Daemon {
             since: now,
             esn: sa.esn(),
             replay_window: sa.replay_window(),
+            packets_in: 0,
         };
         if let Some(entry) = self.tunnels.get_mut(&sa.tunnel())
             && let Some(began) = entry.began.take()
@@ -225,11 +239,11 @@ impl Daemon {
                     let _ = self.ike.handle_command(now, Command::Terminate(id, true));
                 }
             }
-            // The core asks the peer; its authenticated answer from the new address moves the SA.
+            // Authentic, and the newest of its SA: the core knows whether that moves the peer.
             DataplaneEvent::PeerMoved { inbound, from: _, to } => {
                 if let Some(child) = self.children.get(&inbound) {
-                    tracing::debug!("ESP of {:?} now comes from {to}: asking the peer", child.tunnel);
-                    let _ = self.ike.handle_command(now, Command::CheckLiveness(child.tunnel));
+                    tracing::debug!("ESP of {:?} now comes from {to}", child.tunnel);
+                    let _ = self.ike.handle_command(now, Command::PeerSeen(child.tunnel, to));
                 }
             }
             DataplaneEvent::Trigger { tunnel } => {

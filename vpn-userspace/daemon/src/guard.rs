@@ -105,14 +105,14 @@ impl WanGuard {
         }
     }
 
-    /// Lets the SA's packets through.
-    pub(crate) fn insert_sa(&mut self, sa: &ChildSa) {
+    /// Lets the SA's packets through; those of a peer that `roams` from wherever they come.
+    pub(crate) fn insert_sa(&mut self, sa: &ChildSa, roams: bool) {
         let suite = sa.suite();
         let shortest = ESP_HEADER + suite.iv_len() + suite.alignment() + suite.icv_len();
         let entry = GuardSa {
             spi: sa.inbound(),
             local: sa.local(),
-            remote: Some(sa.remote()),
+            remote: (!roams).then(|| sa.remote()),
             min_len: u16::try_from(shortest).unwrap_or(u16::MAX),
             alignment: u8::try_from(suite.alignment()).unwrap_or(1),
             esn: sa.esn(),
@@ -120,9 +120,9 @@ impl WanGuard {
         self.with("learn an SA", |guard| guard.insert_sa(entry));
     }
 
-    /// Follows an SA's peer.
-    pub(crate) fn move_sa(&mut self, inbound: Spi, local: IpAddr, remote: IpAddr) {
-        self.with("follow a peer", |guard| guard.move_sa(inbound, local, Some(remote)));
+    /// Follows an SA's peer; without a remote address it may be anywhere.
+    pub(crate) fn move_sa(&mut self, inbound: Spi, local: IpAddr, remote: Option<IpAddr>) {
+        self.with("follow a peer", |guard| guard.move_sa(inbound, local, remote));
     }
 
     /// Stops letting the SA's packets through, once it has drained.

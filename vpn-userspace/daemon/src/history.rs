@@ -33,6 +33,13 @@ impl History {
         push(list, from_failure(failure));
     }
 
+    /// Something failed before there was an exchange.
+    pub(crate) fn refused(&mut self, connection: &str, tunnel: &str, reason: Reason) {
+        let list = self.tunnels.entry((connection.to_owned(), tunnel.to_owned())).or_default();
+        let text = format!("{}: {}", reason.phase, reason.cause);
+        push(list, happening(What::Failed, text, Some(reason)));
+    }
+
     /// An exchange failed before it was known whose it was; `failure.name` is the peer's address.
     pub(crate) fn stranger_failed(&mut self, failure: &Failure) {
         let Ok(address) = failure.name.parse() else { return };

@@ -12,6 +12,7 @@ mod plan;
 mod preflight;
 mod reload;
 mod requests;
+mod resolve;
 mod roam;
 mod routes;
 mod status;

@@ -83,16 +83,17 @@ pub(crate) fn engine_choice(connection: &Connection) -> EngineChoice {
 }
 
 /// The address that a tunnel uses on this side: the configured one, or the one that the kernel would use
-/// towards the peer, or the first of the WAN interfaces.
+/// towards the peer at `remote`, or the first of the WAN interfaces.
 pub(crate) async fn local_address(
     tunnel: &Tunnel,
+    remote: Option<IpAddr>,
     netlink: &Netlink,
     wan: &[IpAddr],
 ) -> anyhow::Result<IpAddr> {
     if let Some(address) = tunnel.local_address {
         return Ok(address);
     }
-    match tunnel.remote_address {
+    match remote {
         Some(remote) => {
             let route = netlink.route_towards(remote, None).await.with_context(|| {
                 format!("no local address leads to {remote}; add a route to it or set local_address")
@@ -105,17 +106,27 @@ pub(crate) async fn local_address(
     }
 }
 
-/// What the IKE core must know of a tunnel.
+/// Whether ESP goes in UDP though there may be no NAT: that is what makes the user engine fast; the kernel needs it only
+/// behind a NAT.
+pub(crate) fn force_encap(connection: &Connection, engine: culvert_dataplane::Engine) -> bool {
+    match connection.encap {
+        culvert_config::Encap::Udp => true,
+        culvert_config::Encap::Esp => false,
+        culvert_config::Encap::Auto => engine == culvert_dataplane::Engine::User,
+    }
+}
+
+/// What the IKE core must know of a tunnel, between these addresses.
 pub(crate) fn peer(
     config: &Config,
     connection: &Connection,
     tunnel: &Tunnel,
-    local: IpAddr,
+    (local, remote): (IpAddr, Option<IpAddr>),
     force_encap: bool,
     spi_parity: Option<Parity>,
 ) -> anyhow::Result<PeerConfig> {
     let gateway = &config.gateway;
-    if tunnel.remote_address.is_some_and(|remote| remote.is_ipv4() != local.is_ipv4()) {
+    if remote.is_some_and(|remote| remote.is_ipv4() != local.is_ipv4()) {
         bail!(
             "its local and remote address are of different families; set a local_address of the peer's family"
         );
@@ -130,7 +141,8 @@ pub(crate) fn peer(
         name: format!("{}/{}", connection.name, tunnel.name),
         local: SocketAddr::new(local, gateway.ike_port),
         local_natt: SocketAddr::new(local, gateway.natt_port),
-        remote: tunnel.remote_address.map(|remote| SocketAddr::new(remote, gateway.ike_port)),
+        remote: remote.map(|remote| SocketAddr::new(remote, gateway.ike_port)),
+        anywhere: tunnel.remote_address.name().is_some(),
         remote_natt_port: gateway.natt_port,
         local_id,
         remote_id: Some(tunnel.remote_id.clone()),
@@ -196,7 +208,7 @@ pub(crate) fn connection(connection: &Connection, id: impl Fn(&str) -> Option<Tu
             id: id(&tunnel.name)?,
             weight: tunnel.weight.into(),
             // Nobody to call: a peer that may be anywhere comes by itself.
-            start: if tunnel.remote_address.is_none() { Start::Respond } else { start },
+            start: if tunnel.remote_address.is_any() { Start::Respond } else { start },
             dead_peer,
             enabled: tunnel.enabled,
         })

@@ -49,7 +49,7 @@ impl Daemon {
                     since,
                     cause,
                     history: self.history.of(&connection.name, &tunnel.name),
-                    strangers: self.history.strangers(tunnel.remote_address),
+                    strangers: self.history.strangers(tunnel.remote_address.address()),
                 }
             })
             .collect();
@@ -64,7 +64,7 @@ impl Daemon {
             let name = daemon.tunnels.get(&id).map(|t| (t.connection.clone(), t.name.clone()));
             let anywhere = name.is_some_and(|(connection, tunnel)| {
                 let tunnel = daemon.config.connection(&connection).and_then(|c| c.tunnel(&tunnel));
-                tunnel.is_some_and(|t| t.remote_address.is_none())
+                tunnel.is_some_and(|t| t.remote_address.is_any())
             });
             daemon.gateway.handle(Instant::now(), Input::Enable(id));
             if anywhere { Err(CommandError::NoRemote(id)) } else { Ok(()) }

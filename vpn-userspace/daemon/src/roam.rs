@@ -9,7 +9,7 @@ use culvert_sys::netlink::{AddressWatch, Netlink};
 use culvert_types::TunnelId;
 use tokio::sync::mpsc;
 
-use crate::daemon::{Daemon, wan_interfaces};
+use crate::daemon::{Daemon, Tunnel, wan_interfaces};
 use crate::plan;
 
 /// Changes come in bursts: an address goes, another comes, then its routes. This long after the last one is looked.
@@ -32,6 +32,15 @@ pub(crate) fn watch() -> mpsc::Receiver<()> {
         Err(error) => tracing::warn!("changes of this host's addresses will not be noticed: {error}"),
     }
     receiver
+}
+
+impl Tunnel {
+    /// Where the peer is, or else where it is called.
+    fn peer(&self, configured: &culvert_config::Tunnel) -> Option<IpAddr> {
+        let named = self.named.as_ref().and_then(|n| n.in_use);
+        let met = self.ike.as_ref().map(|ike| ike.info.remote.ip());
+        met.or(named).or(configured.remote_address.address())
+    }
 }
 
 impl Daemon {
@@ -69,7 +78,9 @@ impl Daemon {
             };
             // Where there is no way at all, the peer is dead until there is one again.
             if tunnel.local_address.is_none()
-                && let Ok(local) = plan::local_address(tunnel, netlink, &self.wan_addresses).await
+                && let Some(remote) = entry.peer(tunnel)
+                && let Ok(local) =
+                    plan::local_address(tunnel, Some(remote), netlink, &self.wan_addresses).await
                 && local != entry.local
             {
                 moved.push((*id, local));

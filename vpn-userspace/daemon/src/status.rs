@@ -139,7 +139,12 @@ impl Daemon {
             cause,
             failures: state.map_or(0, |s| s.failures_total),
             local_address: entry.map(|e| e.local.to_string()),
-            remote_address: tunnel.remote_address.map(|a| a.to_string()),
+            remote_address: tunnel
+                .remote_address
+                .address()
+                .or(entry.and_then(|e| e.named.as_ref()?.in_use))
+                .map(|a| a.to_string()),
+            remote_name: tunnel.remote_address.name().map(str::to_owned),
             engine: entry.map(|e| engine(e.report.engine)),
             lan_port: user.map(|_| LanPort::Tun),
             wan_port: user.map(|e| if e.report.wan_port == "raw" { WanPort::Raw } else { WanPort::Udp }),

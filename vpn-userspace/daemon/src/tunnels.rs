@@ -9,6 +9,7 @@ use culvert_types::TunnelId;
 
 use crate::daemon::{Daemon, Tunnel};
 use crate::plan;
+use crate::resolve::Named;
 
 impl Daemon {
     /// Makes the tunnels that a connection lacks and lets the gateway and the IKE core know. Tunnels that cannot
@@ -70,7 +71,8 @@ impl Daemon {
     ) -> anyhow::Result<()> {
         let id = TunnelId(self.next_id);
         self.next_id += 1;
-        let local = plan::local_address(tunnel, &self.netlink, &self.wan_addresses).await?;
+        let remote = tunnel.remote_address.address();
+        let local = plan::local_address(tunnel, remote, &self.netlink, &self.wan_addresses).await?;
         self.listen_on(local).await?;
         let suites = connection.esp.proposals.iter().flat_map(|p| p.suites()).collect();
         let encap = connection.encap != culvert_config::Encap::Esp;
@@ -87,14 +89,9 @@ impl Daemon {
                 remote_nets: connection.remote.clone(),
             })
             .await?;
-        // Encapsulation is what makes the user engine fast; the kernel needs it only behind a NAT.
-        let force_encap = match connection.encap {
-            culvert_config::Encap::Udp => true,
-            culvert_config::Encap::Esp => false,
-            culvert_config::Encap::Auto => report.engine == culvert_dataplane::Engine::User,
-        };
-        let peer = plan::peer(&self.config, connection, tunnel, local, force_encap, report.spi_parity)
-            .and_then(|peer| {
+        let (force, ends) = (plan::force_encap(connection, report.engine), (local, remote));
+        let peer =
+            plan::peer(&self.config, connection, tunnel, ends, force, report.spi_parity).and_then(|peer| {
                 Ok(self.ike.handle_command(Instant::now(), Command::AddPeer(id, Box::new(peer)))?)
             });
         if let Err(error) = peer {
@@ -125,6 +122,7 @@ impl Daemon {
             ike: None,
             began: None,
             negotiation: None,
+            named: tunnel.remote_address.name().map(Named::new),
         };
         self.tunnels.insert(id, entry);
         Ok(())

@@ -19,7 +19,7 @@ pub struct EndpointConfig {
     pub cookie_threshold_per_address: usize,
     /// At most this many half-open IKE SAs of one address; more are dropped.
     pub half_open_per_address: usize,
-    /// At most this many half-open IKE SAs in all; more are dropped.
+    /// At most this many half-open IKE SAs in all; who returns a cookie then takes the place of another.
     pub half_open_limit: usize,
     /// How long a half-open IKE SA waits for IKE_AUTH.
     pub half_open_lifetime: Duration,
@@ -112,6 +112,8 @@ pub struct PeerConfig {
     pub local_natt: SocketAddr,
     /// The peer's address and port (500); `None`: any, and then we only respond.
     pub remote: Option<SocketAddr>,
+    /// The peer may come from other addresses than `remote`, which is only where it is called.
+    pub anywhere: bool,
     /// The peer's port of NAT traversal (4500).
     pub remote_natt_port: u16,
     /// Who we are.

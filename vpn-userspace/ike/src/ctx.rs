@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use culvert_crypto::Random;
 use culvert_types::{Spi, TunnelId};
 
-use crate::endpoint::{AnySa, Leases, Peers, Spis};
+use crate::endpoint::{AnySa, Leases, Line, Peers, Spis};
 use crate::fragment::Sealed;
 use crate::job::Work;
 use crate::kex::Spawn;
 use crate::tap::Tap;
 use crate::v1;
-use crate::v2::{child::Child, sa::IkeSa, sa::Task};
+use crate::v2::{Sa, child::Child, sa::IkeSa, sa::Task};
 use crate::{DownReason, EndpointConfig, Event, Failure, Job, JobId, Output, Parity};
 
 /// Where messages of an IKE SA go, and what lies between.
@@ -37,6 +37,7 @@ pub(crate) struct Ctx<'a> {
     pub(crate) spis: &'a mut Spis,
     pub(crate) leases: &'a mut Leases,
     pub(crate) others: &'a HashMap<u64, AnySa>,
+    pub(crate) tunnels: &'a HashMap<TunnelId, Line>,
     pub(crate) tap: &'a Arc<Tap>,
     pub(crate) outputs: &'a mut VecDeque<Output>,
     /// Leave after the events of this step.
@@ -118,6 +119,13 @@ impl Ctx<'_> {
         let mut nonce = vec![0; 32];
         self.random.fill(&mut nonce);
         nonce
+    }
+
+    /// Whether another IKE SA serves the tunnel.
+    pub(crate) fn is_served(&self, tunnel: TunnelId) -> bool {
+        let all = self.tunnels.get(&tunnel).into_iter().flat_map(|line| &line.all);
+        all.filter_map(|key| self.others.get(key))
+            .any(|sa| matches!(sa, AnySa::V2(Sa::Up(s)) if s.tunnel == tunnel && s.serves()))
     }
 
     /// An IKE SPI of ours that no IKE SA has.

@@ -33,6 +33,11 @@ pub enum Command {
     /// The answer to [`Event::CheckCertificate`]: the key of the peer's certificate, which is trusted for the
     /// identity and the tunnel named there, or why it is not.
     CertificateChecked(CheckId, Result<PublicKey, CertificateRefused>),
+    /// An SA of the tunnel has brought a packet that passed its check: the peer lives (RFC 7296 2.4).
+    Heard(TunnelId),
+    /// The newest packet of an SA of the tunnel, which passed its check, came from there in UDP. A peer behind a NAT is
+    /// answered there from now on (RFC 7296 2.23), and asked whether it is there.
+    PeerSeen(TunnelId, SocketAddr),
     /// This host has these addresses that peers may use, and no others: peers that know MOBIKE are told.
     Addresses(Vec<IpAddr>),
     /// Our side of the tunnel has this address from now on. Its SAs follow by MOBIKE (RFC 4555 3.5), or where the peer

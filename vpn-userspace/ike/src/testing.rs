@@ -84,6 +84,7 @@ pub fn config(at: At) -> PeerConfig {
         local: SocketAddr::new(at.ip(), 500),
         local_natt: SocketAddr::new(at.ip(), 4500),
         remote: Some(SocketAddr::new(at.other().ip(), 500)),
+        anywhere: false,
         remote_natt_port: 4500,
         local_id: id(at),
         remote_id: Some(id(at.other())),

@@ -94,10 +94,11 @@ fn tunnels(status: &Status, view: &View) -> String {
 fn tunnel_row(tunnel: &Tunnel, view: &View) -> [Cell; 11] {
     let role = if tunnel.active { " *" } else { "" };
     let ike = tunnel.ike.as_ref();
-    let peer = match (ike, &tunnel.remote_address) {
-        (Some(ike), _) => ike.remote.address.to_string(),
-        (None, Some(address)) => clean(address),
-        (None, None) => "any".to_owned(),
+    let peer = match (ike, &tunnel.remote_name, &tunnel.remote_address) {
+        (Some(ike), _, _) => ike.remote.address.to_string(),
+        (None, Some(name), _) => clean(name),
+        (None, None, Some(address)) => clean(address),
+        (None, None, None) => "any".to_owned(),
     };
     let total = |count: fn(&culvert_api::Child) -> u64| {
         let sum = tunnel.children.iter().map(count).fold(0, u64::saturating_add);

@@ -71,6 +71,8 @@ impl Endpoint {
                 // An IKE SA that is gone meanwhile needs no verdict.
                 self.step_v2(now, sa, |sa, ctx| sa.on_checked(ctx, number, verdict));
             }
+            Command::Heard(tunnel) => self.heard(now, tunnel)?,
+            Command::PeerSeen(tunnel, remote) => self.peer_seen(now, tunnel, remote)?,
             Command::Addresses(addresses) => self.addresses(now, addresses),
             Command::Relocate(tunnel, local) => self.relocate(now, tunnel, local)?,
             Command::Trace(open) => self.tap.open_messages(open),
@@ -83,7 +85,7 @@ impl Endpoint {
         self.peers.get(tunnel).map(|_| ()).ok_or(CommandError::UnknownTunnel(tunnel))
     }
 
-    fn current(&self, tunnel: TunnelId) -> Result<u64, CommandError> {
+    pub(super) fn current(&self, tunnel: TunnelId) -> Result<u64, CommandError> {
         self.known(tunnel)?;
         self.tunnels.get(&tunnel).and_then(|t| t.current).ok_or(CommandError::NotUp(tunnel))
     }

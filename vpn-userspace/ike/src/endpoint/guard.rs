@@ -1,7 +1,7 @@
 //! What strangers may cost: cookies (RFC 7296 2.6), half-open limits, and how often they are reported.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use culvert_crypto::{Prf, Random, Secret, equal};
@@ -88,8 +88,18 @@ impl Cookies {
 #[derive(Default)]
 pub(crate) struct HalfOpens {
     by_origin: HashMap<(SocketAddr, u64), u64>,
-    by_key: HashMap<u64, (SocketAddr, u64)>,
+    /// With the number of its coming.
+    by_key: HashMap<u64, ((SocketAddr, u64), u64)>,
     per_address: HashMap<IpAddr, usize>,
+    come: u64,
+}
+
+/// Whom a source counts for: who has an IPv6 address has its /64.
+fn source_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(a) => Ipv6Addr::from_bits(a.to_bits() & !u128::from(u64::MAX)).into(),
+        four @ IpAddr::V4(_) => four,
+    }
 }
 
 /// What to do with a new initiator.
@@ -106,17 +116,19 @@ impl HalfOpens {
             return;
         }
         self.by_origin.insert(origin, key);
-        self.by_key.insert(key, origin);
-        *self.per_address.entry(origin.0.ip()).or_default() += 1;
+        self.come += 1;
+        self.by_key.insert(key, (origin, self.come));
+        *self.per_address.entry(source_of(origin.0.ip())).or_default() += 1;
     }
 
     pub(crate) fn remove(&mut self, key: u64) {
-        let Some(origin) = self.by_key.remove(&key) else { return };
+        let Some((origin, _)) = self.by_key.remove(&key) else { return };
         self.by_origin.remove(&origin);
-        if let Some(count) = self.per_address.get_mut(&origin.0.ip()) {
+        let source = source_of(origin.0.ip());
+        if let Some(count) = self.per_address.get_mut(&source) {
             *count -= 1;
             if *count == 0 {
-                self.per_address.remove(&origin.0.ip());
+                self.per_address.remove(&source);
             }
         }
     }
@@ -129,11 +141,25 @@ impl HalfOpens {
         self.by_key.len()
     }
 
+    /// The oldest one of the source that has most, of those that `may` go: the first to.
+    pub(crate) fn dispensable(&self, may: impl Fn(u64) -> bool) -> Option<u64> {
+        let count = |origin: &(SocketAddr, u64)| self.per_address.get(&source_of(origin.0.ip())).copied();
+        let those = self.by_key.iter().filter(|(key, _)| may(**key));
+        let first = those.min_by_key(|(_, (origin, number))| (std::cmp::Reverse(count(origin)), *number));
+        first.map(|(key, _)| *key)
+    }
+
+    /// What becomes of a new initiator. At the limit in all, one that returns a cookie takes the place of the one that
+    /// is [`dispensable`](Self::dispensable).
     pub(crate) fn admission(&self, config: &EndpointConfig, source: IpAddr) -> Admission {
-        let (all, here) = (self.by_key.len(), self.per_address.get(&source).copied().unwrap_or(0));
-        if all >= config.half_open_limit || here >= config.half_open_per_address {
+        let here = self.per_address.get(&source_of(source)).copied().unwrap_or(0);
+        let all = self.by_key.len();
+        if here >= config.half_open_per_address {
             Admission::Drop
-        } else if all >= config.cookie_threshold || here >= config.cookie_threshold_per_address {
+        } else if all >= config.half_open_limit
+            || all >= config.cookie_threshold
+            || here >= config.cookie_threshold_per_address
+        {
             Admission::AskForCookie
         } else {
             Admission::Admit
@@ -217,13 +243,27 @@ mod tests {
         add(&mut all, 2, 4);
         assert_eq!(ask(&all, 3), Admission::AskForCookie);
         add(&mut all, 3, 5);
-        assert_eq!(ask(&all, 4), Admission::Drop);
+        assert_eq!((ask(&all, 4), ask(&all, 1)), (Admission::AskForCookie, Admission::Drop));
+        // Full: the oldest of who has most goes first.
+        assert_eq!((all.dispensable(|_| true), all.dispensable(|key| key > 3)), (Some(1), Some(4)));
         for key in 1..=5 {
             all.remove(key);
             all.remove(key);
         }
         assert_eq!((all.len(), ask(&all, 1)), (0, Admission::Admit));
         assert!(all.per_address.is_empty() && all.by_origin.is_empty());
+    }
+
+    #[test]
+    fn who_has_an_ipv6_address_has_a_whole_network() {
+        let mut all = HalfOpens::default();
+        let from = |n: u16| SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n), 500));
+        for n in 1..=32 {
+            all.insert(u64::from(n), (from(n), 1));
+        }
+        let config = EndpointConfig::default();
+        assert_eq!(all.admission(&config, from(99).ip()), Admission::Drop);
+        assert_ne!(all.admission(&config, "2001:db8:0:1::1".parse().unwrap()), Admission::Drop);
     }
 
     #[test]

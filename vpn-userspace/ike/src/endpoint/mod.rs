@@ -40,7 +40,7 @@ pub struct Endpoint {
     random: Box<dyn Random>,
     peers: Peers,
     sas: HashMap<u64, AnySa>,
-    tunnels: HashMap<TunnelId, Tunnel>,
+    tunnels: HashMap<TunnelId, Line>,
     spis: Spis,
     leases: Leases,
     half_opens: HalfOpens,
@@ -60,8 +60,8 @@ pub struct Endpoint {
 
 /// The IKE SAs of a tunnel, by our SPI.
 #[derive(Default)]
-struct Tunnel {
-    all: Vec<u64>,
+pub(crate) struct Line {
+    pub(crate) all: Vec<u64>,
     /// The one that serves it.
     current: Option<u64>,
 }
@@ -281,10 +281,29 @@ impl Endpoint {
                     let cookie = self.cookies.make(now, random, request.nonce, remote.ip(), header.spi_i);
                     return self.answer(arrival, answer(notify::COOKIE, &cookie));
                 }
+                if !self.make_room() {
+                    tracing::debug!(%remote, "too many half-open IKE SAs: dropped an IKE_SA_INIT request");
+                    return;
+                }
             }
         }
         let spi_r = self.with_ctx(now, |ctx| ctx.ike_spi());
         self.open(now, arrival, spi_r, None);
+    }
+
+    /// Where there are as many half-open IKE SAs as there may be, one goes: whoever floods loses its own, and an honest
+    /// peer, which is through in a round trip or two, gets in. Those that a job is at work for stay, so that there are
+    /// never more jobs than half-open IKE SAs. `false`: there is no room.
+    fn make_room(&mut self) -> bool {
+        if self.half_opens.len() < self.config.half_open_limit {
+            return true;
+        }
+        let idle = |key: u64| matches!(self.sas.get(&key), Some(AnySa::V2(Sa::HalfOpen(_))));
+        let Some(key) = self.half_opens.dispensable(idle) else { return false };
+        tracing::debug!("too many half-open IKE SAs: {key:016x} goes to make room");
+        let before = self.sas.remove(&key).as_ref().and_then(AnySa::tunnel);
+        self.settle(key, before, None);
+        true
     }
 
     /// The tunnels of IKEv2 that a message between these addresses may be for.
@@ -379,6 +398,7 @@ impl Endpoint {
             spis: &mut self.spis,
             leases: &mut self.leases,
             others: &self.sas,
+            tunnels: &self.tunnels,
             tap: &self.tap,
             outputs: &mut self.outputs,
             transmits: Vec::new(),

@@ -19,17 +19,20 @@ pub(crate) struct Peers {
 impl Peers {
     pub(crate) fn add(&mut self, tunnel: TunnelId, config: PeerConfig) {
         self.remove(tunnel);
-        self.by_remote.entry(config.remote.map(|r| r.ip())).or_default().insert(tunnel);
+        for key in comes_from(&config) {
+            self.by_remote.entry(key).or_default().insert(tunnel);
+        }
         self.by_id.insert(tunnel, Arc::new(config));
     }
 
     pub(crate) fn remove(&mut self, tunnel: TunnelId) -> bool {
         let Some(old) = self.by_id.remove(&tunnel) else { return false };
-        let remote = old.remote.map(|r| r.ip());
-        if let Some(set) = self.by_remote.get_mut(&remote) {
-            set.remove(&tunnel);
-            if set.is_empty() {
-                self.by_remote.remove(&remote);
+        for key in comes_from(&old) {
+            if let Some(set) = self.by_remote.get_mut(&key) {
+                set.remove(&tunnel);
+                if set.is_empty() {
+                    self.by_remote.remove(&key);
+                }
             }
         }
         true
@@ -47,10 +50,18 @@ impl Peers {
     /// The tunnels that a message between these addresses may be for: those that name the peer's address first.
     pub(crate) fn candidates(&self, local: IpAddr, remote: IpAddr) -> Vec<(TunnelId, Arc<PeerConfig>)> {
         let sets = [Some(remote), None].into_iter().filter_map(|key| self.by_remote.get(&key));
+        let mut seen = BTreeSet::new();
         sets.flatten()
+            .filter(|id| seen.insert(**id))
             .filter_map(|id| self.by_id.get(id).map(|c| (*id, c)))
             .filter(|(_, c)| c.local.ip() == local || c.local.ip().is_unspecified())
             .map(|(id, c)| (id, Arc::clone(c)))
             .collect()
     }
+}
+
+/// Where a tunnel's peer may come from; `None`: anywhere.
+fn comes_from(config: &PeerConfig) -> impl Iterator<Item = Option<IpAddr>> {
+    let remote = config.remote.map(|r| r.ip());
+    std::iter::once(remote).chain((config.anywhere && remote.is_some()).then_some(None))
 }

@@ -25,6 +25,35 @@ impl Endpoint {
         }
     }
 
+    /// ESP of the tunnel proves that the peer lives.
+    pub(super) fn heard(&mut self, now: Instant, tunnel: TunnelId) -> Result<(), CommandError> {
+        let current = self.current(tunnel)?;
+        self.step_up_v1(now, current, |sa, ctx| sa.last_heard = ctx.now);
+        self.step_up(now, current, |mut sa, ctx| {
+            sa.last_heard = ctx.now;
+            Some(Sa::Up(sa))
+        });
+        Ok(())
+    }
+
+    /// ESP of the tunnel came from there.
+    pub(super) fn peer_seen(
+        &mut self,
+        now: Instant,
+        tunnel: TunnelId,
+        remote: SocketAddr,
+    ) -> Result<(), CommandError> {
+        let current = self.current(tunnel)?;
+        // IKEv1 has no such rule: its answer to a question moves it.
+        self.step_up_v1(now, current, crate::v1::sa::IkeSa::ask);
+        self.step_up(now, current, |mut sa, ctx| {
+            sa.seen_at(ctx, remote);
+            sa.send_next(ctx);
+            Some(Sa::Up(sa))
+        });
+        Ok(())
+    }
+
     /// Our side of the tunnel has another address.
     pub(super) fn relocate(
         &mut self,

@@ -102,7 +102,10 @@ impl Endpoint {
             return self.with_ctx(now, |ctx| ctx.stranger_failed(failure));
         }
         // IKEv1 has no stateless cookies: below the hard limits everybody is admitted.
-        if self.half_opens.admission(&self.config, remote.ip()) == Admission::Drop {
+        // IKEv1 has no cookies that cost nothing to make: at the limit nobody comes in.
+        if self.half_opens.len() >= self.config.half_open_limit
+            || self.half_opens.admission(&self.config, remote.ip()) == Admission::Drop
+        {
             tracing::debug!(%remote, "too many half-open IKE SAs: dropped a first message of IKEv1");
             return;
         }

@@ -12,6 +12,7 @@ mod mobike;
 mod pairs;
 mod ppk;
 mod rekey;
+mod roaming;
 mod session;
 mod sim;
 mod v1;

@@ -9,6 +9,7 @@ pub(crate) mod init;
 pub(crate) mod mobike;
 pub(crate) mod nat;
 pub(crate) mod pairs;
+mod path;
 pub(crate) mod rekey;
 pub(crate) mod sa;
 mod vip;

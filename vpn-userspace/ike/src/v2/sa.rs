@@ -1,7 +1,6 @@
 //! An established IKE SA: its requests and answers, its children, its clocks.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -498,23 +497,6 @@ impl IkeSa {
         })
     }
 
-    /// RFC 7296 2.23: the way of an authentic message is the way back, unless we alone are behind a NAT.
-    pub(crate) fn follow(&mut self, ctx: &mut Ctx<'_>, local: SocketAddr, remote: SocketAddr) {
-        // RFC 4555 3.5: with MOBIKE, addresses change when the peer says so.
-        let (mobile, path) = (self.carried.mobility.is_some(), &mut self.path);
-        if mobile || (path.local, path.remote) == (local, remote) || (path.nat_local && !path.nat_remote) {
-            return;
-        }
-        // Without encapsulation the ports are IKE's own affair.
-        let same_hosts = (path.local.ip(), path.remote.ip()) == (local.ip(), remote.ip());
-        (path.local, path.remote) = (local, remote);
-        if !same_hosts || path.encap {
-            log!(info, self.config.name, "the peer moved to {remote} (here {local})");
-            let encap = self.path.encap;
-            ctx.event(Event::PeerMoved { tunnel: self.tunnel, local, remote, encap });
-        }
-    }
-
     fn on_response(mut self: Box<Self>, ctx: &mut Ctx<'_>, message: Message) -> Option<Sa> {
         let body = &match message.opened.body() {
             Ok(body) => body,
@@ -701,25 +683,5 @@ impl IkeSa {
         self.life = Life::Superseded;
         self.soft = None;
         self.hard = now + SUPERSEDED_LIFETIME;
-    }
-}
-
-impl Pending {
-    /// Our half of its key exchange.
-    pub(crate) fn half(&mut self) -> Option<&mut Half> {
-        match self {
-            Self::Child(exchange) => exchange.half.as_mut(),
-            Self::Ike(exchange) => Some(&mut exchange.half),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn phase(&self) -> Phase {
-        match self {
-            Self::Child(exchange) if exchange.replaces.is_some() => Phase::RekeyChild,
-            Self::Child(_) => Phase::ChildSa,
-            Self::Ike(_) => Phase::RekeyIke,
-            _ => Phase::Informational,
-        }
     }
 }

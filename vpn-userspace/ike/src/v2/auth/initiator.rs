@@ -10,7 +10,6 @@ use super::ppk::Offered;
 use super::{Handshake, JUDGEMENT, Verdict, proves};
 use crate::auth::{self, signature};
 use crate::ctx::{Ctx, Effect, log};
-use crate::endpoint::AnySa;
 use crate::error::{Cause, Failure, Phase};
 use crate::keymat::child_keys;
 use crate::v2::child::{Offer, Refusal};
@@ -65,8 +64,7 @@ impl AuthSent {
         mut handshake: Handshake,
         beside: bool,
     ) -> Option<Box<Self>> {
-        let up = |sa: &AnySa| matches!(sa, AnySa::V2(Sa::Up(s)) if s.tunnel == tunnel && s.serves());
-        if !beside && ctx.others.values().any(up) {
+        if !beside && ctx.is_served(tunnel) {
             log!(debug, config.name, "the peer's own IKE SA came first: ours is given up");
             return None;
         }

@@ -10,7 +10,6 @@ use super::ppk::{self, Reading};
 use super::{Handshake, Verdict, proves, repeated};
 use crate::auth::{self, Psk, RemoteAuth, psk, signature};
 use crate::ctx::{Ctx, Effect};
-use crate::endpoint::AnySa;
 use crate::error::{Cause, Failure, Phase};
 use crate::keymat::child_keys;
 use crate::v2::closed::Closed;
@@ -164,10 +163,8 @@ impl HalfOpen {
         let remote_id = Identity::from_wire(id_i).map_err(|e| fail(e.into()))?;
         let mut fitting = self.fitting(message, body, &known, &remote_id)?;
         // Who keeps the first refuses a second before it costs anything.
-        let has = |t: TunnelId| {
-            ctx.others.values().any(|sa| matches!(sa, AnySa::V2(Sa::Up(s)) if s.tunnel == t && s.serves()))
-        };
-        let kept = |(t, c): &(TunnelId, &Arc<PeerConfig>)| c.session.unique == Unique::Keep && has(*t);
+        let kept =
+            |(t, c): &(TunnelId, &Arc<PeerConfig>)| c.session.unique == Unique::Keep && ctx.is_served(*t);
         if let Some((tunnel, config)) = fitting.iter().copied().find(kept) {
             fitting.retain(|f| !kept(f));
             if fitting.is_empty() {

@@ -24,7 +24,7 @@ use super::Sa;
 use super::child::Offer;
 use super::ctx::Ctx;
 use super::sa::{Attempt, IkeSa, Life, Pending, Reply, Task};
-use crate::error::Cause;
+use crate::error::{Cause, Phase};
 use crate::job::{Answered, Done, JobError};
 use crate::kex::{Agreement, Answering, Half};
 use crate::wire::{Body, Proposal, notify, protocol};
@@ -220,6 +220,26 @@ impl IkeSa {
             self.on_rekey_ike(ctx, body, offers)
         } else {
             self.on_child_request(ctx, body)
+        }
+    }
+}
+
+impl Pending {
+    /// Our half of its key exchange.
+    pub(crate) fn half(&mut self) -> Option<&mut Half> {
+        match self {
+            Self::Child(exchange) => exchange.half.as_mut(),
+            Self::Ike(exchange) => Some(&mut exchange.half),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match self {
+            Self::Child(exchange) if exchange.replaces.is_some() => Phase::RekeyChild,
+            Self::Child(_) => Phase::ChildSa,
+            Self::Ike(_) => Phase::RekeyIke,
+            _ => Phase::Informational,
         }
     }
 }
