@@ -363,10 +363,20 @@ impl Endpoint {
         let (next, effects, transmits) = self.run(now, |ctx| act(sa, ctx));
         self.tapped(next.as_ref().and_then(AnySa::tunnel).or(tunnel), &transmits);
         self.settle(key, tunnel, next);
+        self.follow(now, effects, transmits);
+    }
+
+    /// What a step leaves behind. Its own messages go after all events, and before those that its effects cause: a
+    /// quick mode of IKEv1 is nothing to a peer that has not seen what ended the exchange before it.
+    fn follow(&mut self, now: Instant, effects: Vec<Effect>, transmits: Vec<Output>) {
+        let before = self.outputs.len();
         for effect in effects {
             self.apply(now, effect);
         }
-        self.outputs.extend(transmits);
+        let caused = self.outputs.split_off(before);
+        let sends = |output: &Output| matches!(output, Output::Transmit { .. } | Output::Keepalive { .. });
+        let (later, told): (Vec<_>, Vec<_>) = caused.into_iter().partition(sends);
+        self.outputs.extend(told.into_iter().chain(transmits).chain(later));
     }
 
     /// A step of an IKE SA of IKEv2; nothing for others.
@@ -381,10 +391,7 @@ impl Endpoint {
     fn with_ctx<R>(&mut self, now: Instant, act: impl FnOnce(&mut Ctx<'_>) -> R) -> R {
         let (result, effects, transmits) = self.run(now, act);
         self.tapped(None, &transmits);
-        for effect in effects {
-            self.apply(now, effect);
-        }
-        self.outputs.extend(transmits);
+        self.follow(now, effects, transmits);
         result
     }
 
