@@ -274,6 +274,9 @@ pub struct Counters {
     /// The tunnels' drops.
     #[serde(default)]
     pub tunnels: Vec<TunnelDrops>,
+    /// IKE messages that were dropped before they belonged to a tunnel, by reason.
+    #[serde(default)]
+    pub ike: BTreeMap<String, u64>,
 }
 
 /// What a tunnel dropped since culvertd started, with all its SAs past and present.

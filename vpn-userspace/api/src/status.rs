@@ -30,6 +30,9 @@ pub struct Status {
     /// The guard's counters since culvertd started.
     #[serde(default)]
     pub counters: Vec<Counter>,
+    /// IKE messages that were dropped before they belonged to a tunnel, by reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ike_drops: BTreeMap<String, u64>,
     /// Milliseconds that the latest successful negotiation took, from the first IKE message to a usable
     /// child SA; `None` before the first.
     #[serde(default)]

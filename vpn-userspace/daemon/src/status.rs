@@ -45,6 +45,7 @@ impl Daemon {
             engines: self.engines(),
             connections: connections.collect(),
             counters: self.guard_counters(),
+            ike_drops: self.ike_drops(),
             negotiation_ms: self.latest_negotiation.map(millis),
         }
     }
@@ -56,7 +57,13 @@ impl Daemon {
             tunnel: tunnel.name.clone(),
             drops: self.drops_of(*id),
         });
-        Counters { guard: self.guard_counters(), tunnels: tunnels.collect() }
+        Counters { guard: self.guard_counters(), tunnels: tunnels.collect(), ike: self.ike_drops() }
+    }
+
+    /// IKE messages that were dropped before they belonged to a tunnel.
+    fn ike_drops(&self) -> BTreeMap<String, u64> {
+        let all = [("ikev1-refused", self.ike.refused_v1())];
+        all.into_iter().filter(|(_, n)| *n > 0).map(|(reason, n)| (reason.to_owned(), n)).collect()
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -71,6 +71,14 @@ pub(crate) fn counters(counters: &Counters) -> String {
         out.push_str(if out.is_empty() { "" } else { "\n" });
         out.push_str(&table.finish());
     }
+    if !counters.ike.is_empty() {
+        let mut table = Table::new(&["IKE MESSAGES DROPPED FOR", "PACKETS"], &[1]);
+        for (reason, packets) in &counters.ike {
+            table.row([clean(reason), packets.to_string()]);
+        }
+        out.push_str(if out.is_empty() { "" } else { "\n" });
+        out.push_str(&table.finish());
+    }
     if out.is_empty() { "nothing was counted yet\n".to_owned() } else { out }
 }
 
@@ -160,7 +168,8 @@ mod tests {
         let guard = fixture::status().counters;
         let drops = [("replay".to_owned(), 3), ("ttl".to_owned(), 0), ("no-sa".to_owned(), 12)].into();
         let tunnels = vec![TunnelDrops { connection: "hangzhou".into(), tunnel: "a".into(), drops }];
-        insta::assert_snapshot!("counters", counters(&Counters { guard, tunnels }));
+        let ike = [("ikev1-refused".to_owned(), 4)].into();
+        insta::assert_snapshot!("counters", counters(&Counters { guard, tunnels, ike }));
         assert_eq!(counters(&Counters::default()), "nothing was counted yet\n");
     }
 

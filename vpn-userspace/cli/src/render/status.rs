@@ -61,6 +61,9 @@ fn head(status: &Status) -> String {
     if let Some(ms) = status.negotiation_ms {
         line.push_str(&format!(", last negotiation took {ms} ms"));
     }
+    if let Some(refused) = status.ike_drops.get("ikev1-refused") {
+        line.push_str(&format!(", {refused} messages of IKEv1 refused (no tunnel has ike.version = 1)"));
+    }
     line.push('\n');
     line
 }
