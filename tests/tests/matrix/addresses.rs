@@ -51,8 +51,12 @@ pub(crate) fn rows() -> Vec<Cell> {
 
 /// The gateway at site A gets an inner address from site B's pool.
 fn virtual_address(name: &str) -> Cell {
-    Cell::new(THEME, name, "aes128gcm16-prfsha256-ecp256", "aes128gcm16")
-        .case(|case| case.client_at_a = true)
+    with_virtual_address(Cell::new(THEME, name, "aes128gcm16-prfsha256-ecp256", "aes128gcm16"))
+}
+
+/// The same of any cell.
+pub(crate) fn with_virtual_address(cell: Cell) -> Cell {
+    cell.case(|case| case.client_at_a = true)
         .by_role(|case, role| match role {
             Role::Initiates => {
                 case.ours.push(("local".into(), String::new()));

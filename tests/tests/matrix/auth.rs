@@ -52,13 +52,13 @@ impl Pki {
     }
 }
 
-fn site(ca: &Identity, id: &str, key: Key) -> anyhow::Result<Identity> {
+pub(crate) fn site(ca: &Identity, id: &str, key: Key) -> anyhow::Result<Identity> {
     let names = format!("DNS:{id}");
     issue(ca, &Wish { names: &names, common_name: id, ..Wish::default() }, key)
 }
 
 /// The identities of Culvert and of strongSwan.
-fn ids(role: Role) -> (&'static str, &'static str) {
+pub(crate) fn ids(role: Role) -> (&'static str, &'static str) {
     match role {
         Role::Initiates => (ID_A, ID_B),
         Role::Responds => (ID_B, ID_A),
@@ -66,7 +66,7 @@ fn ids(role: Role) -> (&'static str, &'static str) {
 }
 
 /// Certificates on both sides, made for each role.
-fn with(
+pub(crate) fn with(
     cell: Cell,
     ca: &Identity,
     pick: impl Fn(&'static str, &'static str) -> (Identity, Identity) + Send + Sync + 'static,

@@ -16,6 +16,7 @@ mod mobility;
 mod pki;
 mod ppk;
 mod v1;
+mod v1_certificates;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         children::rows(),
         ppk::rows(),
         v1::rows(),
+        v1_certificates::rows(),
         addresses::rows(),
         mobility::rows(),
         liveness::rows(),

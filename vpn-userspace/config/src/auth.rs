@@ -20,11 +20,16 @@ pub(crate) enum Method {
     Psk,
     Cert,
     EapMschapv2,
+    Xauth,
 }
 
 impl Method {
-    const WORDS: [(&'static str, Self); 3] =
-        [("psk", Self::Psk), ("cert", Self::Cert), ("eap-mschapv2", Self::EapMschapv2)];
+    const WORDS: [(&'static str, Self); 4] = [
+        ("psk", Self::Psk),
+        ("cert", Self::Cert),
+        ("eap-mschapv2", Self::EapMschapv2),
+        ("xauth", Self::Xauth),
+    ];
 }
 
 /// The keys of a tunnel that are about authentication.
@@ -77,10 +82,45 @@ impl RawAuth {
         }
     }
 
-    /// Where something else than a pre-shared key is asked for.
-    pub(crate) fn other_than_psk(&self) -> Option<Range<usize>> {
-        let methods = [&self.local, &self.remote].into_iter().flatten();
-        methods.filter(|m| *m.get_ref() != Method::Psk).map(At::span).next()
+    /// Where a way to authenticate is asked for that this version of IKE does not have.
+    pub(crate) fn unsayable(&self, v1: bool) -> Option<Range<usize>> {
+        let fits = match self.methods() {
+            (Method::Psk, Method::Psk) | (Method::Cert, Method::Cert) => true,
+            (Method::Xauth, Method::Cert) | (Method::Cert, Method::Xauth) => v1,
+            (local, remote) => !v1 && local != Method::Xauth && remote != Method::Xauth,
+        };
+        let said = [&self.remote, &self.local].into_iter().flatten().map(At::span).next();
+        let files = [self.certificate.as_ref().map(At::span), self.ca.as_ref().map(At::span)];
+        said.or(files.into_iter().flatten().next()).filter(|_| !fits)
+    }
+
+    /// Whether a side proves itself by nothing but a user of XAuth: this one, the peer.
+    pub(crate) fn hybrid(&self) -> (bool, bool) {
+        let (local, remote) = self.methods();
+        (local == Method::Xauth, remote == Method::Xauth)
+    }
+
+    /// How each side proves itself, as it is said or as it follows from the files.
+    fn methods(&self) -> (Method, Method) {
+        let local = match &self.local {
+            Some(local) => *local.get_ref(),
+            None if self.certificate.is_some() => Method::Cert,
+            None => Method::Psk,
+        };
+        let remote = match &self.remote {
+            Some(remote) => *remote.get_ref(),
+            None if self.ca.is_some() => Method::Cert,
+            // RFC 7296 2.16: who is asked for EAP is sure of whom it tells.
+            None if local == Method::EapMschapv2 && self.psk_file.is_some() => Method::Psk,
+            None if matches!(local, Method::EapMschapv2 | Method::Xauth) => Method::Cert,
+            None => local,
+        };
+        (local, remote)
+    }
+
+    /// The users file, for another use than EAP's.
+    pub(crate) fn take_users_file(&mut self) -> Option<At<String>> {
+        self.users_file.take()
     }
 
     /// Takes what is not said here from another tunnel.
@@ -112,19 +152,7 @@ impl RawAuth {
         files: Files<'_>,
         faults: &mut Vec<Fault>,
     ) -> Option<TunnelAuth> {
-        let local = match &self.local {
-            Some(local) => *local.get_ref(),
-            None if self.certificate.is_some() => Method::Cert,
-            None => Method::Psk,
-        };
-        let remote = match &self.remote {
-            Some(remote) => *remote.get_ref(),
-            None if self.ca.is_some() => Method::Cert,
-            // RFC 7296 2.16: who is asked for EAP is sure of whom it tells.
-            None if local == Method::EapMschapv2 && self.psk_file.is_some() => Method::Psk,
-            None if local == Method::EapMschapv2 => Method::Cert,
-            None => local,
-        };
+        let (local, remote) = self.methods();
         let lacks = |key: &str, mend: &str, faults: &mut Vec<Fault>| {
             if !faulty {
                 faults.push(missing(title, span.clone(), key, mend));
@@ -153,6 +181,7 @@ impl RawAuth {
         };
         let local = match local {
             Method::Psk => psk.clone().map(LocalProof::Psk),
+            Method::Xauth => Some(LocalProof::User),
             Method::Cert => {
                 for (key, value) in [("certificate", &self.certificate), ("private_key", &self.private_key)] {
                     if value.is_none() {
@@ -180,6 +209,7 @@ impl RawAuth {
         };
         let remote = match remote {
             Method::Psk => psk.map(RemoteProof::Psk),
+            Method::Xauth => Some(RemoteProof::User),
             Method::Cert => match &self.ca {
                 Some(ca) => read_authorities(ca, self.crl.as_ref(), folder, &mut *files, faults)
                     .map(|authorities| RemoteProof::Certificate { authorities, allow_sha1 }),
@@ -190,7 +220,10 @@ impl RawAuth {
                 }
             },
             Method::EapMschapv2 => match &self.users_file {
-                Some(file) => read_users(file, folder, &mut *files, faults).map(RemoteProof::EapMschapv2),
+                Some(file) => {
+                    let hash = |password: &str| Some(NtHash::of(password));
+                    read_users(file, folder, &mut *files, faults, hash).map(RemoteProof::EapMschapv2)
+                }
                 None => {
                     let mend = "name the file with users and passwords: users_file = \"secrets/users\"";
                     lacks("users_file", mend, faults);
@@ -392,13 +425,14 @@ fn read_password(
     Some(NtHash::of(password))
 }
 
-/// Lines of `user:password`; empty ones and those that begin with `#` are passed over.
-fn read_users(
+/// Lines of `user:password`; empty ones and those that begin with `#` are passed over. `keep`: what is kept of a password.
+pub(crate) fn read_users<T>(
     file: &At<String>,
     folder: &Path,
     files: Files<'_>,
     faults: &mut Vec<Fault>,
-) -> Option<BTreeMap<String, NtHash>> {
+    keep: impl Fn(&str) -> Option<T>,
+) -> Option<BTreeMap<String, T>> {
     let text = read_text(file, folder, FileKind::PrivateKey, files, faults)?;
     let path = folder.join(file.get_ref());
     let mut users = BTreeMap::new();
@@ -407,11 +441,10 @@ fn read_users(
             continue;
         }
         // Says nothing of the line: it may be a password.
-        let wrong = match line.split_once(':') {
-            Some((user, password)) if !user.is_empty() && !password.is_empty() => {
-                users.insert(user.to_owned(), NtHash::of(password)).map(|_| "is a second one for its user")
-            }
-            _ => Some("is not user:password"),
+        let parts = line.split_once(':').filter(|(user, password)| !user.is_empty() && !password.is_empty());
+        let wrong = match parts.and_then(|(user, password)| Some((user, keep(password)?))) {
+            Some((user, kept)) => users.insert(user.to_owned(), kept).map(|_| "is a second one for its user"),
+            None => Some("is not user:password"),
         };
         if let Some(wrong) = wrong {
             let text = format!("line {} of the users file {} {wrong}", number + 1, path.display());

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use culvert_ike::{EspProposal, IkeProposal, V1Mode, Xauth, XauthUser};
+use culvert_ike::{EspProposal, IkeProposal, ModeConfig, V1Mode};
 use ipnet::IpNet;
 
 use crate::duration::show;
@@ -146,8 +146,7 @@ fn resolve_copies(connection: &mut RawConnection, faults: &mut Vec<Fault>) {
             tunnel.auth.fill(&source.auth);
             tunnel.addresses.fill(&source.addresses);
             fill(&mut tunnel.ppk, &source.ppk);
-            fill(&mut tunnel.xauth_user, &source.xauth_user);
-            fill(&mut tunnel.xauth_password_file, &source.xauth_password_file);
+            tunnel.xauth.fill(&source.xauth);
             from = source.copy.clone();
         }
         fill(&mut tunnel.local_id, &connection.local_id);
@@ -204,11 +203,12 @@ fn connection(
     let default_start = if any_only { Start::Respond } else { Start::Immediate };
     let name = raw.name.into_inner();
     let remote = raw.remote.as_ref().map_or_else(Vec::new, |r| r.get_ref().clone());
+    let v1 = is_v1(raw.ike_version.as_ref());
     let tunnels: Vec<_> = raw
         .tunnels
         .into_iter()
         .enumerate()
-        .map(|(index, t)| tunnel(t, &name, index, (&remote, folder), &mut *secrets, faults))
+        .map(|(index, t)| tunnel(t, &name, index, (&remote, folder, v1), &mut *secrets, faults))
         .collect();
     let nets = |list: Option<At<Vec<At<IpNet>>>>| -> Vec<IpNet> {
         list.into_iter().flat_map(At::into_inner).map(At::into_inner).collect()
@@ -228,6 +228,7 @@ fn connection(
         ike: Ike {
             version: if v1 { 1 } else { 2 },
             mode: or(raw.ike_mode, V1Mode::Main),
+            mode_config: or(raw.ike_mode_config, ModeConfig::Pull),
             proposals: proposals(raw.ike_proposals, &raw.ike_profile, default, Profile::ike, faults),
             lifetime: ike_lifetime,
             profile: raw.ike_profile.map(At::into_inner),
@@ -375,31 +376,6 @@ fn default_profile(version: Option<&At<u32>>) -> Profile {
     if is_v1(version) { Profile::Compatible } else { Profile::Modern }
 }
 
-/// A user's name and the file with its password: both or none.
-fn xauth(
-    user: &Option<At<String>>,
-    file: &Option<At<String>>,
-    folder: &Path,
-    secrets: Files<'_>,
-    faults: &mut Vec<Fault>,
-) -> Option<Xauth> {
-    match (user, file) {
-        (Some(user), Some(file)) => {
-            let password = auth::read_psk(file, folder, secrets, faults)?;
-            Some(Xauth::Client(XauthUser { name: user.get_ref().clone(), password }))
-        }
-        (None, None) => None,
-        (Some(one), None) | (None, Some(one)) => {
-            faults.push(
-                Fault::new("`xauth_user` and `xauth_password_file` go together")
-                    .at(one.span(), "alone")
-                    .help("write both, or neither"),
-            );
-            None
-        }
-    }
-}
-
 fn is_v1(version: Option<&At<u32>>) -> bool {
     version.is_some_and(|v| *v.get_ref() == 1)
 }
@@ -407,17 +383,29 @@ fn is_v1(version: Option<&At<u32>>) -> bool {
 /// IKEv1 has no words for AEADs in phase 1, nor for ciphers and integrity algorithms younger than it.
 fn sayable_in_v1(raw: &RawConnection, faults: &mut Vec<Fault>) {
     let Some(version) = raw.ike_version.as_ref().filter(|v| is_v1(Some(v))) else {
-        if let Some(mode) = &raw.ike_mode {
+        for (key, span, why) in [
+            ("mode", raw.ike_mode.as_ref().map(At::span), "IKEv2 has one way through its first exchanges"),
+            ("mode_config", raw.ike_mode_config.as_ref().map(At::span), "in IKEv2 the client asks"),
+        ] {
+            if let Some(span) = span {
+                faults.push(
+                    Fault::new(format!("`{key}` belongs to IKEv1"))
+                        .at(span, why)
+                        .help("take it out, or add version = 1"),
+                );
+            }
+        }
+        for span in raw.tunnels.iter().filter_map(|t| t.auth.unsayable(false)) {
             faults.push(
-                Fault::new("`mode` belongs to IKEv1")
-                    .at(mode.span(), "IKEv2 has one way through its first exchanges")
-                    .help("take it out, or add version = 1"),
+                Fault::new("`xauth` belongs to IKEv1")
+                    .at(span, "IKEv2 has EAP for that")
+                    .help("write \"eap-mschapv2\", or add ike.version = 1"),
             );
         }
-        for user in raw.tunnels.iter().filter_map(|t| t.xauth_user.as_ref()) {
+        for span in raw.tunnels.iter().filter_map(|t| t.xauth.span()) {
             faults.push(
                 Fault::new("`xauth_user` belongs to IKEv1")
-                    .at(user.span(), "IKEv2 has EAP for that")
+                    .at(span, "IKEv2 has EAP for that")
                     .help("take it out, or add ike.version = 1"),
             );
         }
@@ -430,13 +418,20 @@ fn sayable_in_v1(raw: &RawConnection, faults: &mut Vec<Fault>) {
                 .help("take `mobike` out, or write version = 2 on both sides"),
         );
     }
+    if let Some(span) = raw.session.reauth_span() {
+        faults.push(
+            Fault::new("`reauth` belongs to IKEv2")
+                .at(span, "IKEv1 authenticates anew whenever `lifetime` ends")
+                .help("take it out, or write version = 2 on both sides"),
+        );
+    }
     for tunnel in &raw.tunnels {
-        if let Some(at) = tunnel.auth.other_than_psk() {
+        if let Some(at) = tunnel.auth.unsayable(true) {
             faults.push(
-                Fault::new("certificates with IKEv1 are not in this version")
+                Fault::new("IKEv1 has no word for this way to authenticate")
                     .at(at, "not with IKEv1")
                     .at(version.span(), "asks for IKEv1")
-                    .help("write psk_file and no `auth`, or version = 2 on both sides"),
+                    .help("take a psk_file, certificates on both sides, or \"xauth\" on one side and a certificate on the other; or version = 2 on both sides"),
             );
         }
     }
@@ -546,10 +541,10 @@ fn encap(raw: &RawConnection, faults: &mut Vec<Fault>) -> Encap {
 }
 
 fn tunnel(
-    raw: RawTunnel,
+    mut raw: RawTunnel,
     connection: &str,
     index: usize,
-    (remote, folder): (&[At<IpNet>], &Path),
+    (remote, folder, v1): (&[At<IpNet>], &Path, bool),
     secrets: Files<'_>,
     faults: &mut Vec<Fault>,
 ) -> Option<Tunnel> {
@@ -600,6 +595,8 @@ fn tunnel(
         }
         (None, None) => None,
     };
+    // With IKEv1 the users are those of XAuth.
+    let users = if v1 { raw.auth.take_users_file() } else { None };
     let auth = raw.auth.check((&title, raw.name.span(), raw.faulty), folder, &mut *secrets, faults);
     let ppk = match raw.ppk {
         Some(ppk) => {
@@ -609,7 +606,22 @@ fn tunnel(
         }
         None => None,
     };
-    let xauth = xauth(&raw.xauth_user, &raw.xauth_password_file, folder, secrets, faults);
+    let (mut lacks_user, mut lacks_users) = (false, false);
+    if v1 && !raw.faulty {
+        let (local, remote) = raw.auth.hybrid();
+        lacks_user = local && raw.xauth.span().is_none();
+        lacks_users = remote && users.is_none();
+    }
+    if lacks_user {
+        faults.push(lacks("xauth_user", "write the user's name, and xauth_password_file beside it"));
+    }
+    if lacks_users {
+        faults.push(lacks(
+            "users_file",
+            "name the file with users and passwords: users_file = \"secrets/users\"",
+        ));
+    }
+    let xauth = raw.xauth.check(users.as_ref(), folder, secrets, faults);
     let weight = raw.weight.as_ref().map_or(default_weight(index), |w| *w.get_ref());
     Some(Tunnel {
         interface: interface::name(connection, raw.name.get_ref()),

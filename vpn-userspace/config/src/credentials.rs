@@ -24,6 +24,7 @@ pub struct Credentials {
 pub struct Authorities {
     certificates: Vec<Vec<u8>>,
     key_hashes: Vec<[u8; 20]>,
+    subjects: Vec<Vec<u8>>,
     crls: Vec<Vec<u8>>,
 }
 
@@ -112,9 +113,10 @@ impl Authorities {
     /// From the contents of files.
     pub(crate) fn add(&mut self, pem: &[u8]) -> Result<(), CredentialsError> {
         for der in certificates_of(pem)? {
-            let (spki, _) = facts(&der)?;
+            let (spki, subject) = facts(&der)?;
             // RFC 7296 3.7: the SHA-1 hash of the Subject Public Key Info element.
             self.key_hashes.push(sha1(&[&spki]));
+            self.subjects.push(subject);
             self.certificates.push(der);
         }
         Ok(())
@@ -145,12 +147,17 @@ impl Authorities {
 
     /// None yet.
     pub(crate) fn new() -> Self {
-        Self { certificates: Vec::new(), key_hashes: Vec::new(), crls: Vec::new() }
+        Self { certificates: Vec::new(), key_hashes: Vec::new(), subjects: Vec::new(), crls: Vec::new() }
     }
 
     /// DER.
     pub fn certificates(&self) -> &[Vec<u8>] {
         &self.certificates
+    }
+
+    /// The subject of each, DER.
+    pub fn subjects(&self) -> &[Vec<u8>] {
+        &self.subjects
     }
 
     /// SHA-1 of the SubjectPublicKeyInfo of each.

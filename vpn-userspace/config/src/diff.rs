@@ -145,6 +145,7 @@ fn diff_connection(old: &Connection, new: &Connection, changes: &mut Vec<Change>
     keys.compare("encap", &old.encap, &new.encap, Effect::Renegotiate);
     keys.compare("ike.version", &old.ike.version, &new.ike.version, Effect::Renegotiate);
     keys.compare("ike.mode", &old.ike.mode, &new.ike.mode, Effect::Renegotiate);
+    keys.compare("ike.mode_config", &old.ike.mode_config, &new.ike.mode_config, Effect::Renegotiate);
     keys.compare("ike.proposals", &old.ike.proposals, &new.ike.proposals, Effect::Renegotiate);
     keys.compare("ike.lifetime", &old.ike.lifetime, &new.ike.lifetime, Effect::Renegotiate);
     let (before, after) = (&old.exchange, &new.exchange);

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use culvert_crypto::{DhGroup, Encryption, Integrity, Prf};
-use culvert_ike::{EspProposal, ExchangeOptions, Identity, IkeProposal, ProposalError, V1Mode};
+use culvert_ike::{EspProposal, ExchangeOptions, Identity, IkeProposal, ModeConfig, ProposalError, V1Mode};
 use ipnet::IpNet;
 use serde_spanned::Spanned;
 use toml::de::DeTable;
@@ -19,6 +19,7 @@ use crate::profile::{self, Profile};
 use crate::remote::{Remote, is_host_name};
 use crate::section::{At, NotYet, Section, nearest};
 use crate::session::{RawAddresses, RawSession};
+use crate::xauth::RawXauth;
 
 #[derive(Default)]
 pub(crate) struct RawFile {
@@ -57,6 +58,7 @@ pub(crate) struct RawConnection {
     pub(crate) ike_profile: Option<At<Profile>>,
     pub(crate) ike_version: Option<At<u32>>,
     pub(crate) ike_mode: Option<At<V1Mode>>,
+    pub(crate) ike_mode_config: Option<At<ModeConfig>>,
     pub(crate) ike_proposals: Option<At<Vec<At<IkeProposal>>>>,
     pub(crate) esp_profile: Option<At<Profile>>,
     pub(crate) ike_lifetime: Option<At<Duration>>,
@@ -95,8 +97,7 @@ pub(crate) struct RawTunnel {
     pub(crate) auth: RawAuth,
     pub(crate) addresses: RawAddresses,
     pub(crate) ppk: Option<At<exchange::RawPpk>>,
-    pub(crate) xauth_user: Option<At<String>>,
-    pub(crate) xauth_password_file: Option<At<String>>,
+    pub(crate) xauth: RawXauth,
     pub(crate) inside: Option<At<Vec<At<IpNet>>>>,
     pub(crate) weight: Option<At<u32>>,
     pub(crate) enabled: Option<At<bool>>,
@@ -230,6 +231,7 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
         ike_profile: None,
         ike_version: None,
         ike_mode: None,
+        ike_mode_config: None,
         ike_proposals: None,
         esp_profile: None,
         ike_lifetime: None,
@@ -308,6 +310,8 @@ const ID: &str = "an address, a host name, user@host or @keyid";
 fn read_ike(mut s: Section<'_>, raw: &mut RawConnection, faults: &mut Vec<Fault>) {
     raw.ike_version = s.integer(faults, "version", "1 or 2", 1..=2);
     raw.ike_mode = s.word(faults, "mode", &[("main", V1Mode::Main), ("aggressive", V1Mode::Aggressive)], &[]);
+    raw.ike_mode_config =
+        s.word(faults, "mode_config", &[("pull", ModeConfig::Pull), ("push", ModeConfig::Push)], &[]);
     raw.ike_profile = s.word(faults, "profile", &profile::WORDS, &[]);
     raw.ike_proposals = s.list(faults, "proposals", PROPOSALS, false, proposal);
     at_most(faults, "proposals", &raw.ike_proposals, 32);
@@ -374,6 +378,7 @@ fn tunnel(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> RawT
         remote_id: s.parsed(faults, "remote_id", ID, identity),
         auth: RawAuth::read(&mut s, faults),
         addresses: RawAddresses::read(&mut s, faults),
+        xauth: RawXauth::read(&mut s, faults),
         inside: s.list(
             faults,
             "inside",
@@ -384,28 +389,6 @@ fn tunnel(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> RawT
         weight: s.integer(faults, "weight", "a number from 0 (standby) to 100 (active)", 0..=100),
         enabled: s.boolean(faults, "enabled"),
         ppk: None,
-        xauth_user: s.parsed(faults, "xauth_user", "a user name", |text, faults| {
-            let fits = (1..=255).contains(&text.get_ref().len());
-            if !fits {
-                faults.push(
-                    Fault::new("`xauth_user` must have 1 to 255 bytes")
-                        .at(text.span(), "no user name")
-                        .help("write the name that the peer's administrator gave"),
-                );
-            }
-            fits.then(|| (*text.get_ref()).to_owned())
-        }),
-        xauth_password_file: s.parsed(faults, "xauth_password_file", "the path of a file", |text, faults| {
-            let fits = !text.get_ref().is_empty();
-            if !fits {
-                faults.push(
-                    Fault::new("an empty path names no file")
-                        .at(text.span(), "no path")
-                        .help("write a path such as \"secrets/NAME.pass\""),
-                );
-            }
-            fits.then(|| (*text.get_ref()).to_owned())
-        }),
         faulty: false,
     };
     if let Some(ppk) = s.section(faults, "ppk", format!("`ppk` of tunnel `{}`", raw.name.get_ref())) {

@@ -26,6 +26,7 @@ mod session;
 mod survive;
 #[cfg(test)]
 mod tests;
+mod xauth;
 
 pub use credentials::{Authorities, Credentials};
 pub use diff::{Change, Effect, Kind, Subject};

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use culvert_crypto::NtHash;
 use culvert_ike::{
-    Addresses, EspProposal, ExchangeOptions, Identity, IkeProposal, Ppk, Psk, Unique, V1Mode, Xauth,
+    Addresses, EspProposal, ExchangeOptions, Identity, IkeProposal, ModeConfig, Ppk, Psk, Unique, V1Mode,
+    Xauth,
 };
 use ipnet::IpNet;
 
@@ -208,6 +209,8 @@ pub struct Ike {
     pub version: u8,
     /// With version 1: which phase 1.
     pub mode: V1Mode,
+    /// With version 1: who begins with inner addresses.
+    pub mode_config: ModeConfig,
     /// In order of preference.
     pub proposals: Vec<IkeProposal>,
     /// Where they come from, if the file names a profile.
@@ -312,6 +315,8 @@ pub enum LocalProof {
         /// Of the password.
         hash: NtHash,
     },
+    /// With IKEv1: nothing but the user of `xauth_user` (hybrid).
+    User,
 }
 
 /// `remote_auth`
@@ -328,6 +333,8 @@ pub enum RemoteProof {
     },
     /// A user's password, by EAP-MSCHAPv2: users and their passwords' hashes.
     EapMschapv2(BTreeMap<String, NtHash>),
+    /// With IKEv1: nothing but one of the users of XAuth (hybrid).
+    User,
 }
 
 impl Config {

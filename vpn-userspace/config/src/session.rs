@@ -31,6 +31,11 @@ impl RawSession {
         Self { reauth, unique: s.word(faults, "unique", &words, &[]) }
     }
 
+    /// Where `reauth` stands, if it does.
+    pub(crate) fn reauth_span(&self) -> Option<std::ops::Range<usize>> {
+        self.reauth.as_ref().map(At::span)
+    }
+
     /// When to authenticate anew, and what of a second IKE SA.
     pub(crate) fn check(self, lifetime: Duration, faults: &mut Vec<Fault>) -> (Option<Duration>, Unique) {
         let reauth = self.reauth.map(|reauth| {

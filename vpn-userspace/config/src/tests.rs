@@ -24,6 +24,7 @@ fn secrets(path: &Path, kind: FileKind) -> Result<Zeroizing<Vec<u8>>, SecretErro
         "gw.pem" => content(include_str!("../tests/pki/gw.pem")),
         "gw.key" => content(include_str!("../tests/pki/gw.key")),
         "other.key" => content(include_str!("../tests/pki/other.key")),
+        "users" => content("# who may\njane:other\njoe:sesame street\n"),
         _ if kind != FileKind::Secret => content("no pem"),
         _ => content("hunter2\n"),
     }
@@ -36,7 +37,7 @@ pub(crate) fn parse(text: &str) -> Result<Config, ConfigError> {
 const GATEWAY: &str = "[gateway]\nwan = \"eth0\"\n";
 
 /// A file with one connection `c` with one tunnel `a`; keys of both as given.
-fn with(connection: &str, tunnel: &str) -> String {
+pub(crate) fn with(connection: &str, tunnel: &str) -> String {
     let mut text = format!("{GATEWAY}[connection.c]\n");
     for (key, default) in
         [("local", "local = [\"192.168.0.0/24\"]\n"), ("remote", "remote = [\"172.16.0.0/16\"]\n")]
@@ -335,7 +336,10 @@ fn what_later_versions_do_is_refused_by_name() {
         ("engine bpf", with("engine = \"bpf\"", "")),
         ("ports xsk", with("lan_port = \"xsk\"\nwan_port = \"xsk\"", "")),
         ("mode without IKEv1", with("ike = { mode = \"aggressive\" }", "")),
-        ("IKEv1 with certificates", with("ike = { version = 1 }", "auth = \"cert\"")),
+        ("IKEv1 with EAP", with("ike = { version = 1 }", "remote_auth = \"eap-mschapv2\"")),
+        ("IKEv1 with a certificate on one side", with("ike = { version = 1 }", "ca = \"ca.pem\"")),
+        ("hybrid without a user", with("ike = { version = 1 }", "auth = \"xauth\"\nca = \"ca.pem\"")),
+        ("xauth with IKEv2", with("", "auth = \"xauth\"\nca = \"ca.pem\"")),
         (
             "IKEv1 with an AEAD",
             with("ike = { version = 1, proposals = [\"aes256gcm16-prfsha384-ecp384\"] }", ""),

@@ -134,7 +134,9 @@ pub(crate) fn peer(
     let local_id = match (&tunnel.local_id, &tunnel.auth.local) {
         (Some(id), _) => id.clone(),
         (None, LocalProof::Certificate { credentials, .. }) => credentials.subject().clone(),
-        (None, LocalProof::Psk(_) | LocalProof::EapMschapv2 { .. }) => Identity::from(local),
+        (None, LocalProof::Psk(_) | LocalProof::EapMschapv2 { .. } | LocalProof::User) => {
+            Identity::from(local)
+        }
     };
     let selectors = |nets: &[ipnet::IpNet]| nets.iter().copied().map(TrafficSelector::from_net).collect();
     Ok(PeerConfig {
@@ -159,8 +161,11 @@ pub(crate) fn peer(
         esn: connection.esp.esn,
         replay_window: connection.esp.replay_window,
         exchange: ExchangeOptions { ppk: tunnel.ppk.clone(), ..connection.exchange.clone() },
-        v1: (connection.ike.version == 1)
-            .then(|| culvert_ike::V1Options { mode: connection.ike.mode, xauth: tunnel.xauth.clone() }),
+        v1: (connection.ike.version == 1).then(|| culvert_ike::V1Options {
+            mode: connection.ike.mode,
+            xauth: tunnel.xauth.clone(),
+            mode_config: connection.ike.mode_config,
+        }),
         session: Session {
             addresses: tunnel.addresses.clone(),
             unique: connection.unique,
@@ -172,6 +177,7 @@ pub(crate) fn peer(
 fn auth(configured: &TunnelAuth) -> Auth {
     let local = match &configured.local {
         LocalProof::Psk(key) => LocalAuth::Psk(key.clone()),
+        LocalProof::User => LocalAuth::User,
         LocalProof::EapMschapv2 { user, hash } => LocalAuth::Eap(eap::client(user, hash)),
         LocalProof::Certificate { credentials, allow_sha1 } => LocalAuth::Signature(Signer {
             key: Arc::clone(credentials.key()),
@@ -182,9 +188,11 @@ fn auth(configured: &TunnelAuth) -> Auth {
     };
     let remote = match &configured.remote {
         RemoteProof::Psk(key) => RemoteAuth::Psk(key.clone()),
+        RemoteProof::User => RemoteAuth::User,
         RemoteProof::EapMschapv2(users) => RemoteAuth::Eap(eap::server(users)),
         RemoteProof::Certificate { authorities, allow_sha1 } => RemoteAuth::Certificate(Trust {
             authorities: authorities.key_hashes().to_vec(),
+            names: authorities.subjects().to_vec(),
             sha1: *allow_sha1,
         }),
     };

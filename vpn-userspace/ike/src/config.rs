@@ -159,6 +159,18 @@ pub struct V1Options {
     pub mode: V1Mode,
     /// A user's name and password after phase 1 (XAuth).
     pub xauth: Option<Xauth>,
+    /// Who begins with inner addresses, where [`Session::addresses`] has them.
+    pub mode_config: ModeConfig,
+}
+
+/// Who begins Mode Config (draft-dukes-ike-mode-cfg 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ModeConfig {
+    /// Who wants an address asks for it.
+    #[default]
+    Pull,
+    /// Who has addresses tells them unasked. A peer that asks all the same is answered.
+    Push,
 }
 
 /// Which side of XAuth we are.
@@ -224,13 +236,23 @@ pub enum ConfigError {
     )]
     V1Proposals(&'static str, &'static str),
     /// A way to authenticate that IKEv1 does not have here.
-    #[error("IKEv1 needs one pre-shared key for both sides; set a psk_file, or let the tunnel speak IKEv2")]
+    #[error(
+        "IKEv1 needs a pre-shared key for both sides, RSA certificates on both, or a certificate on one and a user of XAuth on the other; or let the tunnel speak IKEv2"
+    )]
     V1Auth,
+    /// A large answer to whoever sends one message.
+    #[error(
+        "certificates in aggressive mode need a remote address: with \"any\" strangers could aim our answers at others; use main mode"
+    )]
+    V1Aggressive,
+    /// What only IKEv1 has.
+    #[error("a user of XAuth needs IKEv1; in IKEv2 use EAP")]
+    V2User,
     /// EAP on both sides, or with a post-quantum pre-shared key.
     #[error("EAP proves one side only, and goes without a ppk; let the server have a certificate")]
     Eap,
     /// What only IKEv2 has here.
-    #[error("virtual_ip, pool and reauth need IKEv2; take them out, or let the tunnel speak IKEv2")]
+    #[error("reauth needs IKEv2: IKEv1 authenticates anew whenever its lifetime ends; take it out")]
     V1Session,
     /// Addresses that can be neither asked for nor handed out.
     #[error("inner addresses are asked for once per family, or handed out from at least one network")]
@@ -300,6 +322,8 @@ impl PeerConfig {
         }
         if self.v1.is_some() {
             self.check_v1()?;
+        } else if matches!(self.auth.local, LocalAuth::User) || matches!(self.auth.remote, RemoteAuth::User) {
+            return Err(ConfigError::V2User);
         }
         for (what, lifetime) in [("IKE", self.ike_lifetime), ("ESP", self.child_lifetime)] {
             if lifetime < Duration::from_secs(10) {
@@ -317,10 +341,14 @@ impl PeerConfig {
         if !self.esp_proposals.iter().any(EspProposal::in_v1) {
             return Err(ConfigError::V1Proposals("ESP", "aes256-sha256 or aes128gcm16"));
         }
-        if self.auth.local.as_psk().is_none() || self.auth.remote.as_psk().is_none() {
+        if crate::v1::method::offered(self).is_none() || crate::v1::method::accepted(self).is_none() {
             return Err(ConfigError::V1Auth);
         }
-        if self.session.addresses != Addresses::Own || self.session.reauth.is_some() {
+        let aggressive = self.v1.as_ref().is_some_and(|v1| v1.mode == V1Mode::Aggressive);
+        if aggressive && self.remote.is_none() && self.auth.local.as_signer().is_some() {
+            return Err(ConfigError::V1Aggressive);
+        }
+        if self.session.reauth.is_some() {
             return Err(ConfigError::V1Session);
         }
         Ok(())

@@ -62,6 +62,8 @@ pub(crate) enum Effect {
     EstablishedV1 { tunnel: TunnelId, key: u64, initial_contact: bool, rekeys: bool },
     /// A phase 1 of IKEv1 is to be replaced.
     RenewV1 { tunnel: TunnelId },
+    /// The peer has shown that it has this SA of IKEv1.
+    KnownV1 { tunnel: TunnelId, key: u64 },
     /// A child of IKEv1 came to an end on an SA that serves no more.
     AdoptV1 { tunnel: TunnelId, from: u64, children: Vec<v1::child::Child> },
     /// The peer has proven that it has the keys of a child that its SA handed on.

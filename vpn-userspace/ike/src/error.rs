@@ -36,6 +36,8 @@ pub enum Phase {
     QuickModeRekey,
     /// A user's name and password after IKEv1's phase 1 (draft-beaulieu-ike-xauth-02).
     Xauth,
+    /// Inner addresses after IKEv1's phase 1 (draft-dukes-ike-mode-cfg).
+    ModeConfig,
     /// IKEv1's dead peer detection (RFC 3706).
     DeadPeer,
 }
@@ -43,8 +45,8 @@ pub enum Phase {
 impl Phase {
     /// Whether it is one of IKEv1.
     pub fn is_v1(self) -> bool {
-        use Phase::{AggressiveMode, DeadPeer, MainMode, QuickMode, QuickModeRekey, Xauth};
-        matches!(self, MainMode | AggressiveMode | QuickMode | QuickModeRekey | Xauth | DeadPeer)
+        use Phase::{AggressiveMode, DeadPeer, MainMode, ModeConfig, QuickMode, QuickModeRekey, Xauth};
+        matches!(self, MainMode | AggressiveMode | QuickMode | QuickModeRekey | Xauth | ModeConfig | DeadPeer)
     }
 }
 
@@ -62,6 +64,7 @@ impl fmt::Display for Phase {
             Self::QuickMode => "IKEv1 quick mode",
             Self::QuickModeRekey => "IKEv1 quick mode rekeying",
             Self::Xauth => "XAuth",
+            Self::ModeConfig => "IKEv1 Mode Config",
             Self::DeadPeer => "IKEv1 dead peer detection",
         })
     }

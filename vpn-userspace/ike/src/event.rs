@@ -285,6 +285,9 @@ pub enum CommandError {
     /// The tunnel's peer may be anywhere: only it can initiate.
     #[error("{0:?} has no remote address: only the peer can initiate; configure its address")]
     NoRemote(TunnelId),
+    /// The peer is a client of XAuth: it renews phase 1.
+    #[error("{0:?} has a client of XAuth as its peer: it is the client that renews phase 1")]
+    ClientsPart(TunnelId),
     /// The tunnel's configuration contradicts itself.
     #[error(transparent)]
     Config(#[from] ConfigError),

@@ -47,7 +47,8 @@ pub use auth::{
 };
 pub use child::ChildSa;
 pub use config::{
-    ConfigError, Dpd, EndpointConfig, Parity, PeerConfig, Retransmit, V1Mode, V1Options, Xauth, XauthUser,
+    ConfigError, Dpd, EndpointConfig, ModeConfig, Parity, PeerConfig, Retransmit, V1Mode, V1Options, Xauth,
+    XauthUser,
 };
 pub use endpoint::{Counts, Endpoint};
 pub use error::{Blame, Cause, Failure, Phase};

@@ -34,6 +34,8 @@ pub enum LocalAuth {
     Signature(Signer),
     /// EAP, as client, once the peer has proven itself (RFC 7296 2.16).
     Eap(Eap),
+    /// IKEv1 only: nothing but the user of [`Xauth`](crate::Xauth), once the peer has proven itself (hybrid).
+    User,
 }
 
 /// What the peer must prove its identity with.
@@ -45,6 +47,8 @@ pub enum RemoteAuth {
     Certificate(Trust),
     /// EAP, as server, once we have proven ourselves (RFC 7296 2.16).
     Eap(Eap),
+    /// IKEv1 only: nothing but the user of [`Xauth`](crate::Xauth), once we have proven ourselves (hybrid).
+    User,
 }
 
 impl Auth {
@@ -59,7 +63,7 @@ impl LocalAuth {
     pub fn as_psk(&self) -> Option<&Psk> {
         match self {
             Self::Psk(psk) => Some(psk),
-            Self::Signature(_) | Self::Eap(_) => None,
+            Self::Signature(_) | Self::Eap(_) | Self::User => None,
         }
     }
 
@@ -67,7 +71,7 @@ impl LocalAuth {
     pub fn as_signer(&self) -> Option<&Signer> {
         match self {
             Self::Signature(signer) => Some(signer),
-            Self::Psk(_) | Self::Eap(_) => None,
+            Self::Psk(_) | Self::Eap(_) | Self::User => None,
         }
     }
 
@@ -83,7 +87,7 @@ impl LocalAuth {
             Self::Psk(key) => Ok(Proof { method: psk::METHOD, data: psk::sign(prf, key, octets).to_vec() }),
             Self::Signature(signer) => signer.sign(prf, octets, peer_hashes, random),
             // There is a key for it only after EAP.
-            Self::Eap(_) => Err(Cause::Eap),
+            Self::Eap(_) | Self::User => Err(Cause::Eap),
         }
     }
 }
@@ -93,7 +97,7 @@ impl RemoteAuth {
     pub fn as_psk(&self) -> Option<&Psk> {
         match self {
             Self::Psk(psk) => Some(psk),
-            Self::Certificate(_) | Self::Eap(_) => None,
+            Self::Certificate(_) | Self::Eap(_) | Self::User => None,
         }
     }
 
@@ -101,7 +105,7 @@ impl RemoteAuth {
     pub fn as_trust(&self) -> Option<&Trust> {
         match self {
             Self::Certificate(trust) => Some(trust),
-            Self::Psk(_) | Self::Eap(_) => None,
+            Self::Psk(_) | Self::Eap(_) | Self::User => None,
         }
     }
 
@@ -111,7 +115,7 @@ impl RemoteAuth {
             Self::Psk(_) => method == psk::METHOD,
             Self::Certificate(_) => signature::is_method(method),
             // An AUTH payload in the first request is no EAP.
-            Self::Eap(_) => false,
+            Self::Eap(_) | Self::User => false,
         }
     }
 }
@@ -122,6 +126,7 @@ impl fmt::Display for RemoteAuth {
             Self::Psk(_) => "pre-shared key",
             Self::Certificate(_) => "certificate",
             Self::Eap(eap) => eap.name(),
+            Self::User => "user of XAuth",
         })
     }
 }

@@ -30,6 +30,8 @@ pub struct Signer {
 pub struct Trust {
     /// SHA-1 of the SubjectPublicKeyInfo of each trusted authority, to tell the peer (RFC 7296 3.7).
     pub authorities: Vec<[u8; 20]>,
+    /// The subject of each, DER, to tell a peer of IKEv1 (RFC 2408 3.10).
+    pub names: Vec<Vec<u8>>,
     /// Take RSA signatures with SHA-1 (method 1) from a peer that knows nothing of RFC 7427. Weak.
     pub sha1: bool,
 }
@@ -157,7 +159,12 @@ pub(crate) fn write_request<'a>(chain: &mut Chain, trusts: impl Iterator<Item = 
 
 /// The peer's certificates, its own first, where there are any and not too many.
 pub(crate) fn read_certificates(body: &Body<'_>) -> Result<Vec<Vec<u8>>, Cause> {
-    let chain: Vec<Vec<u8>> = body.certificates().map(<[u8]>::to_vec).collect();
+    collected(body.certificates())
+}
+
+/// The same of a message of either version.
+pub(crate) fn collected<'a>(all: impl Iterator<Item = &'a [u8]>) -> Result<Vec<Vec<u8>>, Cause> {
+    let chain: Vec<Vec<u8>> = all.map(<[u8]>::to_vec).collect();
     let bytes: usize = chain.iter().map(Vec::len).sum();
     if chain.is_empty() {
         // RFC 7296 3.6: others stand there too, and hash-and-URL was not asked for.

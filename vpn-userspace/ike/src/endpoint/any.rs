@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
+use culvert_crypto::sign::PublicKey;
 use culvert_types::TunnelId;
 
 use crate::ctx::Ctx;
 use crate::job::Done;
-use crate::{EndpointConfig, v1, v2};
+use crate::{CertificateRefused, EndpointConfig, v1, v2};
 
 /// An IKE SA of either version, in any state.
 pub(crate) enum AnySa {
@@ -32,8 +33,20 @@ impl AnySa {
     pub(super) fn on_job(self, ctx: &mut Ctx<'_>, number: u64, done: &mut Option<Done>) -> Option<Self> {
         match self {
             Self::V2(sa) => sa.on_job(ctx, number, done).map(Self::V2),
-            // IKEv1 does its arithmetic in place.
-            Self::V1(sa) => Some(Self::V1(sa)),
+            Self::V1(sa) => sa.on_job(ctx, number, done).map(Self::V1),
+        }
+    }
+
+    /// Takes in the owner's verdict on a certificate.
+    pub(super) fn on_checked(
+        self,
+        ctx: &mut Ctx<'_>,
+        number: u64,
+        verdict: Result<PublicKey, CertificateRefused>,
+    ) -> Option<Self> {
+        match self {
+            Self::V1(sa) => sa.on_checked(ctx, number, &verdict).map(Self::V1),
+            Self::V2(sa) => sa.on_checked(ctx, number, verdict).map(Self::V2),
         }
     }
 

@@ -46,6 +46,9 @@ impl Endpoint {
             }
             Command::RekeyIke(tunnel) => {
                 let current = self.current(tunnel)?;
+                if self.clients_to_renew_v1(tunnel) {
+                    return Err(CommandError::ClientsPart(tunnel));
+                }
                 if self.up_v1(current).is_some() {
                     self.renew_v1(now, tunnel);
                     return Ok(());
@@ -69,7 +72,7 @@ impl Endpoint {
             }
             Command::CertificateChecked(CheckId { sa, number }, verdict) => {
                 // An IKE SA that is gone meanwhile needs no verdict.
-                self.step_v2(now, sa, |sa, ctx| sa.on_checked(ctx, number, verdict));
+                self.step(now, sa, |sa, ctx| sa.on_checked(ctx, number, verdict));
             }
             Command::Heard(tunnel) => self.heard(now, tunnel)?,
             Command::PeerSeen(tunnel, remote) => self.peer_seen(now, tunnel, remote)?,

@@ -54,6 +54,7 @@ impl Endpoint {
             Effect::EstablishedV1 { tunnel, key, initial_contact, rekeys } => {
                 self.established_v1(now, tunnel, key, initial_contact, rekeys);
             }
+            Effect::KnownV1 { tunnel, key } => self.known_v1(now, tunnel, key),
             Effect::RenewV1 { tunnel } => self.renew_v1(now, tunnel),
             Effect::AdoptV1 { tunnel, from, children } => self.adopt_late_v1(now, tunnel, from, children),
             Effect::ConfirmV1 { tunnel, inbound } => self.confirm_v1(now, tunnel, inbound),

@@ -469,6 +469,8 @@ impl Endpoint {
         }
         match &next {
             Some(AnySa::V2(Sa::Up(sa))) => self.leases.share(key, &sa.carried.addresses.theirs),
+            // What it has been assigned and has not acknowledged yet it holds as well.
+            Some(AnySa::V1(crate::v1::Sa::Up(sa))) => self.leases.share(key, &sa.addresses.theirs),
             _ => self.leases.release(key),
         }
         if next.as_ref().is_none_or(AnySa::is_up) {

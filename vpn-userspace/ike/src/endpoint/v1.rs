@@ -111,10 +111,10 @@ impl Endpoint {
         }
         if aggressive {
             let answered = self.with_ctx(now, |ctx| aggressive::respond(ctx, arrival, &candidates));
-            if let Some(state) = answered {
-                let key = state.opening.key();
-                self.half_opens.insert(key, (state.source, header.cookie_i));
-                self.settle(key, None, Some(AnySa::V1(Sa::AggressiveAnswered(state))));
+            if let Some(sa) = answered {
+                let (_, key) = sa.cookies();
+                self.half_opens.insert(key, (remote, header.cookie_i));
+                self.settle(key, None, Some(AnySa::V1(sa)));
             }
             return;
         }
@@ -206,7 +206,9 @@ impl Endpoint {
             return;
         }
         let state = self.with_ctx(now, |ctx| OfferSent::start(ctx, tunnel, config, ends, rekeys));
-        self.settle(state.opening.key(), None, Some(AnySa::V1(Sa::OfferSent(state))));
+        if let Some(state) = state {
+            self.settle(state.opening.key(), None, Some(AnySa::V1(Sa::OfferSent(state))));
+        }
     }
 
     /// Replaces the phase 1 of a tunnel by another one.
@@ -215,9 +217,16 @@ impl Endpoint {
         let Some(ends) = self.current_v1(tunnel).and_then(|key| self.up_v1(key)).map(IkeSa::ends) else {
             return;
         };
-        if !self.opening_v1(tunnel) {
+        if !self.opening_v1(tunnel) && !self.clients_to_renew_v1(tunnel) {
             self.open_v1(now, tunnel, config, ends, true);
         }
+    }
+
+    /// Whether the next phase 1 of a tunnel is the peer's to open: a client of XAuth that is called does not take its
+    /// children along (strongSwan), or does not answer at all.
+    pub(super) fn clients_to_renew_v1(&self, tunnel: TunnelId) -> bool {
+        let serving = self.current_v1(tunnel).and_then(|key| self.up_v1(key));
+        serving.is_some_and(|sa| !sa.initiator && sa.asks_for_users())
     }
 
     /// A phase 1 has ended well: the tunnel's children go on with it.
@@ -239,6 +248,8 @@ impl Endpoint {
             None => Event::IkeUp { tunnel, info },
         };
         self.outputs.push_back(Output::Event(event));
+        // Children for an inner address that is another now.
+        let mut stranded = false;
         for other in others {
             if self.up(other).is_some() {
                 self.step_up(now, other, |mut sa, ctx| {
@@ -266,8 +277,14 @@ impl Endpoint {
             let new_stays = !together || new.lowest_nonce > old.lowest_nonce;
             let (stays, goes) = if new_stays { (key, other) } else { (other, key) };
             let delete = self.up_v1(goes).is_some_and(|sa| if together { sa.initiator } else { rekeys });
+            let moved =
+                new.addresses.ours != old.addresses.ours || new.addresses.theirs != old.addresses.theirs;
+            stranded |= moved;
             let mut children = Vec::new();
             self.step_up_v1(now, goes, |sa, ctx| {
+                if moved {
+                    sa.drop_children(ctx, DownReason::Replaced);
+                }
                 children = std::mem::take(&mut sa.children);
                 sa.supersede(ctx.now, delete);
             });
@@ -277,8 +294,26 @@ impl Endpoint {
             }
         }
         let current = self.current_v1(tunnel);
-        if let Some(current) = current.filter(|c| self.up_v1(*c).is_some_and(|sa| sa.initiator && !rekeys)) {
+        if let Some(current) = current.filter(|_| had.is_some()) {
+            match self.up_v1(current).is_some_and(|sa| sa.known) {
+                true => self.known_v1(now, tunnel, current),
+                // Its answer tells.
+                false => self.step_up_v1(now, current, IkeSa::ask),
+            }
+        }
+        if let Some(current) =
+            current.filter(|c| self.up_v1(*c).is_some_and(|sa| sa.initiator && (!rekeys || stranded)))
+        {
             self.step_up_v1(now, current, |sa, _| sa.queue_missing());
+        }
+    }
+
+    /// The peer has shown that it has this SA: those whose place it took are of no use any more.
+    pub(super) fn known_v1(&mut self, now: Instant, tunnel: TunnelId, key: u64) {
+        if self.current_v1(tunnel) == Some(key) {
+            for other in self.all_v1(tunnel).into_iter().filter(|other| *other != key) {
+                self.step_up_v1(now, other, |sa, ctx| sa.successor_known(ctx.now));
+            }
         }
     }
 
@@ -320,6 +355,20 @@ impl Endpoint {
                 self.tunnels.entry(tunnel).or_default().current = Some(key);
             }
         }
+    }
+
+    /// The same, as far as its address.
+    #[cfg(test)]
+    pub(crate) fn skip_to_mode_config(&mut self, now: Instant, tunnel: TunnelId) {
+        for key in self.all_v1(tunnel) {
+            self.step_up_v1(now, key, |sa, ctx| sa.authenticated(ctx));
+        }
+    }
+
+    /// Addresses that are handed out.
+    #[cfg(test)]
+    pub(crate) fn leased(&self) -> usize {
+        self.leases.len()
     }
 
     /// Rekeys a child by its inbound SPI; `false` if it is not there.

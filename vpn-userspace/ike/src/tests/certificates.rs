@@ -10,21 +10,21 @@ use crate::{
     Auth, Cause, CertificateRefused, Counts, Identity, LocalAuth, Phase, Psk, RemoteAuth, Signer, Trust,
 };
 
-const RSA: &[u8] = include_bytes!("../../../crypto/tests/keys/rsa2048.pk8");
-const RSA_3072: &[u8] = include_bytes!("../../../crypto/tests/keys/rsa3072.pk8");
-const P256: &[u8] = include_bytes!("../../../crypto/tests/keys/p256.pk8");
+pub(super) const RSA: &[u8] = include_bytes!("../../../crypto/tests/keys/rsa2048.pk8");
+pub(super) const RSA_3072: &[u8] = include_bytes!("../../../crypto/tests/keys/rsa3072.pk8");
+pub(super) const P256: &[u8] = include_bytes!("../../../crypto/tests/keys/p256.pk8");
 const P384: &[u8] = include_bytes!("../../../crypto/tests/keys/p384.pk8");
 const P521: &[u8] = include_bytes!("../../../crypto/tests/keys/p521.pk8");
-const ED25519: &[u8] = include_bytes!("../../../crypto/tests/keys/ed25519.pk8");
+pub(super) const ED25519: &[u8] = include_bytes!("../../../crypto/tests/keys/ed25519.pk8");
 
-fn signer(pkcs8: &[u8]) -> Signer {
+pub(super) fn signer(pkcs8: &[u8]) -> Signer {
     let key = PrivateKey::from_pkcs8(pkcs8).unwrap();
     let chain = vec![key.public_key().to_spki()];
     Signer { key: Arc::new(key), chain, schemes: Vec::new(), sha1: false }
 }
 
-fn certificate() -> RemoteAuth {
-    RemoteAuth::Certificate(Trust { authorities: vec![[7; 20]], sha1: false })
+pub(super) fn certificate() -> RemoteAuth {
+    RemoteAuth::Certificate(Trust { authorities: vec![[7; 20]], ..Trust::default() })
 }
 
 /// Both sides with a certificate.
@@ -248,7 +248,7 @@ fn old_methods_serve_peers_that_know_no_others() {
     let id = Id { kind: 2, reserved: [0; 3], data: b"gw" };
     let octets = SignedOctets { message: b"message", peer_nonce: b"nonce", sk_p: b"skp", id };
     let prf = Prf::HmacSha256;
-    let old = Trust { authorities: Vec::new(), sha1: true };
+    let old = Trust { sha1: true, ..Trust::default() };
     for (key, method) in [(P256, 9), (P384, 10), (P521, 11), (RSA, 1)] {
         let signer = Signer { sha1: true, ..signer(key) };
         let local = LocalAuth::Signature(signer.clone());

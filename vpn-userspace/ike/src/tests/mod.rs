@@ -17,6 +17,10 @@ mod session;
 mod sim;
 mod v1;
 mod v1_abuse;
+mod v1_mistakes;
+mod v1_natt;
+mod v1_signatures;
+mod v1_users;
 
 use std::time::Duration;
 

@@ -19,7 +19,7 @@ pub(super) fn both_v1(change: impl Fn(&mut PeerConfig)) -> (PeerConfig, PeerConf
     (a, b)
 }
 
-fn one() -> Counts {
+pub(super) fn one() -> Counts {
     Counts { ike_sas: 1, half_open: 0, spis: 1 }
 }
 
@@ -161,7 +161,7 @@ fn loss_duplication_and_reordering() {
     }
 }
 
-fn rekey_child(pair: &mut Pair, at: At) {
+pub(super) fn rekey_child(pair: &mut Pair, at: At) {
     let inbound = *pair.side(at).children.keys().next().unwrap();
     let time = pair.time;
     let _ = pair.side(at).endpoint.handle_command(time, Command::RekeyChild(inbound));
@@ -264,7 +264,7 @@ fn meet(first: impl Fn(&mut Pair, At), second: impl Fn(&mut Pair, At)) {
     }
 }
 
-fn rekey_ike(pair: &mut Pair, at: At) {
+pub(super) fn rekey_ike(pair: &mut Pair, at: At) {
     pair.command(at, Command::RekeyIke(TUNNEL));
 }
 
@@ -331,7 +331,8 @@ fn a_restarted_peer_takes_the_place_of_its_old_self() {
 #[test]
 fn aggressive_mode_only_where_it_is_asked_for() {
     use crate::V1Mode;
-    let aggressive = |c: &mut PeerConfig| c.v1 = Some(V1Options { mode: V1Mode::Aggressive, xauth: None });
+    let aggressive =
+        |c: &mut PeerConfig| c.v1 = Some(V1Options { mode: V1Mode::Aggressive, ..V1Options::default() });
     for nat in [None, Some(5)] {
         let (a, mut b) = both_v1(aggressive);
         b.remote = None;
@@ -368,7 +369,8 @@ fn aggressive_mode_only_where_it_is_asked_for() {
 #[test]
 fn loss_in_aggressive_mode() {
     for seed in 0..20 {
-        let (a, b) = both_v1(|c| c.v1 = Some(V1Options { mode: crate::V1Mode::Aggressive, xauth: None }));
+        let (a, b) =
+            both_v1(|c| c.v1 = Some(V1Options { mode: crate::V1Mode::Aggressive, ..V1Options::default() }));
         let mut pair = Pair::new(seed, a, b);
         pair.link.loss = 0.2;
         pair.link.duplicate = 0.3;
@@ -379,73 +381,4 @@ fn loss_in_aggressive_mode() {
         });
         assert!(up, "seed {seed}: {:#?} {:#?}", pair.a.log, pair.b.log);
     }
-}
-
-fn with_users(name: &str, password: &str) -> (PeerConfig, PeerConfig) {
-    use crate::{Psk, Xauth, XauthUser};
-    let user =
-        |name: &str, password: &str| XauthUser { name: name.into(), password: Psk::new(password).unwrap() };
-    let (mut a, mut b) = both_v1(|_| {});
-    a.v1 = Some(V1Options { xauth: Some(Xauth::Client(user(name, password))), ..V1Options::default() });
-    let users = vec![user("ann", "open"), user("joe", "sesame")];
-    b.v1 = Some(V1Options { xauth: Some(Xauth::Server(users)), ..V1Options::default() });
-    b.remote = None;
-    (a, b)
-}
-
-#[test]
-fn a_user_authenticates_after_phase_1() {
-    for seed in 0..20 {
-        let (a, b) = with_users("joe", "sesame");
-        let mut pair = Pair::new(seed, a, b);
-        pair.link.loss = if seed == 0 { 0.0 } else { 0.15 };
-        pair.link.duplicate = 0.2;
-        let up = (0..5).any(|_| {
-            pair.command(At::A, Command::Initiate(TUNNEL));
-            pair.run_until(secs(170), Pair::agreed)
-        });
-        assert!(up, "seed {seed}: {:#?} {:#?}", pair.a.log, pair.b.log);
-    }
-}
-
-#[test]
-fn a_wrong_user_gets_nothing() {
-    for (name, password) in [("joe", "open"), ("jo", "sesame"), ("nobody", "sesame")] {
-        let (a, b) = with_users(name, password);
-        let mut pair = Pair::new(1, a, b);
-        pair.command(At::A, Command::Initiate(TUNNEL));
-        pair.run(secs(200));
-        assert!(pair.a.failures[0].to_string().contains("refused our user name"), "{:#?}", pair.a.log);
-        assert!(pair.b.failures[0].to_string().contains("user name or password is wrong"));
-        assert!(pair.a.log.iter().chain(&pair.b.log).all(|l| !l.contains("Up")), "{:#?}", pair.b.log);
-        assert_eq!(
-            (pair.a.endpoint.counts(), pair.b.endpoint.counts()),
-            (Counts::default(), Counts::default())
-        );
-    }
-    // One side asks and the other does not know of it: they do not meet in phase 1.
-    let (_, b) = with_users("joe", "sesame");
-    let (a, _) = both_v1(|_| {});
-    let mut pair = Pair::new(1, a, b);
-    pair.command(At::A, Command::Initiate(TUNNEL));
-    pair.run(secs(200));
-    assert!(pair.a.ike.is_none() && pair.b.ike.is_none() && !pair.b.failures.is_empty());
-}
-
-/// Public mistake: a state skipped. A client that never answers the question asks for a CHILD SA all the same.
-#[test]
-fn quick_mode_before_the_user_is_known_is_not_answered() {
-    let (a, b) = with_users("joe", "sesame");
-    let mut pair = Pair::new(1, a, b);
-    pair.command(At::A, Command::Initiate(TUNNEL));
-    // Phase 1 is over on both sides; the question is on its way.
-    assert!(pair.run_until(secs(5), |p| p.b.sent.len() == 4));
-    let soon = pair.time + secs(1);
-    assert!(pair.step(soon));
-    pair.link.cut_to = Some(At::A);
-    pair.a.endpoint.skip_xauth(TUNNEL);
-    pair.command(At::A, Command::Initiate(TUNNEL));
-    pair.run(secs(30));
-    assert!(pair.a.sent.iter().any(|m| m[18] == 32), "it did ask");
-    assert!(pair.b.children.is_empty() && pair.b.ike.is_none() && pair.b.endpoint.counts().spis == 0);
 }

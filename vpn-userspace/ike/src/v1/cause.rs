@@ -37,8 +37,11 @@ pub enum V1Cause {
     #[error("the peer refused our user name or password")]
     UserRefused,
     /// There is no key to negotiate with.
-    #[error("the tunnel has no pre-shared key")]
+    #[error("the tunnel has no key for this way to authenticate")]
     NoKey,
+    /// A hash that no secret goes into is wrong.
+    #[error("the hash over the first messages is wrong: they were altered on the way")]
+    WrongHash,
 }
 
 /// Blame, mend and section in a phase of IKEv1; `None`: what IKEv2 says holds.
@@ -76,7 +79,15 @@ pub(crate) fn verdict(cause: &Cause, phase: Phase) -> Option<(Blame, &'static st
             "compare xauth_user and its password with the peer's list",
             "draft-beaulieu-ike-xauth-02 4",
         ),
-        Cause::V1(V1Cause::NoKey) => (Local, "give the tunnel a psk_file", "RFC 2409 5.4"),
+        Cause::V1(V1Cause::NoKey) => {
+            (Local, "give the tunnel a psk_file, or a certificate with its private key", "RFC 2409 5")
+        }
+        Cause::V1(V1Cause::WrongHash) => {
+            (Network, "look for who changes packets between here and the peer", "RFC 2409 5")
+        }
+        Cause::WrongSignature { .. } => {
+            (Configuration, "give the peer the private key that belongs to its certificate", "RFC 2409 5.1")
+        }
         Cause::V1(V1Cause::GoneAfterKeys(_)) => (
             Configuration,
             "compare the pre-shared keys and ids, most likely they differ (the peer's log says it); and see that UDP 4500 passes both ways",

@@ -66,8 +66,8 @@ impl IkeSa {
         self.transaction_clock(ctx);
         if ctx.now >= self.hard {
             match self.life {
-                Life::Authenticating => {
-                    ctx.failed(self.failure(Phase::Xauth, Cause::Silent(super::xauth::PATIENCE)));
+                Life::Authenticating | Life::Configuring => {
+                    self.impatience().into_iter().for_each(|failure| ctx.failed(failure));
                     self.farewell(ctx, DownReason::AuthenticationFailed);
                 }
                 Life::Superseded(ours) => {

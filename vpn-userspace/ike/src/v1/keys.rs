@@ -51,6 +51,11 @@ pub(crate) fn skeyid_psk(prf: Prf, psk: &Psk, public: &Public<'_>) -> Secret {
     prf.compute(psk.secret(), &[public.ni, public.nr])
 }
 
+/// SKEYID with signatures: prf(Ni_b | Nr_b, g^xy).
+pub(crate) fn skeyid_signature(prf: Prf, shared: &SharedSecret, public: &Public<'_>) -> Secret {
+    prf.compute(&Secret::new([public.ni, public.nr].concat()), &[shared])
+}
+
 impl Keys {
     pub(crate) fn derive(
         suite: &IkeSuite,

@@ -12,11 +12,14 @@ mod info;
 pub(crate) mod keys;
 pub(crate) mod main_mode;
 pub(crate) mod method;
+mod mode_config;
 mod nat;
 pub(crate) mod phase1;
+pub(crate) mod proof;
 pub(crate) mod proposal;
 mod quick;
 pub(crate) mod sa;
+mod transaction;
 pub(crate) mod vendor;
 mod xauth;
 
@@ -24,9 +27,11 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use culvert_types::TunnelId;
+use proof::Verdict;
 
 use crate::EndpointConfig;
 use crate::ctx::{Ctx, log};
+use crate::job::Done;
 use crate::timer::Soonest;
 use crate::wire::WireError;
 use crate::wire::v1::{Body, Exchange, HEADER_LEN, Header};
@@ -66,10 +71,45 @@ impl<'a> Arrival<'a> {
     }
 }
 
+/// A message that is read again, once a job or a verdict is there.
+pub(crate) struct Stash {
+    local: SocketAddr,
+    remote: SocketAddr,
+    bytes: Vec<u8>,
+}
+
+impl Stash {
+    pub(crate) fn of(arrival: &Arrival<'_>) -> Self {
+        let Arrival { local, remote, bytes, .. } = *arrival;
+        Self { local, remote, bytes: bytes.to_vec() }
+    }
+
+    /// The message as it came.
+    pub(crate) fn arrival(&self) -> Option<Arrival<'_>> {
+        let (header, bytes) = Header::parse(&self.bytes).ok()?;
+        Some(Arrival { local: self.local, remote: self.remote, header, bytes })
+    }
+
+    /// Hands it to a state again.
+    pub(crate) fn read<S>(
+        self,
+        state: Box<S>,
+        act: impl FnOnce(Box<S>, &Arrival<'_>) -> Option<Sa>,
+        otherwise: impl FnOnce(Box<S>) -> Sa,
+    ) -> Option<Sa> {
+        match self.arrival() {
+            Some(arrival) => act(state, &arrival),
+            None => Some(otherwise(state)),
+        }
+    }
+}
+
 /// An ISAKMP SA in one of its states.
 pub(crate) enum Sa {
     /// Initiator of aggressive mode, waiting for the second message.
     AggressiveSent(Box<aggressive::AggressiveSent>),
+    /// Responder of aggressive mode, whose answer is a job away.
+    AggressiveAsked(Box<aggressive::AggressiveAsked>),
     /// Responder of aggressive mode, waiting for the third message.
     AggressiveAnswered(Box<aggressive::AggressiveAnswered>),
     /// Initiator of main mode, waiting for the second message.
@@ -91,6 +131,7 @@ impl Sa {
     pub(crate) fn cookies(&self) -> (u64, u64) {
         let opening = match self {
             Self::AggressiveSent(s) => &s.opening,
+            Self::AggressiveAsked(s) => &s.opening,
             Self::AggressiveAnswered(s) => &s.opening,
             Self::OfferSent(s) => &s.opening,
             Self::KeySent(s) => &s.opening,
@@ -106,7 +147,10 @@ impl Sa {
     pub(crate) fn initiator(&self) -> bool {
         match self {
             Self::AggressiveSent(_) | Self::OfferSent(_) | Self::KeySent(_) | Self::IdSent(_) => true,
-            Self::AggressiveAnswered(_) | Self::OfferAnswered(_) | Self::KeyAnswered(_) => false,
+            Self::AggressiveAsked(_)
+            | Self::AggressiveAnswered(_)
+            | Self::OfferAnswered(_)
+            | Self::KeyAnswered(_) => false,
             Self::Up(s) => s.initiator,
         }
     }
@@ -118,20 +162,25 @@ impl Sa {
             Self::OfferSent(s) => Some(s.tunnel),
             Self::KeySent(s) => Some(s.tunnel),
             Self::IdSent(s) => Some(s.tunnel),
-            Self::AggressiveAnswered(_) | Self::OfferAnswered(_) | Self::KeyAnswered(_) => None,
+            Self::AggressiveAsked(_)
+            | Self::AggressiveAnswered(_)
+            | Self::OfferAnswered(_)
+            | Self::KeyAnswered(_) => None,
             Self::Up(s) => Some(s.tunnel),
         }
     }
 
     /// Whether it is still to serve its tunnel.
     pub(crate) fn opens(&self) -> bool {
-        !matches!(self, Self::Up(s) if s.life != sa::Life::Authenticating)
+        !matches!(self, Self::Up(s) if !s.opens())
     }
 
     /// Takes in a message that names this SA, whole.
     pub(crate) fn on_datagram(self, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) -> Option<Self> {
         match self {
             Self::AggressiveSent(s) => s.on_datagram(ctx, arrival),
+            // The same again: the answer is on its way.
+            Self::AggressiveAsked(s) => Some(Self::AggressiveAsked(s)),
             Self::AggressiveAnswered(s) => s.on_datagram(ctx, arrival),
             Self::OfferSent(s) => s.on_datagram(ctx, arrival),
             Self::KeySent(s) => s.on_datagram(ctx, arrival),
@@ -142,16 +191,44 @@ impl Sa {
         }
     }
 
+    /// Takes in what a job brought that was asked for on its behalf.
+    pub(crate) fn on_job(self, ctx: &mut Ctx<'_>, number: u64, done: &mut Option<Done>) -> Option<Self> {
+        match self {
+            Self::AggressiveSent(s) => s.on_job(ctx, number, done),
+            Self::AggressiveAsked(s) => s.on_job(ctx, number, done),
+            Self::KeySent(s) => s.on_job(ctx, number, done),
+            Self::OfferAnswered(s) => s.on_job(ctx, number, done),
+            Self::Up(mut s) => {
+                s.on_job(ctx, number, done);
+                s.go_on(ctx);
+                Some(Self::Up(s))
+            }
+            other => Some(other),
+        }
+    }
+
+    /// Takes in the owner's verdict on a certificate, the `number`th that was asked for.
+    pub(crate) fn on_checked(self, ctx: &mut Ctx<'_>, number: u64, verdict: &Verdict) -> Option<Self> {
+        match self {
+            Self::AggressiveSent(s) => s.on_checked(ctx, verdict),
+            Self::AggressiveAnswered(s) => s.on_checked(ctx, number, verdict),
+            Self::IdSent(s) => s.on_checked(ctx, verdict),
+            Self::KeyAnswered(s) => s.on_checked(ctx, number, verdict),
+            other => Some(other),
+        }
+    }
+
     /// Does what is due.
     pub(crate) fn on_timeout(self, ctx: &mut Ctx<'_>) -> Option<Self> {
         match self {
             Self::AggressiveSent(s) => s.on_timeout(ctx),
+            Self::AggressiveAsked(s) => (ctx.now < s.expires).then_some(Self::AggressiveAsked(s)),
             Self::AggressiveAnswered(s) => (ctx.now < s.expires).then_some(Self::AggressiveAnswered(s)),
             Self::OfferSent(s) => s.on_timeout(ctx),
             Self::KeySent(s) => s.on_timeout(ctx),
             Self::IdSent(s) => s.on_timeout(ctx),
             Self::OfferAnswered(s) => (ctx.now < s.expires).then_some(Self::OfferAnswered(s)),
-            Self::KeyAnswered(s) => (ctx.now < s.expires).then_some(Self::KeyAnswered(s)),
+            Self::KeyAnswered(s) => s.on_timeout(ctx),
             Self::Up(s) => s.on_timeout(ctx),
         }
     }
@@ -161,6 +238,10 @@ impl Sa {
         let mut soonest = Soonest::default();
         let patience = match self {
             Self::AggressiveSent(s) => Some(&s.patience),
+            Self::AggressiveAsked(s) => {
+                soonest.at(s.expires, "half-open IKE SA expires");
+                None
+            }
             Self::AggressiveAnswered(s) => {
                 soonest.at(s.expires, "half-open IKE SA expires");
                 None

@@ -138,6 +138,13 @@ pub(crate) fn read_id(id: Id<'_>) -> Result<Identity, Cause> {
     Identity::from_wire(id).map_err(Cause::from)
 }
 
+/// RFC 2407 4.6.3.3: we know no other SA with the peer.
+pub(crate) fn initial_contact(chain: &mut Chain, opening: &Opening) {
+    let spi = [opening.cookie_i.to_be_bytes(), opening.cookie_r.to_be_bytes()].concat();
+    let (kind, protocol) = (notify::INITIAL_CONTACT, protocol::ISAKMP);
+    chain.push(&Payload::Notify(Notify { protocol, spi: &spi, kind, data: &[] }));
+}
+
 /// An error to tell a peer in the clear, never in more bytes than came.
 pub(crate) fn tell(
     ctx: &mut Ctx<'_>,
@@ -260,7 +267,7 @@ pub(crate) struct Proven {
 /// Whether a peer that proved this identity is the one of a tunnel.
 pub(crate) fn check_id(config: &PeerConfig, id: &Identity) -> Result<(), Stop> {
     match &config.remote_id {
-        Some(expected) if expected != id => {
+        Some(expected) if !expected.matches(id) => {
             let (ours, theirs) = (expected.to_string(), id.to_string());
             let cause = Cause::WrongRemoteId { expected: expected.clone(), got: id.clone() };
             Err(Stop::with(cause, ours, theirs))

@@ -12,15 +12,15 @@ use super::child::{Child, Pair, State, pairs};
 use super::clock::Probe;
 use super::keys::Keys;
 use super::phase1::{Exchanged, Proven};
-use super::quick::Quick;
+use super::quick::{Quick, Waiting};
+use super::transaction::Transaction;
 use super::vendor::Vendor;
-use super::xauth::Transaction;
 use super::{Arrival, Sa, fragment, method};
 use crate::ctx::{Ctx, Effect, Path, log};
 use crate::error::{Cause, Failure, Phase};
 use crate::event::IkeInfo;
 use crate::wire::v1::{Body, Chain, Exchange, Flags, Header, protocol};
-use crate::{ChildSa, DownReason, EspSuite, Event, Identity, IkeSuite, PeerConfig};
+use crate::{ChildSa, DownReason, EspSuite, Event, Identity, IkeSuite, PeerConfig, Virtual};
 
 /// How long a replaced inbound SA still receives after it was taken down.
 pub(crate) const DRAIN: Duration = Duration::from_secs(5);
@@ -30,8 +30,10 @@ pub(crate) const OVERLAP: Duration = Duration::from_secs(5);
 const FORGOTTEN: Duration = Duration::from_secs(60);
 /// How long an ISAKMP SA outlives its successor: exchanges in flight end, lost ones are repeated.
 const SUPERSEDED_LIFETIME: Duration = Duration::from_secs(10);
-/// The same where the peer is to delete it.
+/// The same where the peer opened the successor, and may not have it yet: it is never without any.
 const SUPERSEDED_BY_PEER: Duration = Duration::from_secs(120);
+/// And once it has shown that it has it. Some peers leave the old one to us, such as strongSwan.
+const SUPERSEDED_AND_KNOWN: Duration = Duration::from_secs(5);
 /// Message ids that an ISAKMP SA remembers; with as many it is replaced.
 const MAX_SEEN: usize = 100_000;
 
@@ -47,6 +49,8 @@ pub(crate) enum Task {
 pub(crate) enum Life {
     /// Phase 1 is over, a user is still to be authenticated: nothing else is done.
     Authenticating,
+    /// All are authenticated, inner addresses are still to be settled: nothing else is done.
+    Configuring,
     /// Serves its tunnel.
     Serving,
     /// Another one serves in its place. `true`: we delete it.
@@ -67,6 +71,8 @@ pub(crate) struct IkeSa {
     pub(crate) remote_id: Identity,
     pub(crate) children: Vec<Child>,
     pub(crate) quicks: Vec<Quick>,
+    /// Quick modes of the peer that jobs are at work on.
+    pub(crate) waiting: Vec<Waiting>,
     pub(crate) tasks: VecDeque<Task>,
     pub(crate) life: Life,
     pub(crate) started: Instant,
@@ -83,10 +89,16 @@ pub(crate) struct IkeSa {
     pub(crate) seen: HashSet<u32>,
     /// A transaction of ours, or the peer's last one.
     pub(crate) transaction: Option<Transaction>,
+    /// The user that the peer proved to be by XAuth.
+    pub(crate) user: Option<String>,
+    /// Inner addresses by Mode Config.
+    pub(crate) addresses: Virtual,
     /// Its hard end, once it serves.
     pub(crate) lifetime_ends: Instant,
     /// What is said of it when it serves: the peer knows no other SA; it takes the place of another.
     pub(crate) deferred: (bool, bool),
+    /// The peer has shown that it has this SA, by a message of phase 2.
+    pub(crate) known: bool,
     /// The last messages of phase 1, should ours have been lost.
     phase1: Exchanged,
 }
@@ -125,6 +137,7 @@ impl IkeSa {
             remote_id,
             children: Vec::new(),
             quicks: Vec::new(),
+            waiting: Vec::new(),
             tasks: VecDeque::new(),
             life: Life::Serving,
             started: opening.started,
@@ -138,8 +151,11 @@ impl IkeSa {
             dpd_sequence: ctx.message_id() >> 1,
             seen: HashSet::new(),
             transaction: None,
+            user: None,
+            addresses: Virtual::default(),
             lifetime_ends: ctx.now + PeerConfig::hard(lifetime),
             deferred: (initial_contact, rekeys),
+            known: false,
             phase1: opening.exchanged,
             config,
         });
@@ -162,7 +178,7 @@ impl IkeSa {
         if method::is_xauth(choice.method) {
             sa.begin_xauth(ctx);
         } else {
-            ctx.effects.push(Effect::EstablishedV1 { tunnel, key: sa.key(), initial_contact, rekeys });
+            sa.authenticated(ctx);
         }
         sa
     }
@@ -170,6 +186,11 @@ impl IkeSa {
     /// Our cookie: the endpoint knows this SA by it.
     pub(crate) fn key(&self) -> u64 {
         if self.initiator { self.cookie_i } else { self.cookie_r }
+    }
+
+    /// Whether something is still to be done before it can serve its tunnel.
+    pub(crate) fn opens(&self) -> bool {
+        matches!(self.life, Life::Authenticating | Life::Configuring)
     }
 
     /// Whether it serves its tunnel.
@@ -193,7 +214,7 @@ impl IkeSa {
             nat_local: self.path.nat_local,
             nat_remote: self.path.nat_remote,
             encap: self.path.encap,
-            addresses: crate::Virtual::default(),
+            addresses: self.addresses.clone(),
             rekey_in: self.soft.map_or(Duration::ZERO, |soft| soft.saturating_duration_since(now)),
             expires_in: self.hard.saturating_duration_since(now),
         }
@@ -254,7 +275,7 @@ impl IkeSa {
             Exchange::Informational => return self.on_informational(ctx, arrival),
             Exchange::Transaction => return self.on_transaction(ctx, arrival),
             // What has not authenticated in full gets nothing.
-            Exchange::Quick if self.life == Life::Authenticating => {}
+            Exchange::Quick if self.opens() => {}
             Exchange::Quick => self.on_quick(ctx, arrival),
             other => {
                 log!(debug, self.config.name, "dropped a message of {other:?} from {}", arrival.remote);
@@ -268,6 +289,9 @@ impl IkeSa {
     pub(crate) fn heard(&mut self, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) {
         self.last_heard = ctx.now;
         self.probe = None;
+        if !std::mem::replace(&mut self.known, true) {
+            ctx.effects.push(Effect::KnownV1 { tunnel: self.tunnel, key: self.key() });
+        }
         let (local, remote) = (arrival.local, arrival.remote);
         let path = &mut self.path;
         if (path.local, path.remote) == (local, remote) || (path.nat_local && !path.nat_remote) {
@@ -514,6 +538,14 @@ impl IkeSa {
         self.hard = now + if ours { SUPERSEDED_LIFETIME } else { SUPERSEDED_BY_PEER };
     }
 
+    /// The peer has the one that took this one's place.
+    pub(crate) fn successor_known(&mut self, now: Instant) {
+        if let Life::Superseded(ours) = &mut self.life {
+            *ours = true;
+            self.hard = self.hard.min(now + SUPERSEDED_AND_KNOWN);
+        }
+    }
+
     /// Takes everything down that hangs on this SA.
     pub(crate) fn leave(mut self: Box<Self>, ctx: &mut Ctx<'_>, reason: DownReason) {
         for quick in std::mem::take(&mut self.quicks) {
@@ -522,14 +554,19 @@ impl IkeSa {
             }
         }
         self.tasks.clear();
+        self.drop_children(ctx, reason);
+        if self.life == Life::Serving {
+            log!(info, self.config.name, "IKEv1 SA down: {reason}");
+            ctx.effects.push(Effect::Left { tunnel: self.tunnel, key: self.key(), reason });
+        }
+    }
+
+    /// Takes all children out.
+    pub(crate) fn drop_children(&mut self, ctx: &mut Ctx<'_>, reason: DownReason) {
         while let Some(inbound) = self.children.first().map(|c| c.inbound) {
             // None is revived: all go.
             self.children.iter_mut().for_each(|c| c.confirmed = false);
             self.drop_child(ctx, inbound, reason);
-        }
-        if self.life == Life::Serving {
-            log!(info, self.config.name, "IKEv1 SA down: {reason}");
-            ctx.effects.push(Effect::Left { tunnel: self.tunnel, key: self.key(), reason });
         }
     }
 

@@ -12,7 +12,7 @@ pub(crate) mod pairs;
 mod path;
 pub(crate) mod rekey;
 pub(crate) mod sa;
-mod vip;
+pub(crate) mod vip;
 
 use std::net::SocketAddr;
 use std::time::Instant;

@@ -16,7 +16,14 @@ const MAX_DNS: usize = 16;
 
 /// Our request, where we ask for addresses.
 pub(crate) fn request(chain: &mut Chain, config: &PeerConfig) {
-    let Addresses::Request(wanted) = &config.session.addresses else { return };
+    if let Some(request) = wanted(config) {
+        chain.push(&Payload::Config(request));
+    }
+}
+
+/// What we ask for.
+pub(crate) fn wanted(config: &PeerConfig) -> Option<Configuration> {
+    let Addresses::Request(wanted) = &config.session.addresses else { return None };
     let mut request = Configuration::new(ConfigKind::Request);
     for address in wanted {
         match address {
@@ -31,13 +38,21 @@ pub(crate) fn request(chain: &mut Chain, config: &PeerConfig) {
     }
     // RFC 8598 3.1: the domains that those servers are for.
     request.push(attribute::DNS_DOMAIN, []);
-    chain.push(&Payload::Config(request));
+    Some(request)
 }
 
 /// What the peer gave us.
 pub(crate) fn read_reply(body: &Body<'_>, config: &PeerConfig) -> Result<Virtual, Cause> {
-    let Addresses::Request(wanted) = &config.session.addresses else { return Ok(Virtual::default()) };
+    if !matches!(config.session.addresses, Addresses::Request(_)) {
+        return Ok(Virtual::default());
+    }
     let reply = body.config().filter(|c| c.kind == ConfigKind::Reply).ok_or(Cause::MissingPayload("CP"))?;
+    taken(config, reply)
+}
+
+/// What of a list we take: an address of each family that we asked for, DNS servers, domains.
+pub(crate) fn taken(config: &PeerConfig, reply: &Configuration) -> Result<Virtual, Cause> {
+    let Addresses::Request(wanted) = &config.session.addresses else { return Ok(Virtual::default()) };
     let usable = |a: &IpAddr| !(a.is_unspecified() || a.is_multicast() || a.is_loopback());
     let mut ours: Vec<IpAddr> = Vec::new();
     for kind in [attribute::IP4_ADDRESS, attribute::IP6_ADDRESS] {
@@ -72,8 +87,22 @@ pub(crate) fn hand_out(
     body: &Body<'_>,
     sa: u64,
 ) -> Result<(Virtual, Option<Configuration>), Cause> {
-    let Addresses::Pool(pool) = &config.session.addresses else { return Ok((Virtual::default(), None)) };
+    if !matches!(config.session.addresses, Addresses::Pool(_)) {
+        return Ok((Virtual::default(), None));
+    }
     let request = body.config().filter(|c| c.kind == ConfigKind::Request).ok_or(Cause::NoAddressAsked)?;
+    given(ctx, config, identity, request, sa).map(|(addresses, reply)| (addresses, Some(reply)))
+}
+
+/// Addresses from the pool of a tunnel, as a list asks for them, and the list that says so.
+pub(crate) fn given(
+    ctx: &mut Ctx<'_>,
+    config: &PeerConfig,
+    identity: &Identity,
+    request: &Configuration,
+    sa: u64,
+) -> Result<(Virtual, Configuration), Cause> {
+    let Addresses::Pool(pool) = &config.session.addresses else { return Err(Cause::PoolExhausted) };
     let mut theirs = Vec::new();
     for (kind, ipv6) in [(attribute::IP4_ADDRESS, false), (attribute::IP6_ADDRESS, true)] {
         if request.has(kind) {
@@ -85,7 +114,7 @@ pub(crate) fn hand_out(
         return Err(Cause::PoolExhausted);
     }
     let reply = reply(pool, request, &theirs);
-    Ok((Virtual { theirs, ..Virtual::default() }, Some(reply)))
+    Ok((Virtual { theirs, ..Virtual::default() }, reply))
 }
 
 fn reply(pool: &Pool, request: &Configuration, theirs: &[IpAddr]) -> Configuration {

@@ -14,7 +14,7 @@ mod selector;
 pub(crate) mod v1;
 
 pub(crate) use chain::{Chain, plain_message};
-pub(crate) use config::{ConfigKind, Configuration, attribute};
+pub(crate) use config::{Attribute as ConfigAttribute, ConfigKind, Configuration, attribute};
 pub use error::WireError;
 pub(crate) use header::{Exchange, Flags, HEADER_LEN, Header};
 pub(crate) use payload::{Body, Delete, Id, Notify, Payload, X509_SIGNATURE, kind, notify, protocol};

@@ -106,6 +106,7 @@ fn proves(
         (RemoteAuth::Psk(key), _) if psk::verify(prf, key, octets, data) => Ok(()),
         (RemoteAuth::Psk(_), _) => Err(Cause::WrongPsk(identity.clone())),
         (RemoteAuth::Eap(eap), _) => Err(Cause::AuthMethod { got: method, expected: eap.name().to_owned() }),
+        (RemoteAuth::User, _) => Err(Cause::Eap),
         (RemoteAuth::Certificate(_), None) => return None,
         (RemoteAuth::Certificate(_), Some(Err(refused))) => {
             Err(Cause::Certificate { identity: identity.clone(), refused: Box::new(refused.clone()) })

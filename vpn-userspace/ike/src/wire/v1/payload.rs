@@ -55,6 +55,8 @@ pub(crate) mod cfg {
     pub(crate) const XAUTH_USER_NAME: u16 = 16521;
     pub(crate) const XAUTH_USER_PASSWORD: u16 = 16522;
     pub(crate) const XAUTH_STATUS: u16 = 16527;
+    /// The last of XAuth's.
+    pub(crate) const XAUTH_LAST: u16 = 16529;
 }
 
 /// Notify message types (RFC 2408 3.14.1, RFC 2407 4.6.3, RFC 3706). Below 16384 they are errors.
@@ -431,6 +433,18 @@ impl<'a> Body<'a> {
 
     pub(crate) fn hash(&self) -> Option<&'a [u8]> {
         self.find(|p| if let Payload::Hash(h) = p { Some(*h) } else { None })
+    }
+
+    pub(crate) fn signature(&self) -> Option<&'a [u8]> {
+        self.find(|p| if let Payload::Signature(s) = p { Some(*s) } else { None })
+    }
+
+    /// The certificates of one encoding.
+    pub(crate) fn certificates(&self, encoding: u8) -> impl Iterator<Item = &'a [u8]> {
+        self.payloads.iter().filter_map(move |p| match p {
+            Payload::Cert(e, data) if *e == encoding => Some(*data),
+            _ => None,
+        })
     }
 
     pub(crate) fn config(&self) -> Option<&Config<'a>> {
