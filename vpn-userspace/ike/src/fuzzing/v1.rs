@@ -6,6 +6,8 @@ use crate::testing::{At, Pair, TUNNEL, config};
 use crate::wire::v1::{Body, Chain, HEADER_LEN, Header, Payload};
 use crate::{Command, PeerConfig, Psk, V1Mode, V1Options, Xauth, XauthUser};
 
+// There may be more options than these two.
+#[allow(clippy::needless_update)]
 fn side(at: At, mode: V1Mode, xauth: bool) -> PeerConfig {
     let user = XauthUser { name: "user".to_owned(), password: Psk::new("secret").expect("a password") };
     let xauth = xauth.then(|| match at {
