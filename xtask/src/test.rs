@@ -34,12 +34,13 @@ impl Args {
 
 /// The end-to-end tests, in the order in which they run: tests/tests/NAME.rs. Each of the last column runs so many
 /// at a time: more than the cores, because most of their time is waiting.
-const END_TO_END: [(&str, &str, usize); 5] = [
+const END_TO_END: [(&str, &str, usize); 6] = [
     ("lab", "the lab itself (strongSwan with strongSwan)", 2),
     ("twins", "Culvert with Culvert", 2),
     ("matrix", "Culvert with strongSwan", 4),
     ("bad_input", "bad input", 4),
     ("lifecycle", "life and death of culvertd", 3),
+    ("clients", "many clients of one tunnel", 1),
 ];
 
 /// What has been counted.

@@ -55,7 +55,14 @@ impl FromStr for Target {
             Some((connection, tunnel)) => (connection, Some(tunnel)),
             None => (text, None),
         };
-        if !sound(connection) || !tunnel.is_none_or(sound) {
+        // A client of a tunnel that serves many has a number.
+        let client = |name: &str| match name.split_once('#') {
+            Some((name, number)) => {
+                sound(name) && !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
+            }
+            None => sound(name),
+        };
+        if !sound(connection) || !tunnel.is_none_or(client) {
             // Quoted in answers and logs: no control characters, no novels.
             return Err(TargetError(text.chars().take(64).flat_map(char::escape_debug).collect()));
         }

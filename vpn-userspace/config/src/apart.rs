@@ -185,6 +185,11 @@ pub(crate) fn interfaces_apart(connections: &[RawConnection], faults: &mut Vec<F
     }
 }
 
+/// Whether `remote_id` says that it may be anybody.
+pub(crate) fn is_anybody(id: &Identity) -> bool {
+    Identity::parse("any").is_ok_and(|any| any == *id)
+}
+
 /// Who the peer is where the file does not say; `None`: it must.
 pub(crate) fn default_id(remote: &Remote) -> Option<Identity> {
     match remote {

@@ -13,7 +13,7 @@ use crate::error::{Fault, Origin};
 use crate::file::{RawConnection, RawFile, RawTunnel, WanPort};
 use crate::model::{
     Attach, Config, Connection, Dpd, DpdAction, Encap, Engine, Esp, Gateway, Guard, Ike, Log, LogFormat,
-    LogLevel, Start, Tunnel,
+    LogLevel, RemoteProof, Start, Tunnel,
 };
 use crate::profile::Profile;
 use crate::secret::Files;
@@ -606,6 +606,28 @@ fn tunnel(
         }
         None => None,
     };
+    // Whoever authenticates: by what only it can have, not by a key that many know.
+    let anybody = raw.remote_id.as_ref().filter(|id| apart::is_anybody(id.get_ref()));
+    if let (Some(any), Some(RemoteProof::Psk(_))) = (anybody, auth.as_ref().map(|a| &a.remote)) {
+        faults.push(
+            Fault::new("remote_id = \"any\" needs certificates or EAP")
+                .at(any.span(), "a pre-shared key does not tell who it is")
+                .help(
+                    "write the identity that the peer proves, or remote_auth = \"cert\" or \"eap-mschapv2\"",
+                ),
+        );
+    }
+    if let Some(clients) = &raw.clients {
+        let any = raw.remote_address.as_ref().is_some_and(|a| a.get_ref().is_any());
+        if !any || !raw.addresses.hands_out() || v1 {
+            faults.push(
+                Fault::new("`clients` needs IKEv2, remote_address = \"any\" and a `pool`")
+                    .at(clients.span(), "many at once")
+                    .help("add them: each client comes from its own address, and is known inside by the one that it gets"),
+            );
+        }
+    }
+    let remote_id = if anybody.is_some() { None } else { Some(remote_id?) };
     let (mut lacks_user, mut lacks_users) = (false, false);
     if v1 && !raw.faulty {
         let (local, remote) = raw.auth.hybrid();
@@ -628,7 +650,8 @@ fn tunnel(
         local_address: raw.local_address.map(At::into_inner),
         remote_address: raw.remote_address?.into_inner(),
         local_id: raw.local_id.map(At::into_inner),
-        remote_id: remote_id?,
+        remote_id,
+        clients: raw.clients.map(|c| c.into_inner() as usize),
         auth: auth?,
         ppk,
         addresses: raw.addresses.check(remote, faults),

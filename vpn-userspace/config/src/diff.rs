@@ -192,6 +192,7 @@ fn diff_tunnel(old: &Tunnel, new: &Tunnel) -> Keys {
     keys.compare("xauth_user", &old.xauth, &new.xauth, Effect::Renegotiate);
     keys.compare("ppk", &old.ppk, &new.ppk, Effect::Renegotiate);
     keys.compare("virtual_ip or pool", &old.addresses, &new.addresses, Effect::Renegotiate);
+    keys.compare("clients", &old.clients, &new.clients, Effect::Renegotiate);
     keys.compare("inside", &old.inside, &new.inside, Effect::Renegotiate);
     keys.compare("weight", &old.weight, &new.weight, Effect::Live);
     keys.compare("enabled", &old.enabled, &new.enabled, Effect::Renegotiate);

@@ -101,6 +101,7 @@ pub(crate) struct RawTunnel {
     pub(crate) inside: Option<At<Vec<At<IpNet>>>>,
     pub(crate) weight: Option<At<u32>>,
     pub(crate) enabled: Option<At<bool>>,
+    pub(crate) clients: Option<At<u32>>,
     /// Keys that were there and wrong: not to be called missing as well.
     pub(crate) faulty: bool,
 }
@@ -388,6 +389,7 @@ fn tunnel(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> RawT
         ),
         weight: s.integer(faults, "weight", "a number from 0 (standby) to 100 (active)", 0..=100),
         enabled: s.boolean(faults, "enabled"),
+        clients: s.integer(faults, "clients", "a number of clients", 1..=100_000),
         ppk: None,
         faulty: false,
     };

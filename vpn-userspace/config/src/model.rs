@@ -270,7 +270,10 @@ pub struct Tunnel {
     /// `None`: the subject of the certificate, or else the local address in use.
     pub local_id: Option<Identity>,
     /// What the peer must call itself: the remote address or name where the file does not say.
-    pub remote_id: Identity,
+    /// `None`: whoever authenticates.
+    pub remote_id: Option<Identity>,
+    /// So many clients at once, each with an IKE SA of its own; `None`: one peer.
+    pub clients: Option<usize>,
     /// What both sides prove their identity with.
     pub auth: TunnelAuth,
     /// A post-quantum pre-shared key beside it.

@@ -58,6 +58,7 @@ const HOMES: [(&str, &[&str]); 8] = [
             "inside",
             "virtual_ip",
             "pool",
+            "clients",
             "dns",
             "dns_domains",
             "weight",

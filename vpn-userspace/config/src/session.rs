@@ -143,6 +143,11 @@ impl RawAddresses {
         }
     }
 
+    /// Whether peers get their address here.
+    pub(crate) fn hands_out(&self) -> bool {
+        self.pool.is_some()
+    }
+
     /// Whether this side has the address that it gets and no networks of its own.
     pub(crate) fn asks(&self) -> bool {
         self.request.is_some()

@@ -164,6 +164,10 @@ fn inner_addresses_and_sessions() {
         ("no address", with("", "virtual_ip = \"yes\"")),
         ("no domain", with("", "pool = \"172.16.0.0/24\"\ndns_domains = \"a b\"")),
         ("networks of a client", with("local = [\"192.168.0.0/24\"]", "virtual_ip = true")),
+        ("anybody by a key", with("", "remote_address = \"any\"\nremote_id = \"any\"")),
+        ("many from one address", with("", "pool = \"172.16.0.0/24\"\nclients = 5")),
+        ("many without a pool", with("", "remote_address = \"any\"\nremote_id = \"b\"\nclients = 5")),
+        ("no clients", with("", "clients = 0")),
         ("reauth too often", with("ike = { reauth = \"10s\" }", "")),
         ("reauth", with("ike = { reauth = 5, unique = \"always\" }", "")),
     ];
@@ -177,6 +181,11 @@ fn inner_addresses_and_sessions() {
     let server = parse(&with("", "pool = \"172.16.5.0/24\"\ndns = \"192.168.0.53\"")).unwrap();
     let culvert_ike::Addresses::Pool(pool) = &server.connections[0].tunnels[0].addresses else { panic!() };
     assert_eq!((pool.nets.len(), pool.dns.len()), (1, 1));
+    let many = "remote_address = \"any\"\nremote_id = \"any\"\nclients = 100\npool = \"172.16.5.0/24\"\n\
+                remote_auth = \"cert\"\nca = \"ca.pem\"";
+    let many = parse(&with("", many)).unwrap_or_else(|e| panic!("{e:?}"));
+    let tunnel = &many.connections[0].tunnels[0];
+    assert_eq!((tunnel.clients, &tunnel.remote_id), (Some(100), &None));
 }
 
 #[test]
@@ -243,6 +252,7 @@ fn values_that_cannot_be_are_refused() {
         ("any and immediate", with("start = \"immediate\"", "remote_address = \"any\"\nremote_id = \"b\"")),
         ("any and on-traffic", with("start = \"on-traffic\"", "remote_address = \"any\"\nremote_id = \"b\"")),
         ("identity", with("", "remote_id = \"\"\nlocal_id = \"CN=gw\"")),
+        ("no name", with("", "remote_address = \"peer..example\"")),
         ("inside", with("", "inside = \"169.254.10.0/30\"")),
         ("inside broadcast", with("", "inside = [\"169.254.10.3/30\"]")),
         ("inside without prefix", with("", "inside = \"169.254.10.2\"")),
@@ -357,7 +367,7 @@ fn the_example_loads() {
     let hangzhou = config.connection("hangzhou").unwrap();
     let b = hangzhou.tunnel("b").unwrap();
     assert_eq!(b.local_address, Some("198.51.100.20".parse().unwrap()));
-    assert_eq!(b.remote_id.to_string(), "203.0.113.22");
+    assert_eq!(b.remote_id.as_ref().unwrap().to_string(), "203.0.113.22");
     assert_eq!((b.weight, b.interface.as_str()), (0, "cv-hangzhou-b"));
     assert_eq!(config.connection("branch").unwrap().tunnels[0].remote_address, Remote::Any);
 }
@@ -462,7 +472,7 @@ fn a_tunnel_takes_ids_from_the_copied_tunnel_before_the_connection() {
     let [a, b] = &*config.connections[0].tunnels else { panic!() };
     for tunnel in [a, b] {
         assert_eq!(tunnel.local_id.as_ref().unwrap().to_string(), "gw.tunnel");
-        assert_eq!(tunnel.remote_id.to_string(), "peer.connection");
+        assert_eq!(tunnel.remote_id.as_ref().unwrap().to_string(), "peer.connection");
     }
     assert_eq!((a.weight, b.weight, a.enabled, b.enabled), (100, 0, true, false));
 }

@@ -88,6 +88,8 @@ pub(crate) struct Tunnel {
     pub(crate) negotiation: Option<Duration>,
     /// The peer has a name.
     pub(crate) named: Option<Named>,
+    /// The tunnel whose client it is.
+    pub(crate) client_of: Option<TunnelId>,
 }
 
 /// An IKE SA that stands.
@@ -428,7 +430,8 @@ impl Daemon {
         }
         self.settle_gateway().await;
         self.guard.stop();
-        let ids: Vec<TunnelId> = self.tunnels.keys().copied().collect();
+        let own = self.tunnels.iter().filter(|(_, t)| t.client_of.is_none());
+        let ids: Vec<TunnelId> = own.map(|(id, _)| *id).collect();
         for id in ids {
             if let Err(error) = self.plane.remove_tunnel(id).await {
                 tracing::warn!("cannot take {id:?} away: {error}");

@@ -20,6 +20,8 @@ impl Daemon {
     pub(crate) async fn on_ike_event(&mut self, event: Event) {
         let now = Instant::now();
         match event {
+            Event::ClientUp { tunnel, of, number } => self.client_up(tunnel, of, number),
+            Event::ClientGone { tunnel } => self.client_gone(tunnel),
             Event::IkeUp { tunnel, info } => {
                 self.guard.prove(info.remote.ip());
                 self.answered(tunnel, info.remote.ip());
@@ -49,7 +51,10 @@ impl Daemon {
                 if let Some(ike) = self.tunnels.get_mut(&tunnel).and_then(|entry| entry.ike.take()) {
                     self.guard.forget(ike.info.remote.ip());
                 }
-                self.gateway.handle(now, Input::Lost(tunnel, loss(reason), reason.to_string()));
+                // A tunnel is not lost because one of its clients went.
+                if !self.is_client(tunnel) {
+                    self.gateway.handle(now, Input::Lost(tunnel, loss(reason), reason.to_string()));
+                }
             }
             Event::ChildUp { sa, replaces: _, use_outbound } => {
                 self.on_child_up(now, &sa, use_outbound).await
@@ -65,7 +70,8 @@ impl Daemon {
                 }
                 self.guard.remove_sa(inbound, now + drain);
                 self.children.remove(&inbound);
-                self.gateway.handle(now, Input::ChildDown(tunnel, inbound, loss(reason), reason.to_string()));
+                let of = self.template(tunnel);
+                self.gateway.handle(now, Input::ChildDown(of, inbound, loss(reason), reason.to_string()));
             }
             Event::PeerMoved { tunnel, local, remote, encap } => {
                 self.happened(tunnel, What::Moved, format!("{local} - {remote}"));
@@ -117,6 +123,8 @@ impl Daemon {
                 }
                 // A tunnel that carries traffic is not lost because another attempt failed.
                 if let Some(id) = failure.tunnel
+                    && !self.is_client(id)
+                    && !self.serves_many(id)
                     && !self.children.values().any(|child| child.tunnel == id)
                 {
                     self.gateway.handle(now, Input::Lost(id, Loss::Failed, failure.to_string()));
@@ -192,7 +200,9 @@ impl Daemon {
             tracing::error!("cannot install a CHILD SA of {:?}: {error}", sa.tunnel());
             self.guard.remove_sa(sa.inbound(), now);
             let _ = self.ike.handle_command(now, Command::Terminate(sa.tunnel(), true));
-            self.gateway.handle(now, Input::Lost(sa.tunnel(), Loss::Failed, error.to_string()));
+            if !self.is_client(sa.tunnel()) {
+                self.gateway.handle(now, Input::Lost(sa.tunnel(), Loss::Failed, error.to_string()));
+            }
             return;
         }
         let list = |selectors: &[culvert_types::TrafficSelector]| {
@@ -219,7 +229,7 @@ impl Daemon {
             self.latest_negotiation = entry.negotiation;
         }
         self.children.insert(sa.inbound(), child);
-        self.gateway.handle(now, Input::ChildUp(sa.tunnel(), sa.inbound()));
+        self.gateway.handle(now, Input::ChildUp(self.template(sa.tunnel()), sa.inbound()));
     }
 
     pub(crate) async fn on_plane_event(&mut self, event: DataplaneEvent) {

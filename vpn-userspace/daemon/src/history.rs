@@ -60,6 +60,13 @@ impl History {
         list.map(|list| list.iter().cloned().collect()).unwrap_or_default()
     }
 
+    /// The clients of a tunnel that something happened to, also those that are gone.
+    pub(crate) fn clients(&self, connection: &str, tunnel: &str) -> Vec<String> {
+        let of = format!("{tunnel}#");
+        let those = self.tunnels.keys().filter(|(c, t)| c == connection && t.starts_with(&of));
+        those.map(|(_, t)| t.clone()).collect()
+    }
+
     /// What failed from an address (`None`: from any), oldest first.
     pub(crate) fn strangers(&self, from: Option<IpAddr>) -> Vec<Happening> {
         let those = self.strangers.iter().filter(|(address, _)| from.is_none_or(|from| from == *address));
@@ -68,7 +75,8 @@ impl History {
 
     /// Forgets the tunnels that are no longer configured.
     pub(crate) fn keep(&mut self, configured: impl Fn(&str, &str) -> bool) {
-        self.tunnels.retain(|(connection, tunnel), _| configured(connection, tunnel));
+        let of = |tunnel: &str| tunnel.split('#').next().unwrap_or_default().to_owned();
+        self.tunnels.retain(|(connection, tunnel), _| configured(connection, &of(tunnel)));
     }
 }
 

@@ -147,7 +147,7 @@ pub(crate) fn peer(
         anywhere: tunnel.remote_address.name().is_some(),
         remote_natt_port: gateway.natt_port,
         local_id,
-        remote_id: Some(tunnel.remote_id.clone()),
+        remote_id: tunnel.remote_id.clone(),
         auth: auth(&tunnel.auth),
         ike_proposals: connection.ike.proposals.clone(),
         esp_proposals: connection.esp.proposals.clone(),
@@ -170,6 +170,7 @@ pub(crate) fn peer(
             addresses: tunnel.addresses.clone(),
             unique: connection.unique,
             reauth: connection.reauth,
+            clients: tunnel.clients,
         },
     })
 }

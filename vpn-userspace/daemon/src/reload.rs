@@ -78,8 +78,12 @@ impl Daemon {
     }
 
     async fn remove_tunnels(&mut self, which: impl Fn(&str, &str) -> bool) {
-        let ids: Vec<_> =
-            self.tunnels.iter().filter(|(_, t)| which(&t.connection, &t.name)).map(|(id, _)| *id).collect();
+        let ids: Vec<_> = self
+            .tunnels
+            .iter()
+            .filter(|(_, t)| t.client_of.is_none() && which(&t.connection, &t.name))
+            .map(|(id, _)| *id)
+            .collect();
         for id in ids {
             self.remove_tunnel(id).await;
         }

@@ -18,7 +18,11 @@ impl Daemon {
             Request::Explain { target } => self.explain(&target),
             Request::Up { target } => self.up(&target),
             Request::Down { target } => self.with_targets(&target, |daemon, id| {
-                daemon.gateway.handle(Instant::now(), Input::Disable(id));
+                if daemon.is_client(id) {
+                    daemon.close(id);
+                } else {
+                    daemon.gateway.handle(Instant::now(), Input::Disable(id));
+                }
                 Ok(())
             }),
             Request::Rekey { target, ike } => self.with_targets(&target, |daemon, id| daemon.rekey(id, ike)),
@@ -39,7 +43,7 @@ impl Daemon {
     fn explain(&self, target: &Target) -> Response {
         let tunnels = self.config.connections.iter().flat_map(|c| c.tunnels.iter().map(move |t| (c, t)));
         let covered = tunnels.filter(|(c, t)| target.covers(&c.name, &t.name));
-        let explained: Vec<TunnelHistory> = covered
+        let mut explained: Vec<TunnelHistory> = covered
             .map(|(connection, tunnel)| {
                 let (state, since, cause) = self.state_of(connection, tunnel);
                 TunnelHistory {
@@ -53,14 +57,45 @@ impl Daemon {
                 }
             })
             .collect();
+        explained.extend(self.explain_clients(target));
         if explained.is_empty() {
             return unknown(target);
         }
         Response::Explanation(Explanation { tunnels: explained })
     }
 
+    /// The same of clients, also of those that are gone.
+    fn explain_clients(&self, target: &Target) -> Vec<TunnelHistory> {
+        let tunnels = self.config.connections.iter().flat_map(|c| c.tunnels.iter().map(move |t| (c, t)));
+        let many = tunnels.filter(|(_, t)| t.clients.is_some());
+        let clients = many.flat_map(|(c, t)| {
+            self.history.clients(&c.name, &t.name).into_iter().map(move |client| (c, client))
+        });
+        clients
+            .filter(|(c, client)| target.covers(&c.name, client))
+            .map(|(c, client)| {
+                let entry = self.find(&c.name, &client).and_then(|id| self.tunnels.get(&id));
+                let gone = (culvert_api::TunnelState::Down, Self::unix_seconds(self.started));
+                let (state, since) = entry.map_or(gone, |e| self.client_state(e));
+                TunnelHistory {
+                    connection: c.name.clone(),
+                    history: self.history.of(&c.name, &client),
+                    tunnel: client,
+                    state,
+                    since,
+                    cause: None,
+                    strangers: Vec::new(),
+                }
+            })
+            .collect()
+    }
+
     fn up(&mut self, target: &Target) -> Response {
         self.with_targets(target, |daemon, id| {
+            // It came by itself, and is there.
+            if daemon.is_client(id) {
+                return Ok(());
+            }
             let name = daemon.tunnels.get(&id).map(|t| (t.connection.clone(), t.name.clone()));
             let anywhere = name.is_some_and(|(connection, tunnel)| {
                 let tunnel = daemon.config.connection(&connection).and_then(|c| c.tunnel(&tunnel));
@@ -73,6 +108,10 @@ impl Daemon {
 
     fn rekey(&mut self, id: TunnelId, ike: bool) -> Result<(), CommandError> {
         let now = Instant::now();
+        // Its clients are targets of their own.
+        if self.serves_many(id) {
+            return Ok(());
+        }
         if ike {
             return self.ike.handle_command(now, Command::RekeyIke(id));
         }

@@ -72,7 +72,8 @@ impl Daemon {
     async fn moved_tunnels(&self, netlink: &Netlink) -> Vec<(TunnelId, IpAddr)> {
         let mut moved = Vec::new();
         for (id, entry) in &self.tunnels {
-            let Some(tunnel) = self.config.connection(&entry.connection).and_then(|c| c.tunnel(&entry.name))
+            let Some(tunnel) =
+                self.config.connection(&entry.connection).and_then(|c| c.tunnel(entry.configured()))
             else {
                 continue;
             };

@@ -25,7 +25,15 @@ impl Daemon {
             let tunnels: Vec<Tunnel> = connection
                 .tunnels
                 .iter()
-                .map(|tunnel| self.tunnel(now, connection, tunnel, &stats, &mtus))
+                .flat_map(|tunnel| {
+                    let own = self.tunnel(now, connection, tunnel, None, &stats, &mtus);
+                    let id = self.find(&connection.name, &tunnel.name).filter(|_| tunnel.clients.is_some());
+                    let clients = id.map(|id| self.clients_of(id)).unwrap_or_default();
+                    let client = |(id, _): (TunnelId, &daemon::Tunnel)| {
+                        self.tunnel(now, connection, tunnel, Some(id), &stats, &mtus)
+                    };
+                    std::iter::once(own).chain(clients.into_iter().map(client).collect::<Vec<_>>())
+                })
                 .collect();
             let list = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect();
             Connection {
@@ -52,7 +60,8 @@ impl Daemon {
 
     /// Every counter.
     pub(crate) fn counters(&self) -> Counters {
-        let tunnels = self.tunnels.iter().map(|(id, tunnel)| TunnelDrops {
+        let own = self.tunnels.iter().filter(|(_, t)| t.client_of.is_none());
+        let tunnels = own.map(|(id, tunnel)| TunnelDrops {
             connection: tunnel.connection.clone(),
             tunnel: tunnel.name.clone(),
             drops: self.drops_of(*id),
@@ -125,21 +134,29 @@ impl Daemon {
         self.guard.counters().into_iter().map(counter).collect()
     }
 
+    /// A tunnel, or one of its clients.
     fn tunnel(
         &self,
         now: Instant,
         connection: &culvert_config::Connection,
         tunnel: &culvert_config::Tunnel,
+        client: Option<TunnelId>,
         stats: &[SaStats],
         mtus: &BTreeMap<String, u32>,
     ) -> Tunnel {
-        let id = self.find(&connection.name, &tunnel.name);
+        let id = client.or_else(|| self.find(&connection.name, &tunnel.name));
         let entry = id.and_then(|id| self.tunnels.get(&id));
         let state = id.and_then(|id| self.gateway.state(id));
-        let (tunnel_state, since, cause) = self.state_of(connection, tunnel);
+        let (tunnel_state, since, cause) = match entry.filter(|_| client.is_some()) {
+            Some(client) => {
+                let (state, since) = self.client_state(client);
+                (state, since, None)
+            }
+            None => self.state_of(connection, tunnel),
+        };
         let user = entry.filter(|e| e.report.engine == culvert_dataplane::Engine::User);
         Tunnel {
-            name: tunnel.name.clone(),
+            name: entry.map_or_else(|| tunnel.name.clone(), |e| e.name.clone()),
             interface: tunnel.interface.clone(),
             state: tunnel_state,
             since,

@@ -123,6 +123,7 @@ impl Daemon {
             began: None,
             negotiation: None,
             named: tunnel.remote_address.name().map(Named::new),
+            client_of: None,
         };
         self.tunnels.insert(id, entry);
         Ok(())
@@ -145,8 +146,9 @@ impl Daemon {
         if let Err(error) = self.plane.remove_tunnel(id).await {
             tracing::error!("cannot take a tunnel away: {error}");
         }
-        self.children.retain(|_, child| child.tunnel != id);
-        self.tunnels.remove(&id);
+        let of_it = |t: &Tunnel| t.client_of == Some(id);
+        self.children.retain(|_, c| c.tunnel != id && !self.tunnels.get(&c.tunnel).is_some_and(of_it));
+        self.tunnels.retain(|other, t| *other != id && !of_it(t));
     }
 
     /// The id of a tunnel by its names.

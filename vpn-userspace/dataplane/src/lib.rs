@@ -40,8 +40,10 @@ pub struct Dataplane {
     user: UserEngine,
     /// Which engine serves a tunnel.
     tunnels: HashMap<TunnelId, Engine>,
-    /// Which tunnel an SA belongs to.
+    /// Which tunnel an SA belongs to, or which client of it.
     sas: HashMap<Spi, TunnelId>,
+    /// Whose interface and engine serve a client.
+    clients: HashMap<TunnelId, TunnelId>,
 }
 
 impl Dataplane {
@@ -56,7 +58,10 @@ impl Dataplane {
         let xfrm = XfrmEngine::start(&config, events.clone()).await;
         config.share_natt_port |= xfrm.available().is_ok();
         let user = UserEngine::start(&config, events)?;
-        Ok((Self { xfrm, user, tunnels: HashMap::new(), sas: HashMap::new() }, receiver))
+        Ok((
+            Self { xfrm, user, tunnels: HashMap::new(), sas: HashMap::new(), clients: HashMap::new() },
+            receiver,
+        ))
     }
 
     /// Creates a tunnel's interface, up, and says which engine serves it and why the others do not.
@@ -118,14 +123,32 @@ impl Dataplane {
             Engine::User => self.user.remove_tunnel(id).await?,
             Engine::Xfrm => self.xfrm.remove_tunnel(id).await?,
         }
-        self.sas.retain(|_, tunnel| *tunnel != id);
+        let clients = std::mem::take(&mut self.clients);
+        self.sas.retain(|_, tunnel| clients.get(tunnel).unwrap_or(tunnel) != &id);
+        self.clients = clients;
+        self.clients.retain(|_, of| *of != id);
         Ok(())
+    }
+
+    /// SAs of this client are SAs of that tunnel, which serves many: they share its interface, and packets take the one
+    /// that their addresses belong to. They move on their own.
+    pub fn add_client(&mut self, client: TunnelId, of: TunnelId) {
+        self.clients.insert(client, of);
+    }
+
+    /// Forgets a client, whose SAs are gone.
+    pub fn remove_client(&mut self, client: TunnelId) {
+        self.clients.remove(&client);
     }
 
     /// Installs an SA pair into its tunnel's engine, inbound first. It is used for sending at once, or
     /// when [`activate_outbound`](Self::activate_outbound) says so. When this returns, packets of the SA are accepted.
     pub async fn install(&mut self, sa: &ChildSa, use_outbound: bool) -> Result<(), DataplaneError> {
-        self.install_setup(&SaSetup::from(sa), sa.hard_lifetime(), use_outbound).await
+        let mut setup = SaSetup::from(sa);
+        setup.tunnel = self.tunnel_of(setup.tunnel);
+        self.install_setup(&setup, sa.hard_lifetime(), use_outbound).await?;
+        self.sas.insert(sa.inbound(), sa.tunnel());
+        Ok(())
     }
 
     async fn install_setup(
@@ -178,9 +201,12 @@ impl Dataplane {
         remote: SocketAddr,
         encap: bool,
     ) -> Result<(), DataplaneError> {
-        match self.engine(tunnel)? {
-            Engine::User => self.user.move_peer(tunnel, local, remote, encap),
-            Engine::Xfrm => self.xfrm.move_peer(tunnel, local, remote, encap),
+        let moving: Vec<Spi> =
+            self.sas.iter().filter(|(_, owner)| **owner == tunnel).map(|(spi, _)| *spi).collect();
+        let (engine, tunnel) = (self.engine(tunnel)?, self.tunnel_of(tunnel));
+        match engine {
+            Engine::User => self.user.move_sas(tunnel, moving, (local, remote), encap),
+            Engine::Xfrm => self.xfrm.move_sas(tunnel, &moving, (local, remote), encap),
         }
     }
 
@@ -230,8 +256,13 @@ impl Dataplane {
         self.user.udp_socket(local)
     }
 
+    /// The tunnel itself, or the one whose client it is.
+    fn tunnel_of(&self, tunnel: TunnelId) -> TunnelId {
+        self.clients.get(&tunnel).copied().unwrap_or(tunnel)
+    }
+
     fn engine(&self, tunnel: TunnelId) -> Result<Engine, DataplaneError> {
-        self.tunnels.get(&tunnel).copied().ok_or(DataplaneError::UnknownTunnel(tunnel))
+        self.tunnels.get(&self.tunnel_of(tunnel)).copied().ok_or(DataplaneError::UnknownTunnel(tunnel))
     }
 
     fn engine_of(&self, inbound: Spi) -> Result<Engine, DataplaneError> {

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use culvert_crypto::Random;
 use culvert_types::{Spi, TunnelId};
 
-use crate::endpoint::{AnySa, Leases, Line, Peers, Spis};
+use crate::endpoint::{AnySa, Clients, Leases, Line, Peers, Spis};
 use crate::fragment::Sealed;
 use crate::job::Work;
 use crate::kex::Spawn;
 use crate::tap::Tap;
 use crate::v1;
 use crate::v2::{Sa, child::Child, sa::IkeSa, sa::Task};
-use crate::{DownReason, EndpointConfig, Event, Failure, Job, JobId, Output, Parity};
+use crate::{DownReason, EndpointConfig, Event, Failure, Job, JobId, Output, Parity, PeerConfig};
 
 /// Where messages of an IKE SA go, and what lies between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,7 @@ pub(crate) struct Ctx<'a> {
     pub(crate) leases: &'a mut Leases,
     pub(crate) others: &'a HashMap<u64, AnySa>,
     pub(crate) tunnels: &'a HashMap<TunnelId, Line>,
+    pub(crate) clients: &'a mut Clients,
     pub(crate) tap: &'a Arc<Tap>,
     pub(crate) outputs: &'a mut VecDeque<Output>,
     /// Leave after the events of this step.
@@ -54,6 +55,8 @@ pub(crate) struct Ctx<'a> {
 pub(crate) enum Effect {
     /// This IKE SA of the tunnel is up: others of the tunnel give way.
     Established { tunnel: TunnelId, key: u64, initial_contact: bool },
+    /// A client has an instance of its tunnel from now on.
+    Client { tunnel: TunnelId, config: Arc<PeerConfig> },
     /// A rekeyed IKE SA comes to life beside the old one.
     Spawn(Box<IkeSa>),
     /// The children of `from` live on in `to`, which becomes the tunnel's IKE SA.

@@ -219,6 +219,9 @@ pub enum Cause {
     /// No address is left for the peer.
     #[error("the pool has no inner address left for the peer")]
     PoolExhausted,
+    /// The tunnel serves as many clients as it may.
+    #[error("the tunnel serves {0} clients already, as many as it may")]
+    TooManyClients(usize),
     /// The tunnel has an IKE SA, which stays.
     #[error("the peer has an IKE SA already, and the tunnel keeps the first")]
     AlreadyUp,
@@ -425,6 +428,11 @@ impl Cause {
                 (Configuration, "let the peer ask for an address, or take the pool out", "RFC 7296 2.19")
             }
             Self::PoolExhausted => (Configuration, "make the pool larger", "RFC 7296 2.19"),
+            Self::TooManyClients(_) => (
+                Configuration,
+                "write a larger `clients`, or let one of them go (`culvert down CONNECTION/TUNNEL#NUMBER`)",
+                "RFC 7296 2.4",
+            ),
             Self::AlreadyUp => (
                 Configuration,
                 "end the first IKE SA, or write unique = \"replace\" to let the newest win",
@@ -519,6 +527,7 @@ impl Cause {
             | Self::Certificate { .. }
             | Self::Unjudged(_)
             | Self::AlreadyUp
+            | Self::TooManyClients(_)
             | Self::EapFailed(_)
             | Self::EapKey
             | Self::LongChain { .. }

@@ -102,6 +102,20 @@ pub enum Output {
 /// What happened.
 #[derive(Debug)]
 pub enum Event {
+    /// A client of a tunnel that serves many authenticated: what follows of it is told of the instance, as of any tunnel.
+    ClientUp {
+        /// The instance.
+        tunnel: TunnelId,
+        /// The tunnel that is configured.
+        of: TunnelId,
+        /// The lowest number, from 1, that no other client of the tunnel had.
+        number: u32,
+    },
+    /// The last IKE SA of an instance is gone, and so is the instance.
+    ClientGone {
+        /// The instance.
+        tunnel: TunnelId,
+    },
     /// A peer authenticated: the tunnel has an IKE SA.
     IkeUp {
         /// The tunnel.

@@ -15,6 +15,9 @@ pub struct Session {
     /// As initiator, authenticate anew before this time is over (at 90 to 100 % of it); the new IKE SA stands before the
     /// old one goes. `None`: never, rekeying goes on.
     pub reauth: Option<Duration>,
+    /// As responder, serve so many clients at once, each identity with an instance of its own: its events name the
+    /// instance, which [`Event::ClientUp`](crate::Event::ClientUp) announces. `None`: one peer.
+    pub clients: Option<usize>,
 }
 
 /// Inner addresses by configuration payload.

@@ -303,7 +303,8 @@ impl Side {
             Event::CheckCertificate { check, chain, .. } => self.checks.push((check, chain)),
             Event::Failed(failure) => self.failures.push(failure),
             // Their text is in the log above.
-            Event::Message { .. } | Event::Secrets(_) => {}
+            Event::Message { .. } | Event::Secrets(_) | Event::ClientUp { .. } | Event::ClientGone { .. } => {
+            }
         }
     }
 

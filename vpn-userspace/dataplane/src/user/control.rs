@@ -27,8 +27,8 @@ pub(crate) enum Outbound {
     Add(Box<OutboundEntry>, bool),
     Activate(TunnelId, Spi),
     Remove(TunnelId, Spi),
-    /// Send the tunnel's packets from this socket to that address.
-    Move(TunnelId, Arc<WanSocket>, SocketAddr),
+    /// Send the packets of these SAs, by their inbound SPI, from this socket to that address.
+    Move(TunnelId, Arc<[Spi]>, Arc<WanSocket>, SocketAddr),
     Stop,
 }
 
@@ -42,11 +42,11 @@ pub(crate) enum Inbound {
     /// Forget it after this long.
     Remove(Spi, Duration),
     RemoveTunnel(TunnelId),
-    /// The tunnel's peer is there now.
-    Move(TunnelId, SocketAddr),
-    /// The tunnel's peer is there now, and another worker owns the socket that its packets come to: give
+    /// The peer of these SAs is there now.
+    Move(Arc<[Spi]>, SocketAddr),
+    /// The peer of these SAs is there now, and another worker owns the socket that its packets come to: give
     /// the SAs to it.
-    HandOver(TunnelId, SocketAddr, ControlSender<Inbound>),
+    HandOver(Arc<[Spi]>, SocketAddr, ControlSender<Inbound>),
     Stop,
 }
 

@@ -133,14 +133,16 @@ impl InboundWorker {
                 self.learned.retain(|(t, _)| t.id != id);
                 self.take_out(|e| e.tunnel.id == id);
             }
-            Inbound::Move(id, to) => {
-                for entry in self.entries.iter_mut().filter(|e| e.tunnel.id == id) {
-                    entry.peer = to;
-                    entry.seen = None;
+            Inbound::Move(moving, to) => {
+                for spi in moving.iter() {
+                    if let Some(entry) = self.by_spi.get(&spi.value()).and_then(|i| self.entries.get_mut(*i))
+                    {
+                        (entry.peer, entry.seen) = (to, None);
+                    }
                 }
             }
-            Inbound::HandOver(id, to, other) => {
-                for mut entry in self.take_out(|e| e.tunnel.id == id) {
+            Inbound::HandOver(moving, to, other) => {
+                for mut entry in self.take_out(|e| moving.contains(&e.spi)) {
                     (entry.peer, entry.seen) = (to, None);
                     // A worker that is gone has said so.
                     let _ = other.send(Inbound::Adopt(Box::new(entry)));

@@ -285,32 +285,34 @@ impl UserEngine {
         Ok(())
     }
 
-    /// The tunnel's packets go from and to these addresses from now on.
-    pub(crate) fn move_peer(
+    /// The packets of these SAs of the tunnel go from and to these addresses from now on.
+    pub(crate) fn move_sas(
         &mut self,
         id: TunnelId,
-        local: SocketAddr,
-        remote: SocketAddr,
+        moving: Vec<Spi>,
+        (local, remote): (SocketAddr, SocketAddr),
         encap: bool,
     ) -> Result<(), DataplaneError> {
         let tunnel = self.tunnels.get(&id).ok_or(DataplaneError::UnknownTunnel(id))?;
         let outbound = tunnel.outbound;
-        if !self.sas.values().any(|s| s.tunnel == id) {
+        if moving.is_empty() {
             return Ok(());
         }
+        let moving: Arc<[Spi]> = moving.into();
         let (socket, worker) = self.socket(local.ip(), encap)?;
         let remote = if encap { remote } else { SocketAddr::new(remote.ip(), 0) };
-        // Every SA of a tunnel is encapsulated, or none is: NAT detection is the IKE SA's.
-        for sa in self.sas.values_mut().filter(|s| s.tunnel == id) {
+        for spi in moving.iter() {
+            let Some(sa) = self.sas.get_mut(spi) else { continue };
+            // Every SA of an IKE SA is encapsulated, or none is: NAT detection is the IKE SA's.
             sa.encap = encap;
             if sa.worker != worker {
                 let to = self.inbound[worker].control.clone();
-                self.inbound[sa.worker].control.send(Inbound::HandOver(id, remote, to))?;
+                self.inbound[sa.worker].control.send(Inbound::HandOver(moving.clone(), remote, to))?;
                 sa.worker = worker;
             }
         }
-        self.inbound[worker].control.send(Inbound::Move(id, remote))?;
-        self.outbound[outbound].control.send(Outbound::Move(id, socket, remote))
+        self.inbound[worker].control.send(Inbound::Move(moving.clone(), remote))?;
+        self.outbound[outbound].control.send(Outbound::Move(id, moving, socket, remote))
     }
 
     /// Sends an IKE message from the UDP port that ESP uses too, behind the non-ESP marker.

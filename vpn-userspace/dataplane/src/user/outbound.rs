@@ -149,9 +149,10 @@ impl OutboundWorker {
                     tunnel.active.retain(|e| e.inbound != spi);
                 }
             }
-            Outbound::Move(id, socket, to) => {
+            Outbound::Move(id, moving, socket, to) => {
                 if let Some(tunnel) = self.tunnel(id) {
-                    for entry in tunnel.active.iter_mut().chain(&mut tunnel.standby) {
+                    let all = tunnel.active.iter_mut().chain(&mut tunnel.standby);
+                    for entry in all.filter(|e| moving.contains(&e.inbound)) {
                         entry.socket = socket.clone();
                         entry.to = to;
                     }

@@ -262,19 +262,19 @@ impl XfrmEngine {
         Ok(ended?)
     }
 
-    /// The tunnel's packets go from and to these addresses from now on.
-    pub(crate) fn move_peer(
+    /// The packets of these SAs of the tunnel go from and to these addresses from now on.
+    pub(crate) fn move_sas(
         &self,
         id: TunnelId,
-        local: SocketAddr,
-        remote: SocketAddr,
+        moving: &[Spi],
+        (local, remote): (SocketAddr, SocketAddr),
         encap: bool,
     ) -> Result<(), DataplaneError> {
         let drive = self.drive.as_ref().ok_or(DataplaneError::UnknownTunnel(id))?;
         let mut state = drive.shared.state();
         let tunnel = state.tunnels.get_mut(&id).ok_or(DataplaneError::UnknownTunnel(id))?;
         let local = SocketAddr::new(local.ip(), self.natt_port);
-        Ok(tunnel.move_peer(&drive.shared.xfrm, local, remote, encap)?)
+        Ok(tunnel.move_sas_to(&drive.shared.xfrm, moving, (local, remote), encap)?)
     }
 
     /// Takes ESP in UDP on a further address.

@@ -342,16 +342,16 @@ impl Tunnel {
 
     /// The peer, or we, are somewhere else now. Only a port that changed is told to the SAs in place;
     /// for the rest the kernel wants new ones, which go on counting where the old ones stopped.
-    pub(super) fn move_peer(
+    pub(super) fn move_sas_to(
         &mut self,
         xfrm: &Xfrm,
-        local: SocketAddr,
-        remote: SocketAddr,
+        moving: &[Spi],
+        ends: (SocketAddr, SocketAddr),
         encap: bool,
     ) -> Result<(), NetlinkError> {
         let mut outcome = Ok(());
-        for inbound in self.pairs.keys().copied().collect::<Vec<_>>() {
-            outcome = outcome.and(self.move_pair(xfrm, inbound, (local, remote), encap));
+        for inbound in moving {
+            outcome = outcome.and(self.move_pair(xfrm, *inbound, ends, encap));
         }
         outcome.and(self.reconcile(xfrm))
     }

@@ -20,6 +20,10 @@ impl Endpoint {
                 if config.v1.is_some() {
                     crate::v1::warn(&config.name);
                 }
+                for id in self.clients.of(tunnel) {
+                    let Some(client) = self.clients.get(id) else { continue };
+                    self.peers.add_client(id, super::instance(&config, &client.identity, client.number));
+                }
                 self.peers.add(tunnel, *config);
             }
             Command::RemovePeer(tunnel) => {
@@ -154,6 +158,9 @@ impl Endpoint {
     }
 
     fn terminate(&mut self, now: Instant, tunnel: TunnelId, tell: bool) {
+        for client in self.clients.of(tunnel) {
+            self.terminate(now, client, tell);
+        }
         let all = self.tunnels.get(&tunnel).map(|t| t.all.clone()).unwrap_or_default();
         for key in all {
             self.terminate_v1(now, key, tell);

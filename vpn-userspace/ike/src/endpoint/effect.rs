@@ -16,6 +16,7 @@ impl Endpoint {
             Effect::Established { tunnel, key, initial_contact } => {
                 self.established(now, tunnel, key, initial_contact);
             }
+            Effect::Client { tunnel, config } => self.peers.add_client(tunnel, config),
             Effect::Spawn(sa) => {
                 let key = sa.key();
                 self.settle(key, None, Some(AnySa::V2(Sa::Up(sa))));
@@ -166,11 +167,21 @@ impl Endpoint {
                         Some(Sa::Up(sa))
                     });
                 }
-                if self.tunnels.get(&tunnel).is_some_and(|e| e.all.is_empty()) {
-                    self.tunnels.remove(&tunnel);
-                }
+                let gone = self.tunnels.get(&tunnel).is_some_and(|e| e.all.is_empty());
                 self.outputs.push_back(Output::Event(Event::IkeDown { tunnel, reason }));
+                if gone {
+                    self.tunnels.remove(&tunnel);
+                    self.client_gone(tunnel);
+                }
             }
+        }
+    }
+
+    /// A tunnel has no IKE SA any more: if it was a client's, that is all of it.
+    pub(super) fn client_gone(&mut self, tunnel: TunnelId) {
+        if self.clients.remove(tunnel).is_some() {
+            self.peers.remove(tunnel);
+            self.outputs.push_back(Output::Event(Event::ClientGone { tunnel }));
         }
     }
 

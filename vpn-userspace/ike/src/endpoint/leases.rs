@@ -15,6 +15,7 @@ const MAX_TRIES: u128 = 1 << 16;
 #[derive(Default)]
 pub(crate) struct Leases {
     holders: HashMap<IpAddr, Holder>,
+    by_identity: HashMap<Identity, Vec<IpAddr>>,
     by_sa: HashMap<u64, Vec<IpAddr>>,
 }
 
@@ -37,7 +38,7 @@ impl Leases {
     ) -> Option<IpAddr> {
         let nets = || pool.nets.iter().filter(|net| net.addr().is_ipv6() == ipv6);
         let within = |address: &IpAddr| nets().any(|net| usable(net, *address));
-        let has = self.holders.iter().find(|(a, h)| h.identity == *identity && within(a)).map(|(a, _)| *a);
+        let has = self.by_identity.get(identity).and_then(|all| all.iter().copied().find(within));
         let free = |a: &IpAddr| !self.holders.contains_key(a);
         let address = has
             .or_else(|| wanted.filter(|a| within(a) && free(a)))
@@ -47,6 +48,10 @@ impl Leases {
             .entry(address)
             .or_insert_with(|| Holder { identity: identity.clone(), sas: Vec::new() });
         holder.sas.push(sa);
+        let known = self.by_identity.entry(identity.clone()).or_default();
+        if !known.contains(&address) {
+            known.push(address);
+        }
         self.by_sa.entry(sa).or_default().push(address);
         Some(address)
     }
@@ -66,8 +71,14 @@ impl Leases {
         for address in self.by_sa.remove(&sa).unwrap_or_default() {
             if let Some(holder) = self.holders.get_mut(&address) {
                 holder.sas.retain(|s| *s != sa);
-                if holder.sas.is_empty() {
-                    self.holders.remove(&address);
+                if holder.sas.is_empty()
+                    && let Some(Holder { identity, .. }) = self.holders.remove(&address)
+                    && let Some(known) = self.by_identity.get_mut(&identity)
+                {
+                    known.retain(|a| *a != address);
+                    if known.is_empty() {
+                        self.by_identity.remove(&identity);
+                    }
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! The endpoint: tunnels and their IKE SAs, and which of them a datagram, a command or a timeout is for.
 
 mod any;
+mod clients;
 mod command;
 mod effect;
 mod guard;
@@ -29,6 +30,7 @@ use crate::v2::{Arrival, Sa};
 use crate::wire::{self, Body, Exchange, HEADER_LEN, Header, WireError, describe, notify};
 use crate::{Command, CommandError, EndpointConfig, Event, JobDone, Output, PeerConfig};
 pub(crate) use any::AnySa;
+pub(crate) use clients::{Clients, instance};
 use guard::{Admission, Cookies, HalfOpens, Reports};
 pub(crate) use leases::Leases;
 pub(crate) use peers::Peers;
@@ -43,6 +45,7 @@ pub struct Endpoint {
     tunnels: HashMap<TunnelId, Line>,
     spis: Spis,
     leases: Leases,
+    clients: Clients,
     half_opens: HalfOpens,
     cookies: Cookies,
     reports: Reports,
@@ -90,6 +93,7 @@ impl Endpoint {
             tunnels: HashMap::new(),
             spis: Spis::default(),
             leases: Leases::default(),
+            clients: Clients::default(),
             half_opens: HalfOpens::default(),
             cookies: Cookies::default(),
             reports: Reports::default(),
@@ -406,6 +410,7 @@ impl Endpoint {
             leases: &mut self.leases,
             others: &self.sas,
             tunnels: &self.tunnels,
+            clients: &mut self.clients,
             tap: &self.tap,
             outputs: &mut self.outputs,
             transmits: Vec::new(),
@@ -453,12 +458,14 @@ impl Endpoint {
     /// Puts an IKE SA (back) into the tables, or takes its traces out of them.
     fn settle(&mut self, key: u64, before: Option<TunnelId>, next: Option<AnySa>) {
         let after = next.as_ref().and_then(AnySa::tunnel);
+        let mut gone = None;
         if let Some(tunnel) = before.filter(|b| after != Some(*b))
             && let Some(entry) = self.tunnels.get_mut(&tunnel)
         {
             entry.all.retain(|k| *k != key);
             if entry.all.is_empty() && entry.current.is_none() {
                 self.tunnels.remove(&tunnel);
+                gone = Some(tunnel);
             }
         }
         if let Some(tunnel) = after {
@@ -482,6 +489,9 @@ impl Endpoint {
         self.timers.set(key, next.as_ref().and_then(|sa| sa.deadline(&self.config)));
         if let Some(sa) = next {
             self.sas.insert(key, sa);
+        }
+        if let Some(tunnel) = gone {
+            self.client_gone(tunnel);
         }
     }
 }

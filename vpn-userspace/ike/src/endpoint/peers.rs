@@ -25,6 +25,11 @@ impl Peers {
         self.by_id.insert(tunnel, Arc::new(config));
     }
 
+    /// A client's instance: nobody else comes to it.
+    pub(crate) fn add_client(&mut self, tunnel: TunnelId, config: Arc<PeerConfig>) {
+        self.by_id.insert(tunnel, config);
+    }
+
     pub(crate) fn remove(&mut self, tunnel: TunnelId) -> bool {
         let Some(old) = self.by_id.remove(&tunnel) else { return false };
         for key in comes_from(&old) {

@@ -67,7 +67,12 @@ impl Endpoint {
         config.local = SocketAddr::new(local, config.local.port());
         config.local_natt = SocketAddr::new(local, config.local_natt.port());
         config.check()?;
-        self.peers.add(tunnel, config);
+        // A client's instance has no address by which others would find it.
+        if self.clients.get(tunnel).is_some() {
+            self.peers.add_client(tunnel, std::sync::Arc::new(config));
+        } else {
+            self.peers.add(tunnel, config);
+        }
         let all = self.tunnels.get(&tunnel).map(|t| t.all.clone()).unwrap_or_default();
         let mut begun = false;
         for key in all {

@@ -2,6 +2,7 @@
 
 mod abuse;
 mod certificates;
+mod clients;
 mod eap;
 mod failure;
 mod fragments;

@@ -10,6 +10,7 @@ use super::ppk::{self, Reading};
 use super::{Handshake, Verdict, proves, repeated};
 use crate::auth::{self, Psk, RemoteAuth, psk, signature};
 use crate::ctx::{Ctx, Effect};
+use crate::endpoint::instance;
 use crate::error::{Cause, Failure, Phase};
 use crate::keymat::child_keys;
 use crate::v2::closed::Closed;
@@ -163,8 +164,11 @@ impl HalfOpen {
         let remote_id = Identity::from_wire(id_i).map_err(|e| fail(e.into()))?;
         let mut fitting = self.fitting(message, body, &known, &remote_id)?;
         // Who keeps the first refuses a second before it costs anything.
-        let kept =
-            |(t, c): &(TunnelId, &Arc<PeerConfig>)| c.session.unique == Unique::Keep && ctx.is_served(*t);
+        let served = |t: TunnelId, c: &PeerConfig| match c.session.clients {
+            None => ctx.is_served(t),
+            Some(_) => ctx.clients.find(t, &remote_id).is_some_and(|client| ctx.is_served(client)),
+        };
+        let kept = |(t, c): &(TunnelId, &Arc<PeerConfig>)| c.session.unique == Unique::Keep && served(*t, c);
         if let Some((tunnel, config)) = fitting.iter().copied().find(kept) {
             fitting.retain(|f| !kept(f));
             if fitting.is_empty() {
@@ -344,6 +348,10 @@ impl HalfOpen {
                 return self.reject(ctx, message, failure);
             }
         };
+        let (tunnel, config) = match self.client(ctx, message, (tunnel, &config), &remote_id) {
+            Ok(client) => client,
+            Err(failure) => return self.reject(ctx, message, *failure),
+        };
         let mut chain = Chain::new();
         if eap.is_none() {
             chain.push(&Payload::IdR(id));
@@ -392,5 +400,26 @@ impl HalfOpen {
         let initial_contact = body.notify(notify::INITIAL_CONTACT).is_some();
         ctx.effects.push(Effect::Established { tunnel, key: sa.key(), initial_contact });
         Sa::Up(sa)
+    }
+    /// The tunnel that the peer has: its own instance, where there is one for each client.
+    fn client(
+        &self,
+        ctx: &mut Ctx<'_>,
+        message: &Message,
+        (of, config): (TunnelId, &Arc<PeerConfig>),
+        identity: &Identity,
+    ) -> Result<(TunnelId, Arc<PeerConfig>), Box<Failure>> {
+        let Some(most) = config.session.clients else { return Ok((of, Arc::clone(config))) };
+        let Some((tunnel, new)) = ctx.clients.assign(of, identity, most) else {
+            let cause = Cause::TooManyClients(most);
+            return Err(Box::new(self.failure(message, Some((of, &**config)), cause)));
+        };
+        let Some(number) = new else {
+            return Ok((tunnel, ctx.peers.get(tunnel).map_or_else(|| Arc::clone(config), Arc::clone)));
+        };
+        let config = instance(config, identity, number);
+        ctx.event(Event::ClientUp { tunnel, of, number });
+        ctx.effects.push(Effect::Client { tunnel, config: Arc::clone(&config) });
+        Ok((tunnel, config))
     }
 }
