@@ -9,6 +9,7 @@ mod fragments;
 mod handshake;
 mod jobs;
 mod loss;
+mod many;
 mod mobike;
 mod pairs;
 mod ppk;
