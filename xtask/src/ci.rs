@@ -1,4 +1,5 @@
 //! `cargo xtask ci`: what must hold before a change is taken: format, lints, the shape of the house, tests.
+pub(crate) mod mistakes;
 mod shape;
 
 use crate::process::{self, cargo};

@@ -1,4 +1,5 @@
 //! `cargo xtask test`: every test there is, and one line at the end that sums them up.
+use crate::ci::mistakes;
 use crate::process::{self, cargo, is_root, shown};
 use crate::setup;
 use anyhow::{Context, Result, bail};
@@ -70,6 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         let mut command = cargo();
         command.args(["test", "--workspace", "--exclude", "culvert-tests", "--no-fail-fast", "--"]);
         follow(command.args(filter), "", &mut sum)?;
+        println!("{}", mistakes::summary()?);
     }
     if all || args.end_to_end {
         for (name, title, threads) in END_TO_END {

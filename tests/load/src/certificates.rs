@@ -60,7 +60,11 @@ impl Certificates {
     pub(crate) fn read(folder: &Path, initiates: bool) -> Result<Self> {
         let read = |name: &str| fs::read(folder.join(name)).with_context(|| format!("cannot read {name}"));
         let certificate = |name: &str| {
-            culvert_pki::decode(&read(name)?).with_context(|| format!("{name} is no certificate"))
+            let text = read(name)?;
+            let found = culvert_pki::blocks(&text).find(|(label, _)| *label == "CERTIFICATE");
+            found
+                .and_then(|(_, block)| culvert_pki::decode(block))
+                .with_context(|| format!("{name} is no certificate"))
         };
         let (own, local_id, remote_id) =
             if initiates { ("peers", PEERS, RESPONDER) } else { ("responder", RESPONDER, PEERS) };

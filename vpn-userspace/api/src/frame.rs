@@ -238,6 +238,7 @@ mod tests {
         }
     }
 
+    /// Public mistake: local API.
     #[test]
     fn a_line_over_the_limit_is_refused_for_good() {
         let mut lines = Lines::new(4);

@@ -68,7 +68,7 @@ fn fixed_encodings_have_their_lengths() {
     }
 }
 
-/// Public mistakes, class "signatures": zero r or s.
+/// Public mistake: signatures. Zero r or s.
 #[test]
 fn zero_r_or_s_is_refused() {
     let mut random = SystemRandom::new();

@@ -95,7 +95,7 @@ fn a_wrong_password_and_a_stranger_are_told_alike() {
     assert_eq!(wrong.messages, stranger.messages);
 }
 
-/// Public mistakes: early EAP Success in every state, MSCHAPv2 Success before the response was checked.
+/// Public mistake: auth bypass. Early EAP Success in every state, MSCHAPv2 Success before the response was checked.
 #[test]
 fn an_early_success_is_refused_in_every_state() {
     for after in 0..3 {
@@ -211,6 +211,41 @@ fn a_client_may_name_the_method_that_it_has() {
     assert!(run(password("alice", "wonderland"), both()).server.is_ok());
     let outcome = run(password("alice", "wonderland"), server(vec![takes_tls(&pki, None)]));
     assert_eq!(outcome.server.unwrap_err(), EapError::Refused { refused: 13, wanted: 26 });
+}
+
+/// Public mistake: EAP. Challenge, Success and Failure of MSCHAPv2 and fragments of TLS, cut at every length, with every
+/// length that they may claim.
+#[test]
+fn every_length_is_survived() {
+    let text = b"E=691 R=1 C=00000000000000000000000000000000 V=3 M=no";
+    for (op, claimed) in [1, 3, 4].into_iter().flat_map(|op| (0..=255).map(move |n| (op, n))) {
+        for len in 0..=text.len() {
+            let (mut random, mut client) = (Counting(1), Client::new(password("alice", "wonderland")));
+            let data = [&[op, 7, 0, claimed, claimed][..], &text[..len]].concat();
+            for cut in [data.as_slice(), data.get(..len).unwrap_or_default()] {
+                let request = packet::encode(Code::Request, 1, kind::MSCHAPV2, cut);
+                let step = client.handle(&request, &mut random);
+                assert!(!matches!(step, Ok(ClientStep::Success(_))));
+            }
+        }
+    }
+    for (flags, claimed) in [0, 0x20, 0x40, 0x80, 0xc0, 0xff]
+        .into_iter()
+        .flat_map(|f| [0, 1, 4, 1024, 0xffff, 0x0001_0000, 0x7fff_ffff, u32::MAX].map(|claimed| (f, claimed)))
+    {
+        for len in [0, 1, 3, 4, 5, 64] {
+            let mut random = Counting(1);
+            let data = [&[flags][..], &claimed.to_be_bytes(), &[0x16; 64][..len]].concat();
+            let mut client = Client::new(by_tls(&PKI, &PKI.client, "gw.example"));
+            let request = packet::encode(Code::Request, 1, kind::TLS, &data);
+            assert!(!matches!(client.handle(&request, &mut random), Ok(ClientStep::Success(_))));
+            let (mut server, first) = Server::begin(server(vec![takes_tls(&PKI, None)]), &mut random);
+            let identity = packet::encode(Code::Response, first[1], kind::IDENTITY, b"alice");
+            let ServerStep::Request(second) = server.handle(&identity, &mut random) else { panic!() };
+            let response = packet::encode(Code::Response, second[1], kind::TLS, &data);
+            assert!(!matches!(server.handle(&response, &mut random), ServerStep::Success { .. }));
+        }
+    }
 }
 
 #[test]

@@ -165,6 +165,7 @@ fn other_keys_suites_and_modes_do_not_open() {
     }
 }
 
+/// Public mistake: counters.
 #[test]
 fn sequence_numbers_stop_before_they_repeat() {
     for suite in Suite::all() {
@@ -256,6 +257,7 @@ fn only_tunnel_mode_next_headers() {
     assert_eq!(inn.open(&mut seal(&mut out, &[], 59)), Err(OpenError::Dummy));
 }
 
+/// Public mistake: pad length.
 #[test]
 fn padding_is_checked() {
     let inner = small_v4(); // 27 bytes
@@ -290,6 +292,7 @@ fn padding_is_checked() {
     }
 }
 
+/// Public mistake: inner parsing.
 #[test]
 fn the_inner_header_tells_the_length() {
     let suite = Suite::all().find(|s| !s.is_aead()).unwrap();

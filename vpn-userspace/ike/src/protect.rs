@@ -130,7 +130,7 @@ impl Protection {
     }
 
     /// A message with any text where its payloads should be.
-    #[cfg(feature = "testing")]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn seal_raw(&mut self, header: &Header, first: u8, text: &[u8]) -> Vec<u8> {
         self.seal_part(header, first, text, None)
     }

@@ -125,6 +125,7 @@ fn openssl_and_strongswan_take_what_the_authority_makes() {
 }
 
 /// The class "certificates" of the public mistakes: time, issuer, usage, path length, constraints.
+/// Public mistake: certificates.
 #[test]
 fn certificates_that_must_not_be_trusted() {
     let (ca, gateway) = (ca(KeyKind::EcdsaP256), key(KeyKind::EcdsaP256));
@@ -179,6 +180,7 @@ fn certificates_that_must_not_be_trusted() {
     }
 }
 
+/// Public mistake: certificates.
 #[test]
 fn deep_and_huge_chains_are_refused() {
     let mut random = SystemRandom::new();

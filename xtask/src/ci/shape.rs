@@ -49,7 +49,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("culvert", &["culvert-api", "culvert-crypto", "culvert-pki"]),
     ("culvert-lab", &[]),
-    ("culvert-load", &["culvert-types", "culvert-crypto", "culvert-ike"]),
+    ("culvert-load", &["culvert-types", "culvert-crypto", "culvert-pki", "culvert-ike"]),
     ("culvert-tests", &["culvert-lab"]),
     ("xtask", &["culvert-lab"]),
 ];
@@ -184,7 +184,7 @@ fn is_test(name: &str) -> bool {
         || name.contains("/testing/")
 }
 
-fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+pub(super) fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     if !directory.is_dir() {
         return Ok(());
     }

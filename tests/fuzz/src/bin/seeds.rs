@@ -55,7 +55,8 @@ fn main() -> std::io::Result<()> {
     }
     for file in [CERTIFICATE, AUTHORITY] {
         seeds.push(("certificates", file.to_vec()));
-        seeds.push(("certificates", culvert_pki::decode(file).expect("a certificate")));
+        let (_, block) = culvert_pki::blocks(file).next().expect("a certificate");
+        seeds.push(("certificates", culvert_pki::decode(block).expect("base 64")));
     }
     seeds.push(("certificates", [CERTIFICATE, AUTHORITY].concat()));
     seeds.push(("certificates", culvert_fuzz::revocation_list()));

@@ -241,7 +241,7 @@ mod tests {
         block
     }
 
-    /// Public mistakes, class "signatures": lax padding, short hash, with e = 65537 and e = 3. Each block is
+    /// Public mistake: signatures. Lax padding, short hash, with e = 65537 and e = 3. Each block is
     /// signed with the real key, so only the check of its padding stands between it and acceptance.
     #[test]
     fn lax_padding_and_short_hashes_are_refused() {

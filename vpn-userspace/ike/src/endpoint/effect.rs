@@ -99,7 +99,7 @@ impl Endpoint {
 
     /// A message on the tunnel's IKE SA, established or authenticating, with any text where its payloads should be;
     /// `response` answers the request of the peer with this message id.
-    #[cfg(feature = "testing")]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn craft(
         &mut self,
         tunnel: TunnelId,

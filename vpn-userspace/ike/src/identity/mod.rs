@@ -347,6 +347,7 @@ mod tests {
         }
     }
 
+    /// Public mistake: identity.
     #[test]
     fn bad_identities_are_refused() {
         for text in ["", "@", "@#", "@#abc", "@#zz", "a\nb", "C=CH, XX=x", "%any", "caf\u{e9}.example"] {

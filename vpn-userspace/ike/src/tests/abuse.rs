@@ -56,6 +56,7 @@ fn sized(mut message: Vec<u8>) -> Vec<u8> {
     message
 }
 
+/// Public mistake: lengths. Datagrams of 0 to 64 bytes.
 #[test]
 fn short_datagrams_of_every_length() {
     let mut random = Seeded(5);
@@ -91,6 +92,7 @@ fn short_datagrams_of_every_length() {
     assert!(pair.agreed());
 }
 
+/// Public mistake: lengths. Every length field, and every other byte, off by one, zero, and at its maximum.
 #[test]
 fn damaged_messages_do_not_disturb_a_tunnel() {
     let (from_a, from_b) = conversation();
@@ -201,6 +203,7 @@ fn last_notify(pair: &Pair) -> Option<(u16, Vec<u8>)> {
     body.notifies().next().map(|n| (n.kind, n.data.to_vec()))
 }
 
+/// Public mistake: amplification.
 #[test]
 fn a_flood_from_many_addresses_stays_bounded() {
     let mut pair = idle();
@@ -261,6 +264,7 @@ fn peers_without_the_key_leave_nothing_and_are_reported_seldom() {
     assert_eq!(pair.b.endpoint.counts(), Counts::default());
 }
 
+/// Public mistake: internal value on the wire. Every group number that is not the configured one.
 #[test]
 fn every_dh_group_number_and_bad_public_values() {
     let mut pair = idle();
@@ -278,6 +282,7 @@ fn every_dh_group_number_and_bad_public_values() {
     assert_eq!(pair.b.endpoint.counts(), Counts::default());
 }
 
+/// Public mistake: DH values.
 #[test]
 fn modp_values_out_of_range() {
     let (a, b) = both(|c| c.ike_proposals = vec!["aes128-sha256-modp2048".parse().unwrap()]);
@@ -292,6 +297,7 @@ fn modp_values_out_of_range() {
     assert_eq!(pair.b.endpoint.counts(), Counts::default());
 }
 
+/// Public mistake: proposals.
 #[test]
 fn odd_proposals_are_refused() {
     let mut pair = idle();
@@ -318,6 +324,7 @@ fn odd_proposals_are_refused() {
     assert_eq!(pair.b.endpoint.counts().half_open, 1);
 }
 
+/// Public mistake: missing payload. In IKE_SA_INIT.
 #[test]
 fn required_payloads_left_out_and_unknown_critical_ones() {
     let mut pair = idle();
@@ -343,6 +350,7 @@ fn required_payloads_left_out_and_unknown_critical_ones() {
     assert_eq!(pair.b.endpoint.counts(), Counts::default());
 }
 
+/// Public mistake: dead state. Everything again, before and after the end.
 #[test]
 fn replays_do_nothing() {
     let (from_a, from_b) = conversation();
@@ -374,6 +382,7 @@ fn replays_do_nothing() {
     assert_eq!((pair.a.endpoint.counts(), pair.b.endpoint.counts()), (Counts::default(), Counts::default()));
 }
 
+/// Public mistake: state order.
 #[test]
 fn nothing_but_ike_auth_goes_on_from_ike_sa_init() {
     let mut pair = idle();

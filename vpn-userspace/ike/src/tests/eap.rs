@@ -112,6 +112,7 @@ fn a_refusal_is_reported_at_once_and_once() {
 }
 
 /// Without the server's Success there is no AUTH that it would take.
+/// Public mistake: auth bypass. AUTH before EAP has succeeded.
 #[test]
 fn a_hasty_client_is_not_let_in() {
     let (a, b) = with(Word { hasty: true, ..word(b"open", false) }, word(b"open", true));

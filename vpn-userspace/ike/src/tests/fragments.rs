@@ -151,6 +151,7 @@ fn a_repeated_request_is_answered_once_for_all_its_fragments() {
     assert_eq!(pair.b.sent.len(), answered + again);
 }
 
+/// Public mistake: fragments.
 #[test]
 fn fragments_of_strangers_and_damaged_ones_disturb_nothing() {
     let mut pair = narrow_pair(1);
@@ -188,6 +189,7 @@ fn fragments_of_strangers_and_damaged_ones_disturb_nothing() {
 }
 
 /// The public mistake: SKF with many unknown payloads in it.
+/// Public mistake: fragments. SKF with many unknown payloads.
 #[test]
 fn unknown_payloads_in_fragments_are_judged_as_in_whole_messages() {
     for (count, data, stays) in

@@ -10,6 +10,7 @@ mod handshake;
 mod jobs;
 mod loss;
 mod many;
+mod mistakes;
 mod mobike;
 mod pairs;
 mod ppk;

@@ -39,7 +39,7 @@ fn lasting(pair: &Pair) -> Counts {
     pair.b.endpoint.counts()
 }
 
-/// Class "lengths": datagrams of 0 to 64 bytes, every length field off by one, zero, and at its maximum.
+/// Public mistake: lengths. Datagrams of 0 to 64 bytes, every length field off by one, zero, and at its maximum.
 #[test]
 fn lengths() {
     let (mut pair, sent) = opening(|_| {});
@@ -67,7 +67,7 @@ fn lengths() {
     assert_eq!(lasting(&pair), Counts::default());
 }
 
-/// Class "proposals": empty ones, 255 of them, keys of no length, no group, numbers of nothing.
+/// Public mistake: proposals. Empty ones, 255 of them, keys of no length, no group, numbers of nothing.
 #[test]
 fn proposals() {
     let (mut pair, sent) = opening(|_| {});
@@ -107,7 +107,7 @@ fn proposals() {
     assert_eq!(lasting(&pair).half_open, 1);
 }
 
-/// Class "internal value on the wire": an offer with each group there is a number for.
+/// Public mistake: internal value on the wire. An offer with each group there is a number for.
 #[test]
 fn internal_value_on_the_wire() {
     let (mut pair, sent) = opening(|_| {});
@@ -125,7 +125,7 @@ fn internal_value_on_the_wire() {
     assert_eq!(lasting(&pair).half_open, 2, "ecp256 and curve25519");
 }
 
-/// Class "DH values": 0, 1, p - 1, p, too short, too long; a point off the curve; zero for curve25519.
+/// Public mistake: DH values. 0, 1, p - 1, p, too short, too long; a point off the curve; zero for curve25519.
 #[test]
 fn dh_values() {
     let groups: [(&str, usize, Vec<Vec<u8>>); 3] = [
@@ -167,7 +167,7 @@ fn dh_values() {
     }
 }
 
-/// Class "fragments": every number, as the last or not, of several sizes, of a fragment within a fragment.
+/// Public mistake: fragments. Every number, as the last or not, of several sizes, of a fragment within a fragment.
 #[test]
 fn fragments() {
     let (mut pair, sent) = opening(|_| {});
@@ -193,7 +193,7 @@ fn fragments() {
     assert_eq!(pair.b.sent.len(), answers + 1, "the message itself in one piece");
 }
 
-/// Class "dead state": Delete twice, everything again after it, the cookies of what is gone.
+/// Public mistake: dead state. Delete twice, everything again after it, the cookies of what is gone.
 #[test]
 fn dead_state() {
     let (a, b) = both_v1(|c| c.dpd = None);
@@ -209,7 +209,7 @@ fn dead_state() {
     assert_eq!((lasting(&pair), pair.b.log.len()), (Counts::default(), log));
 }
 
-/// Class "identity": over-long, with control characters, with words for a shell and for printf. In aggressive mode it
+/// Public mistake: identity. Over-long, with control characters, with words for a shell and for printf. In aggressive mode it
 /// comes in the clear, from anybody.
 #[test]
 fn identity() {
@@ -236,7 +236,7 @@ fn identity() {
     assert!(Identity::parse(&"a".repeat(300)).is_err());
 }
 
-/// Class "amplification": who has proven no address gets no more bytes than came, in either mode.
+/// Public mistake: amplification. Who has proven no address gets no more bytes than came, in either mode.
 #[test]
 fn amplification() {
     for mode in [V1Mode::Main, V1Mode::Aggressive] {

@@ -144,7 +144,7 @@ fn certificates_that_are_refused() {
     }
 }
 
-/// Public mistakes, class "signatures": another key than the certificate's, none, a hash in its place.
+/// Public mistake: signatures. Another key than the certificate's, none, a hash in its place.
 #[test]
 fn a_signature_by_another_key() {
     for mode in MODES {
@@ -161,7 +161,7 @@ fn a_signature_by_another_key() {
     }
 }
 
-/// Public mistake: an authentication skipped. Who should sign and does not, though it knows the keys, is nobody.
+/// Public mistake: auth bypass. Who should sign and does not, though it knows the keys, is nobody.
 #[test]
 fn methods_are_not_mixed() {
     // One side by certificate, the other by key or by nothing: they do not meet.

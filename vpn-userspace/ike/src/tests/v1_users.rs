@@ -55,7 +55,7 @@ fn a_wrong_user_gets_nothing() {
     assert!(pair.a.ike.is_none() && pair.b.ike.is_none() && !pair.b.failures.is_empty());
 }
 
-/// Public mistake: a state skipped. A client that never answers the question asks for a CHILD SA all the same.
+/// Public mistake: state order. A client that never answers the question asks for a CHILD SA all the same.
 #[test]
 fn quick_mode_before_the_user_is_known_is_not_answered() {
     let (a, b) = with_users("joe", "sesame");

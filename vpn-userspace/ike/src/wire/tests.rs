@@ -193,6 +193,7 @@ fn unknown_payloads_are_judged_by_the_critical_bit() {
     }
 }
 
+/// Public mistake: traffic selectors.
 #[test]
 fn selectors_that_select_nothing_are_left_out_and_bad_lengths_refused() {
     let one = |kind: u8, ports: [u8; 4], start: u8, end: u8| {
