@@ -38,6 +38,21 @@ suites! {
     aes256_sha512_ecp256: "aes256-sha512-ecp256", "aes256-sha512-ecp256";
 }
 
+/// ML-KEM-768 beside X25519 in every exchange (RFC 9370): IKE_INTERMEDIATE, then IKE_FOLLOWUP_KE in each rekeying.
+#[test]
+fn hybrid_key_exchange() -> Result<()> {
+    let (ike, esp) = ("aes256gcm16-prfsha384-curve25519-ke1_mlkem768", "aes256gcm16-curve25519-ke1_mlkem768");
+    let twins = connects(&case(ike, esp))?;
+    let rekeys: [fn(&Twins) -> Result<()>; 4] =
+        [|t| t.a.rekey_child(), |t| t.b.rekey_ike(), |t| t.b.rekey_child(), |t| t.a.rekey_ike()];
+    for rekey in rekeys {
+        ensure!(twins.a.site()?.0["ike"]["suite"] == ike, "{:#}", twins.a.site()?.0);
+        rekey(&twins)?;
+        twins.agree()?;
+    }
+    traffic(&twins.site, &case(ike, esp).hosts())
+}
+
 #[test]
 fn behind_nat() -> Result<()> {
     // With `auto` both would pretend a NAT, to have ESP in UDP.

@@ -16,6 +16,8 @@ use crate::{CertificateRefused, Identity, IdentityError};
 pub enum Phase {
     /// IKE_SA_INIT (RFC 7296 1.2).
     IkeSaInit,
+    /// An additional key exchange before IKE_AUTH (RFC 9242, RFC 9370).
+    Intermediate,
     /// IKE_AUTH, the part about the IKE SA.
     IkeAuth,
     /// The negotiation of a CHILD SA, in IKE_AUTH or CREATE_CHILD_SA.
@@ -54,6 +56,7 @@ impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::IkeSaInit => "IKE_SA_INIT",
+            Self::Intermediate => "IKE_INTERMEDIATE",
             Self::IkeAuth => "IKE_AUTH",
             Self::ChildSa => "CHILD SA negotiation",
             Self::RekeyChild => "CHILD SA rekeying",
@@ -107,6 +110,9 @@ pub enum Cause {
     /// The peer chose what we did not offer.
     #[error("the peer chose what was not offered")]
     WrongChoice,
+    /// The peer chose an additional key exchange and does not have the exchange for it.
+    #[error("the peer chose an additional key exchange without INTERMEDIATE_EXCHANGE_SUPPORTED")]
+    NoIntermediate,
     /// The peer insists on a group that we did not offer or that it has been given.
     #[error("the peer asks for Diffie-Hellman group {0}, which was not offered or was already tried")]
     GroupRefused(u16),
@@ -250,7 +256,7 @@ pub enum Cause {
     #[error("no answer in {} s", .0.as_secs())]
     Silent(Duration),
     /// The peer answered IKE_SA_INIT, then never again.
-    #[error("the peer answered IKE_SA_INIT but not IKE_AUTH, for {} s", .0.as_secs())]
+    #[error("the peer answered IKE_SA_INIT but nothing after it, for {} s", .0.as_secs())]
     GoneAfterInit(Duration),
     /// A payload that must be there is not.
     #[error("the peer's message has no {0} payload")]
@@ -327,7 +333,7 @@ impl Cause {
     /// Blame, mend and RFC section of a cause in a phase.
     fn verdict(&self, phase: Phase) -> (Blame, &'static str, &'static str) {
         use Blame::{Configuration, Local, Network, Peer};
-        let esp = !matches!(phase, Phase::IkeSaInit | Phase::IkeAuth | Phase::RekeyIke);
+        let esp = !matches!(phase, Phase::IkeSaInit | Phase::Intermediate | Phase::IkeAuth | Phase::RekeyIke);
         let proposals = if esp {
             "make the ESP proposals of both sides overlap, PFS group included"
         } else {
@@ -338,6 +344,11 @@ impl Cause {
             Self::WrongChoice => {
                 (Peer, "ask the peer's vendor: it chose a proposal that was not offered", "RFC 7296 2.7")
             }
+            Self::NoIntermediate => (
+                Peer,
+                "ask the peer's vendor, or offer no additional key exchange (ke1_…) to this peer",
+                "RFC 9370 2.2.1",
+            ),
             Self::GroupRefused(_) => (
                 Configuration,
                 "offer the Diffie-Hellman group that the peer asks for, or enable one of ours at the peer",
@@ -564,6 +575,12 @@ impl Failure {
             _ => mend.to_owned(),
         };
         Self { tunnel, name: name.to_owned(), phase, blame, cause, offered_local, offered_remote, mend, rfc }
+    }
+
+    /// The same, in another exchange; what to do about it does not depend on that.
+    pub(crate) fn during(mut self, phase: Phase) -> Self {
+        self.phase = phase;
+        self
     }
 
     /// With what either side had.

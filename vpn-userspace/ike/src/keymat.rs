@@ -36,14 +36,19 @@ pub(crate) fn first_seed(prf: Prf, nonces: Nonces<'_>, shared: &SharedSecret) ->
     prf.compute(&key, &[shared])
 }
 
-/// SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr), with the PRF of the old IKE SA.
+/// SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr), with the PRF of the old IKE SA. RFC 9370 2.2.4: `more`, what
+/// IKE_FOLLOWUP_KE brought, comes after that: SK(0) | Ni | Nr | SK(1) | … SK(n). RFC 9370 2.2.2: after an
+/// IKE_INTERMEDIATE its shared secret stands in the first place, and the nonces are those of IKE_SA_INIT.
 pub(crate) fn rekey_seed(
     old_prf: Prf,
     old_sk_d: &Secret,
     nonces: Nonces<'_>,
     shared: &SharedSecret,
+    more: &[SharedSecret],
 ) -> Secret {
-    old_prf.compute(old_sk_d, &[shared, nonces.initiator, nonces.responder])
+    let mut parts: Vec<&[u8]> = vec![shared, nonces.initiator, nonces.responder];
+    parts.extend(more.iter().map(|s| -> &[u8] { s }));
+    old_prf.compute(old_sk_d, &parts)
 }
 
 /// Takes consecutive keys off the front of a prf+ stream.
@@ -123,16 +128,21 @@ impl IkeKeys {
 }
 
 /// KEYMAT = prf+(SK_d, [g^ir (new) |] Ni | Nr): first the keys from the exchange's initiator to its
-/// responder, encryption before integrity, then those of the other direction (RFC 7296 2.17).
+/// responder, encryption before integrity, then those of the other direction (RFC 7296 2.17). `more`: what
+/// IKE_FOLLOWUP_KE brought, behind the nonces (RFC 9370 2.2.4).
 pub(crate) fn child_keys(
     prf: Prf,
     sk_d: &Secret,
     shared: Option<&SharedSecret>,
+    more: &[SharedSecret],
     nonces: Nonces<'_>,
     suite: Suite,
 ) -> (SuiteKeys, SuiteKeys) {
     let shared: &[u8] = shared.map_or(&[], |s| s);
-    let seed = Secret::new([shared, nonces.initiator, nonces.responder].concat());
+    let mut parts: Vec<&[u8]> = vec![shared, nonces.initiator, nonces.responder];
+    parts.extend(more.iter().map(|s| -> &[u8] { s }));
+    // One allocation of the whole length: nothing of a secret is left behind in one that grew.
+    let seed = Secret::new(parts.concat());
     let (e, a) = (suite.encryption_key_len(), suite.integrity_key_len());
     let mut stream = Stream::new(prf, sk_d, &seed, 2 * (e + a));
     let mut keys = || {
@@ -167,7 +177,12 @@ mod tests {
     #[test]
     fn ike_keys_stand_in_the_order_of_rfc_7296_2_14() {
         let protection = Suite::new(Encryption::AesCbc256, Some(Integrity::HmacSha384_192)).unwrap();
-        let suite = IkeSuite { protection, prf: Prf::HmacSha256, group: DhGroup::Ecp256 };
+        let suite = IkeSuite {
+            protection,
+            prf: Prf::HmacSha256,
+            group: DhGroup::Ecp256,
+            additional: Default::default(),
+        };
         let seed = first_seed(suite.prf, NONCES, &Secret::from(&[3; 32][..]));
         assert_eq!(seed, suite.prf.compute(&[[1; 16], [2; 16]].concat(), &[&[3; 32]]));
         let keys = IkeKeys::derive(&suite, &seed, NONCES, 4, 5);
@@ -192,7 +207,7 @@ mod tests {
         let shared = Secret::from(&[7; 32][..]);
         for suite in Suite::all() {
             for shared in [None, Some(&shared)] {
-                let (i, r) = child_keys(Prf::HmacSha1, &sk_d, shared, NONCES, suite);
+                let (i, r) = child_keys(Prf::HmacSha1, &sk_d, shared, &[], NONCES, suite);
                 let seed = [shared.map_or(&[][..], |s| s), &[1; 16], &[2; 16]].concat();
                 let mut all = vec![0; 2 * (suite.encryption_key_len() + suite.integrity_key_len())];
                 prf_plus(Prf::HmacSha1, &sk_d, &seed, &mut all).unwrap();
@@ -208,7 +223,12 @@ mod tests {
     #[test]
     fn a_ppk_changes_three_keys_by_prf_plus() {
         let protection = Suite::new(Encryption::AesCbc256, Some(Integrity::HmacSha384_192)).unwrap();
-        let suite = IkeSuite { protection, prf: Prf::HmacSha384, group: DhGroup::Ecp256 };
+        let suite = IkeSuite {
+            protection,
+            prf: Prf::HmacSha384,
+            group: DhGroup::Ecp256,
+            additional: Default::default(),
+        };
         let seed = first_seed(suite.prf, NONCES, &Secret::from(&[3; 32][..]));
         let mut keys = IkeKeys::derive(&suite, &seed, NONCES, 4, 5);
         let plain = [keys.sk_d.clone(), keys.sk_pi.clone(), keys.sk_pr.clone()];
@@ -227,6 +247,20 @@ mod tests {
     fn a_rekeyed_seed_takes_the_old_key_and_the_new_nonces() {
         let (sk_d, shared) = (Secret::from(&[9; 32][..]), Secret::from(&[7; 32][..]));
         let want = Prf::HmacSha512.compute(&[9; 32], &[&[7; 32], &[1; 16], &[2; 16]]);
-        assert_eq!(rekey_seed(Prf::HmacSha512, &sk_d, NONCES, &shared), want);
+        assert_eq!(rekey_seed(Prf::HmacSha512, &sk_d, NONCES, &shared, &[]), want);
+    }
+
+    #[test]
+    fn additional_key_exchanges_stand_behind_the_nonces() {
+        let (sk_d, first) = (Secret::from(&[9; 32][..]), Secret::from(&[7; 32][..]));
+        let more = [Secret::from(&[5; 66][..]), Secret::from(&[6; 32][..])];
+        let all = [&[7; 32][..], &[1; 16], &[2; 16], &[5; 66], &[6; 32]].concat();
+        let want = Prf::HmacSha384.compute(&sk_d, &[&all]);
+        assert_eq!(rekey_seed(Prf::HmacSha384, &sk_d, NONCES, &first, &more), want);
+        let suite = Suite::new(Encryption::AesCbc256, Some(Integrity::HmacSha256_128)).unwrap();
+        let (i, r) = child_keys(Prf::HmacSha384, &sk_d, Some(&first), &more, NONCES, suite);
+        let mut stream = vec![0; 2 * (32 + 32)];
+        prf_plus(Prf::HmacSha384, &sk_d, &all, &mut stream).unwrap();
+        assert_eq!([i.encryption(), i.integrity(), r.encryption(), r.integrity()].concat(), stream);
     }
 }

@@ -56,7 +56,7 @@ pub use event::{CertificateRefused, CheckId, Command, CommandError, DownReason, 
 pub use exchange::{ExchangeOptions, Fragmentation, Mobike, Pairs};
 pub use identity::{Dn, Identity, IdentityError};
 pub use job::{Job, JobDone, JobId};
-pub use proposal::{EspProposal, EspSuite, IkeProposal, IkeSuite, ProposalError};
+pub use proposal::{Additional, EspProposal, EspSuite, IkeProposal, IkeSuite, ProposalError};
 pub use session::{Addresses, Pool, Session, Unique, Virtual};
 pub use tap::IkeSecrets;
 pub use v1::cause::V1Cause;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use culvert_crypto::{Associated, PacketCipher, Suite};
 
+use crate::auth::int_auth::Chunks;
 use crate::fragment::{Assembly, Place, SKF_HEADER, Sealed};
 use crate::keymat::IkeKeys;
 use crate::tap::{IkeSecrets, Tap};
@@ -13,6 +14,7 @@ use crate::wire::{Body, Chain, HEADER_LEN, Header, WireError, describe, kind};
 /// The keys of one IKE SA at work, one cipher for each direction.
 pub(crate) struct Protection {
     suite: Suite,
+    initiator: bool,
     send: PacketCipher,
     receive: PacketCipher,
     /// Messages sealed so far: each has an IV of its own, a retransmission is the same bytes.
@@ -47,9 +49,16 @@ pub(crate) struct Opened {
     first: u8,
     text: Vec<u8>,
     fingerprint: Fingerprint,
+    /// The IKE header of its datagram, or of its last fragment, and the flags of the SK payload.
+    head: ([u8; HEADER_LEN], u8),
 }
 
 impl Opened {
+    /// What AUTH signs of it, if it is an IKE_INTERMEDIATE message.
+    pub(crate) fn chunks(&self) -> Chunks {
+        Chunks::new(&self.head.0, self.first, self.head.1, &self.text)
+    }
+
     /// Tells the message from every other: of its datagram, or of its first fragment.
     pub(crate) fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
@@ -68,6 +77,7 @@ impl Protection {
         let cipher = |keys| PacketCipher::new(suite, keys).expect("derived keys have the suite's lengths");
         Self {
             suite,
+            initiator,
             send: cipher(ours),
             receive: cipher(theirs),
             sealed: 0,
@@ -75,6 +85,11 @@ impl Protection {
             assemblies: [None, None],
             tap: None,
         }
+    }
+
+    /// The same with the keys after another key exchange; what is agreed on fragments stays.
+    pub(crate) fn renewed(&self, suite: Suite, keys: &IkeKeys) -> Self {
+        Self { limit: self.limit, ..Self::new(suite, keys, self.initiator) }
     }
 
     /// Has larger messages than this many bytes go in fragments from now on; `None`: never.
@@ -127,6 +142,11 @@ impl Protection {
             })
             .collect();
         Sealed::from(sealed)
+    }
+
+    /// What AUTH signs of an IKE_INTERMEDIATE message of ours.
+    pub(crate) fn chunks(header: &Header, chain: &Chain) -> Chunks {
+        Chunks::new(&header.encode(0), chain.first(), 0, chain.bytes())
     }
 
     /// A message with any text where its payloads should be.
@@ -189,12 +209,15 @@ impl Protection {
 
     fn open_message(&mut self, header: &Header, datagram: &[u8]) -> Result<Opened, OpenError> {
         let fingerprint = Fingerprint::of(datagram);
+        let cut = || OpenError::Wire(WireError::Truncated("SK payload"));
+        let head =
+            datagram.first_chunk().copied().zip(datagram.get(HEADER_LEN + 1).copied()).ok_or_else(cut)?;
         // RFC 7296 3.14: the SK payload is the last one; nobody puts others before it.
         if header.next == kind::SK {
             let (first, text) = self.open_part(datagram, SK_HEADER)?;
             // RFC 7383 2.6: what came in fragments is void.
             self.drop_fragments(header.flags.response);
-            return Ok(Opened { first, text, fingerprint });
+            return Ok(Opened { first, text, fingerprint, head });
         }
         let slot = usize::from(header.flags.response);
         // Fragments are for who agreed on them (RFC 7383 2.3).
@@ -210,7 +233,7 @@ impl Protection {
         let Some(slot) = self.assemblies.get_mut(slot) else { return Err(OpenError::NotProtected) };
         match Assembly::add(slot, header.message_id, place, part, fingerprint)? {
             Some(whole) => {
-                Ok(Opened { first: whole.first, text: whole.text, fingerprint: whole.fingerprint })
+                Ok(Opened { first: whole.first, text: whole.text, fingerprint: whole.fingerprint, head })
             }
             None => Err(OpenError::Incomplete(place)),
         }
@@ -266,7 +289,12 @@ mod tests {
     use culvert_crypto::{DhGroup, Prf, Secret};
 
     fn sides(protection: Suite) -> (Protection, Protection) {
-        let suite = IkeSuite { protection, prf: Prf::HmacSha256, group: DhGroup::Ecp256 };
+        let suite = IkeSuite {
+            protection,
+            prf: Prf::HmacSha256,
+            group: DhGroup::Ecp256,
+            additional: Default::default(),
+        };
         let nonces = Nonces { initiator: &[1; 32], responder: &[2; 32] };
         let seed = first_seed(suite.prf, nonces, &Secret::from(&[3; 32][..]));
         let keys = IkeKeys::derive(&suite, &seed, nonces, 4, 5);

@@ -1,6 +1,7 @@
 //! How peers prove who they are.
 
 pub(crate) mod eap;
+pub(crate) mod int_auth;
 mod ppk;
 pub(crate) mod psk;
 pub(crate) mod signature;
@@ -146,6 +147,8 @@ pub(crate) struct SignedOctets<'a> {
     pub(crate) sk_p: &'a [u8],
     /// The body of its ID payload.
     pub(crate) id: Id<'a>,
+    /// What stands for the IKE_INTERMEDIATE exchanges (RFC 9242 3.3.2); empty without any.
+    pub(crate) int_auth: &'a [u8],
 }
 
 impl SignedOctets<'_> {

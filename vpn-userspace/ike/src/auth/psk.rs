@@ -49,7 +49,7 @@ pub(crate) const METHOD: u8 = 2;
 /// AUTH = prf(prf(PSK, "Key Pad for IKEv2"), message | nonce | prf(SK_p, RestOfID)).
 pub(crate) fn sign(prf: Prf, psk: &Psk, octets: &SignedOctets<'_>) -> Secret {
     let key = prf.compute(&psk.0, &[b"Key Pad for IKEv2"]);
-    prf.compute(&key, &[octets.message, octets.peer_nonce, &octets.maced_id(prf)])
+    prf.compute(&key, &[octets.message, octets.peer_nonce, &octets.maced_id(prf), octets.int_auth])
 }
 
 /// Whether `auth` is what the holder of the key would have sent.
@@ -66,7 +66,8 @@ mod tests {
     fn only_the_same_key_and_octets_verify() {
         let psk = Psk::new("swordfish").unwrap();
         let id = Id { kind: 2, reserved: [0; 3], data: b"gw" };
-        let octets = SignedOctets { message: b"message", peer_nonce: b"nonce", sk_p: b"skp", id };
+        let octets =
+            SignedOctets { message: b"message", peer_nonce: b"nonce", sk_p: b"skp", id, int_auth: &[] };
         for prf in Prf::ALL {
             let auth = sign(prf, &psk, &octets);
             assert_eq!(auth.len(), prf.output_len());
@@ -74,6 +75,7 @@ mod tests {
             assert!(!verify(prf, &Psk::new("swordfisi").unwrap(), &octets, &auth));
             assert!(!verify(prf, &psk, &SignedOctets { id: Id { kind: 3, ..id }, ..octets }, &auth));
             assert!(!verify(prf, &psk, &SignedOctets { message: b"messagf", ..octets }, &auth));
+            assert!(!verify(prf, &psk, &SignedOctets { int_auth: &[0], ..octets }, &auth));
             assert!(!verify(prf, &psk, &octets, &auth[1..]));
         }
     }

@@ -82,7 +82,7 @@ impl Signer {
         let (method, scheme) = self
             .choose(peer_hashes)
             .ok_or_else(|| Cause::NoSignature { key: self.key.kind(), hashes: peer_hashes.to_vec() })?;
-        let parts = [octets.message, octets.peer_nonce, &octets.maced_id(prf)];
+        let parts = [octets.message, octets.peer_nonce, &octets.maced_id(prf), octets.int_auth];
         let signature = self.key.sign(scheme, &parts, random)?;
         let mut data = Vec::new();
         if method == DIGITAL_SIGNATURE {
@@ -125,7 +125,7 @@ pub(crate) fn verify(
     if scheme == Scheme::RsaPkcs1Sha1 && !trust.sha1 {
         return Err(Cause::SignatureScheme("RSA with SHA-1, which is not allowed here".to_owned()));
     }
-    let parts = [octets.message, octets.peer_nonce, &octets.maced_id(prf)];
+    let parts = [octets.message, octets.peer_nonce, &octets.maced_id(prf), octets.int_auth];
     key.verify(scheme, &parts, signature).map_err(|error| Cause::WrongSignature { scheme, error })
 }
 

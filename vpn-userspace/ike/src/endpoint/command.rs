@@ -147,8 +147,12 @@ impl Endpoint {
         beside: bool,
     ) {
         let all = self.tunnels.get(&tunnel).map(|t| t.all.clone()).unwrap_or_default();
-        let on_its_way =
-            |key: &u64| matches!(self.sas.get(key), Some(AnySa::V2(Sa::InitSent(_) | Sa::AuthSent(_))));
+        let on_its_way = |key: &u64| {
+            matches!(
+                self.sas.get(key),
+                Some(AnySa::V2(Sa::InitSent(_) | Sa::Intermediate(_) | Sa::AuthSent(_)))
+            )
+        };
         if all.iter().any(on_its_way) {
             return;
         }
@@ -177,7 +181,7 @@ impl Endpoint {
                     state.forget(ctx);
                     None
                 }
-                Sa::InitSent(_) => None,
+                Sa::InitSent(_) | Sa::Intermediate(_) => None,
                 other => Some(other),
             });
         }

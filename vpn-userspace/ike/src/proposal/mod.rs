@@ -1,5 +1,6 @@
 //! Proposals: what a side offers, in strongSwan's notation, and the suites that come out of a choice.
 
+mod additional;
 mod names;
 mod parse;
 pub(crate) mod select;
@@ -8,19 +9,24 @@ use std::fmt;
 
 use culvert_crypto::{DhGroup, Encryption, Integrity, Prf, Suite, Weakness};
 
+pub use additional::Additional;
+pub(crate) use additional::Choices;
 pub(crate) use names::describe;
 pub use parse::ProposalError;
 
 /// One proposal for an IKE SA, such as `aes256gcm16-prfsha384-ecp384`.
 ///
 /// Several algorithms of a kind may stand in one, first preferred. The ciphers are all AEADs, which
-/// bring their integrity, or none is.
+/// bring their integrity, or none is. `ke1_mlkem768` adds a key exchange to the first one (RFC 9370), and `ke1_none`
+/// beside it does without, should the peer not have it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct IkeProposal {
     pub(crate) encryption: Vec<Encryption>,
     pub(crate) integrity: Vec<Integrity>,
     pub(crate) prf: Vec<Prf>,
     pub(crate) groups: Vec<DhGroup>,
+    /// Key exchanges beside the first (RFC 9370).
+    pub(crate) additional: Choices,
 }
 
 /// One proposal for ESP, such as `aes128gcm16-ecp256`: with a group, rekeying has perfect forward
@@ -30,6 +36,8 @@ pub struct EspProposal {
     pub(crate) encryption: Vec<Encryption>,
     pub(crate) integrity: Vec<Integrity>,
     pub(crate) groups: Vec<DhGroup>,
+    /// Key exchanges beside the first (RFC 9370).
+    pub(crate) additional: Choices,
     /// Extended sequence numbers, in order of preference; empty: as the tunnel says.
     pub(crate) esn: Vec<bool>,
 }
@@ -43,6 +51,8 @@ pub struct IkeSuite {
     pub prf: Prf,
     /// The Diffie-Hellman group.
     pub group: DhGroup,
+    /// Key exchanges beside that one (RFC 9370).
+    pub additional: Additional,
 }
 
 /// The algorithms of a CHILD SA.
@@ -52,6 +62,8 @@ pub struct EspSuite {
     pub protection: Suite,
     /// The group of the exchange that made it, if it had one of its own.
     pub group: Option<DhGroup>,
+    /// Key exchanges beside that one (RFC 9370).
+    pub additional: Additional,
     /// Extended sequence numbers (RFC 4303 2.2.1).
     pub esn: bool,
 }
@@ -74,6 +86,7 @@ impl IkeProposal {
             && integrity.is_none_or(|i| self.integrity.contains(&i))
             && self.prf.contains(&suite.prf)
             && self.groups.contains(&suite.group)
+            && self.additional.allow(suite.additional)
     }
 }
 
@@ -92,6 +105,7 @@ impl IkeProposal {
             .chain(weak(&self.integrity, Integrity::weakness))
             .chain(weak(&self.prf, Prf::weakness))
             .chain(weak(&self.groups, DhGroup::weakness))
+            .chain(weak(&self.additional.methods().collect::<Vec<_>>(), DhGroup::weakness))
             .collect()
     }
 }
@@ -102,6 +116,7 @@ impl EspProposal {
         weak(&self.encryption, Encryption::weakness)
             .chain(weak(&self.integrity, Integrity::weakness))
             .chain(weak(&self.groups, DhGroup::weakness))
+            .chain(weak(&self.additional.methods().collect::<Vec<_>>(), DhGroup::weakness))
             .collect()
     }
 }
@@ -142,7 +157,8 @@ impl fmt::Display for IkeProposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.encryption.iter().map(|e| e.name());
         let names = names.chain(self.integrity.iter().map(|i| i.name()));
-        join(f, names.chain(self.prf.iter().map(|p| p.name())).chain(self.groups.iter().map(|g| g.name())))
+        join(f, names.chain(self.prf.iter().map(|p| p.name())).chain(self.groups.iter().map(|g| g.name())))?;
+        self.additional.fmt(f)
     }
 }
 
@@ -150,14 +166,15 @@ impl fmt::Display for EspProposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.encryption.iter().map(|e| e.name());
         let names = names.chain(self.integrity.iter().map(|i| i.name()));
-        let names = names.chain(self.groups.iter().map(|g| g.name()));
-        join(f, names.chain(self.esn.iter().map(|esn| if *esn { "esn" } else { "noesn" })))
+        join(f, names.chain(self.groups.iter().map(|g| g.name())))?;
+        self.additional.fmt(f)?;
+        self.esn.iter().try_for_each(|esn| f.write_str(if *esn { "-esn" } else { "-noesn" }))
     }
 }
 
 impl fmt::Display for IkeSuite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}-{}", self.protection, self.prf, self.group)
+        write!(f, "{}-{}-{}{}", self.protection, self.prf, self.group, self.additional)
     }
 }
 
@@ -165,7 +182,7 @@ impl fmt::Display for EspSuite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.protection)?;
         if let Some(group) = self.group {
-            write!(f, "-{group}")?;
+            write!(f, "-{group}{}", self.additional)?;
         }
         f.write_str(if self.esn { "-esn" } else { "" })
     }

@@ -73,6 +73,13 @@ fn encryption(t: &Transform) -> String {
 fn one(t: &Transform) -> String {
     let known = match (t.kind, t.id) {
         (transform::ENCRYPTION, _) => return encryption(t),
+        (transform::ADDITIONAL_1..=transform::ADDITIONAL_7, transform::NONE) => {
+            return format!("ke{}_none", t.kind - transform::ADDITIONAL_1 + 1);
+        }
+        (transform::ADDITIONAL_1..=transform::ADDITIONAL_7, id) => {
+            let method = one(&Transform::new(transform::DH, id, None));
+            return format!("ke{}_{method}", t.kind - transform::ADDITIONAL_1 + 1);
+        }
         (transform::PRF, 1) => "prfmd5",
         (transform::PRF, 2) => "prfsha1",
         (transform::PRF, 4) => "prfaesxcbc",

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use culvert_crypto::{DhGroup, Encryption, Integrity, Prf};
 
-use super::{EspProposal, IkeProposal, names};
+use super::{Choices, EspProposal, IkeProposal, additional, names};
 
 /// A proposal string that cannot be used. The message names the part at fault and what there is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -81,7 +81,7 @@ fn known() -> String {
     let plain = |e: &Encryption| !e.name().starts_with("aes");
     format!(
         "aes128, aes192, aes256 (each also with gcm16, gcm12, gcm8, ccm16, ccm12, ccm8, ctr, gmac right after it), \
-         {}; {}; {}; {}; esn, noesn",
+         {}; {}; {}; {}; ke1_ to ke7_ before one of the last kind or before none; esn, noesn",
         names(Encryption::ALL.into_iter().filter(plain)),
         names(Integrity::ALL),
         names(Prf::ALL),
@@ -94,6 +94,8 @@ enum Token {
     Integrity(Integrity),
     Prf(Prf),
     Group(DhGroup),
+    /// `ke1_…` to `ke7_…`.
+    Additional(u8, Option<DhGroup>),
     Esn(bool),
 }
 
@@ -108,7 +110,8 @@ fn token(word: &str) -> Option<Token> {
     match word {
         "esn" => Some(Token::Esn(true)),
         "noesn" => Some(Token::Esn(false)),
-        _ => by_name(&names::canonical(word)),
+        _ => by_name(&names::canonical(word))
+            .or_else(|| additional::keyword(word).map(|(number, method)| Token::Additional(number, method))),
     }
 }
 
@@ -118,6 +121,7 @@ struct Parsed {
     integrity: Vec<Integrity>,
     prf: Vec<Prf>,
     groups: Vec<DhGroup>,
+    additional: Choices,
     esn: Vec<bool>,
 }
 
@@ -137,6 +141,7 @@ fn parse(proposal: &str) -> Result<Parsed, ProposalError> {
             Some(Token::Integrity(i)) => add(&mut all.integrity, i),
             Some(Token::Prf(p)) => add(&mut all.prf, p),
             Some(Token::Group(g)) => add(&mut all.groups, g),
+            Some(Token::Additional(number, method)) => all.additional.add(number, method),
             Some(Token::Esn(esn)) => add(&mut all.esn, esn),
             None if names::refused(&lower).is_some() => {
                 let why = names::refused(&lower).unwrap_or_default();
@@ -159,10 +164,18 @@ fn parse(proposal: &str) -> Result<Parsed, ProposalError> {
     if all.encryption.iter().any(|e| e.is_aead() != aead) {
         return Err(ProposalError::Mixed { proposal: proposal.to_owned() });
     }
-    match all.integrity.first() {
-        None if !aead => Err(missing("integrity algorithm", "sha256")),
-        _ => Ok(all),
+    if all.integrity.is_empty() && !aead {
+        return Err(missing("integrity algorithm", "sha256"));
     }
+    if all.groups.is_empty() && all.additional.methods().next().is_some() {
+        return Err(missing("key exchange before the additional ones", "curve25519"));
+    }
+    if let Some((number, method)) = all.additional.twice(&all.groups) {
+        let why = "no method may run twice in one negotiation (RFC 9370 2.2.2); name another one";
+        let token = format!("ke{number}_{method}");
+        return Err(ProposalError::OutOfPlace { proposal: proposal.to_owned(), token, why });
+    }
+    Ok(all)
 }
 
 impl FromStr for IkeProposal {
@@ -196,8 +209,8 @@ impl FromStr for IkeProposal {
         if all.encryption.iter().any(|e| e.is_aead()) {
             all.integrity.clear();
         }
-        let Parsed { encryption, integrity, prf, groups, .. } = all;
-        Ok(Self { encryption, integrity, prf, groups })
+        let Parsed { encryption, integrity, prf, groups, additional, .. } = all;
+        Ok(Self { encryption, integrity, prf, groups, additional })
     }
 }
 
@@ -216,8 +229,8 @@ impl FromStr for EspProposal {
         if all.encryption.iter().any(|e| e.is_aead()) {
             all.integrity.clear();
         }
-        let Parsed { encryption, integrity, groups, esn, .. } = all;
-        Ok(Self { encryption, integrity, groups, esn })
+        let Parsed { encryption, integrity, groups, additional, esn, .. } = all;
+        Ok(Self { encryption, integrity, groups, additional, esn })
     }
 }
 
@@ -255,6 +268,10 @@ mod tests {
             ("aes256ctr-aescmac-ecp521", "aes256ctr-aescmac-prfaescmac-ecp521"),
             ("aes192gcm64-aes256ccm96-prfaescmac-mlkem768", "aes192gcm8-aes256ccm12-prfaescmac-mlkem768"),
             ("aes128ccm-prfsha1-modp2048s256", "aes128ccm16-prfsha1-modp2048s256"),
+            (
+                "aes256gcm16-prfsha384-x25519-ke1_mlkem768-ke2_x25519-ke2_none-ke1_ecp384",
+                "aes256gcm16-prfsha384-curve25519-ke1_mlkem768-ke1_ecp384-ke2_curve25519-ke2_none",
+            ),
         ];
         for (text, want) in ike {
             let got = IkeProposal::parse(text).unwrap();
@@ -266,6 +283,7 @@ mod tests {
             ("chacha20poly1305", "chacha20poly1305"),
             ("aes256-sha2_256-esn-noesn", "aes256-sha256-esn-noesn"),
             ("aes256gmac-modp1536", "aes256gmac-modp1536"),
+            ("aes256gcm16-noesn-ecp384-ke1_mlkem1024", "aes256gcm16-ecp384-ke1_mlkem1024-noesn"),
         ];
         for (text, want) in esp {
             let got = EspProposal::parse(text).unwrap();
@@ -302,5 +320,13 @@ mod tests {
         let esp = |s| EspProposal::parse(s).unwrap_err().to_string();
         assert!(esp("aes128gcm16-prfsha256").contains("belong to IKE proposals"));
         assert!(esp("ecp256").contains("names no cipher"));
+        assert!(esp("aes128gcm16-ke1_mlkem768").contains("names no key exchange before the additional"));
+        assert!(ike("aes128gcm16-prfsha256-ecp256-ke8_mlkem768").contains("is not supported"));
+        assert!(ike("aes128gcm16-prfsha256-ecp256-ke1_frodol3").contains("ke1_ to ke7_ before"));
+        assert!(ike("aes128gcm16-prfsha256-ecp256-ke1_mlkem768-ke1_mlkem768").contains("stands twice"));
+        assert!(ike("aes128gcm16-prfsha256-ecp256-ke1_ecp256").contains("no method may run twice"));
+        assert!(
+            ike("aes128gcm16-prfsha256-ecp256-ke1_mlkem768-ke3_mlkem768").contains("\"ke3_mlkem768\" has no")
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use culvert_crypto::{DhGroup, Encryption, Integrity, Prf, Suite};
 
-use super::{EspProposal, EspSuite, IkeProposal, IkeSuite};
+use super::{Additional, Choices, EspProposal, EspSuite, IkeProposal, IkeSuite};
 use crate::wire::{Proposal, Transform, protocol, transform};
 
 /// What we accept of one transform type, in order of preference. Empty: the type must be absent or NONE.
@@ -32,15 +32,33 @@ impl Wanted {
         Self { kind: transform::DH, transforms: list.iter().map(one).collect() }
     }
 
+    /// RFC 9370 2.2.1: a transform type for each of the additional key exchanges; `None` is NONE.
+    fn additional(choices: &Choices) -> impl Iterator<Item = Self> {
+        choices.all().map(|(number, list)| {
+            let kind = transform::ADDITIONAL_1 + (number - 1);
+            let one =
+                |m: &Option<DhGroup>| Transform::new(kind, m.map_or(transform::NONE, DhGroup::iana), None);
+            Self { kind, transforms: list.iter().map(one).collect() }
+        })
+    }
+
+    /// Whether it names a key exchange, the first or an additional one.
+    fn is_key_exchange(&self) -> bool {
+        is_key_exchange(self.kind)
+    }
+
     fn esn(list: &[bool]) -> Self {
         let one = |esn: &bool| Transform::new(transform::ESN, u16::from(*esn), None);
         Self { kind: transform::ESN, transforms: list.iter().map(one).collect() }
     }
 
-    /// Our first transform of this type that the peer's proposal has too. `Some(None)`: none is needed.
-    fn choose(&self, offer: &Proposal) -> Option<Option<Transform>> {
+    /// Our first transform of this type that the peer's proposal has too, and that is not `taken` as a key exchange
+    /// already. `Some(None)`: none is needed.
+    fn choose(&self, offer: &Proposal, taken: &[u16]) -> Option<Option<Transform>> {
         let mut theirs = offer.transforms.iter().filter(|t| t.kind == self.kind).peekable();
-        if self.transforms.is_empty() {
+        let may_lack = self.kind != transform::DH && self.is_key_exchange();
+        let without = may_lack && self.transforms.iter().any(|t| t.id == transform::NONE);
+        if self.transforms.is_empty() || (without && theirs.peek().is_none()) {
             // RFC 7296 3.3.3: absent and a lone NONE say the same; answer with what was offered.
             return if theirs.peek().is_none() {
                 Some(None)
@@ -49,27 +67,38 @@ impl Wanted {
             };
         }
         let theirs: Vec<&Transform> = theirs.collect();
-        self.transforms.iter().find(|t| theirs.contains(t)).map(|t| Some(*t))
+        let free =
+            |t: &&Transform| !(self.is_key_exchange() && t.id != transform::NONE && taken.contains(&t.id));
+        self.transforms.iter().filter(free).find(|t| theirs.contains(t)).map(|t| Some(*t))
     }
 }
 
+fn is_key_exchange(kind: u8) -> bool {
+    kind == transform::DH || (transform::ADDITIONAL_1..=transform::ADDITIONAL_7).contains(&kind)
+}
+
 fn wanted_of_ike(p: &IkeProposal) -> Vec<Wanted> {
-    vec![
+    let mut wanted = vec![
         Wanted::encryption(&p.encryption),
         Wanted::integrity(&p.integrity),
         Wanted::prf(&p.prf),
         Wanted::groups(&p.groups),
-    ]
+    ];
+    wanted.extend(Wanted::additional(&p.additional));
+    wanted
 }
 
 fn wanted_of_esp(p: &EspProposal, esn: bool, with_group: bool) -> Vec<Wanted> {
     let groups: &[DhGroup] = if with_group { &p.groups } else { &[] };
-    vec![
+    let none = Choices::default();
+    let mut wanted = vec![
         Wanted::encryption(&p.encryption),
         Wanted::integrity(&p.integrity),
         Wanted::groups(groups),
         Wanted::esn(&esn_of(p, esn)),
-    ]
+    ];
+    wanted.extend(Wanted::additional(if with_group { &p.additional } else { &none }));
+    wanted
 }
 
 fn esn_of(p: &EspProposal, esn: bool) -> Vec<bool> {
@@ -89,14 +118,23 @@ fn offer_of(wanted: Vec<Wanted>, number: usize, protocol: u8, spi: &[u8]) -> Pro
 
 /// Our offer for an IKE SA. `spi` is empty in IKE_SA_INIT and our new SPI when rekeying (RFC 7296 3.3.1).
 pub(crate) fn offer_ike(ours: &[IkeProposal], spi: &[u8]) -> Vec<Proposal> {
-    let one = |(i, p)| offer_of(wanted_of_ike(p), i, protocol::IKE, spi);
-    ours.iter().enumerate().map(one).collect()
+    let plain = |p: &IkeProposal| {
+        p.additional.may_be_plain().then(|| IkeProposal { additional: Choices::default(), ..p.clone() })
+    };
+    let all = ours.iter().flat_map(|p| std::iter::once(p.clone()).chain(plain(p)));
+    all.enumerate().map(|(i, p)| offer_of(wanted_of_ike(&p), i, protocol::IKE, spi)).collect()
 }
 
 /// Our offer for a CHILD SA. In IKE_AUTH no group is offered (RFC 7296 1.2).
 pub(crate) fn offer_esp(ours: &[EspProposal], esn: bool, with_group: bool, spi: &[u8]) -> Vec<Proposal> {
-    let one = |(i, p)| offer_of(wanted_of_esp(p, esn, with_group), i, protocol::ESP, spi);
-    ours.iter().enumerate().map(one).collect()
+    let plain = |p: &EspProposal| {
+        let twice = with_group && p.additional.may_be_plain();
+        twice.then(|| EspProposal { additional: Choices::default(), ..p.clone() })
+    };
+    let all = ours.iter().flat_map(|p| std::iter::once(p.clone()).chain(plain(p)));
+    all.enumerate()
+        .map(|(i, p)| offer_of(wanted_of_esp(&p, esn, with_group), i, protocol::ESP, spi))
+        .collect()
 }
 
 /// A choice: the suite, and the proposal that answers with it (its SPI still the offer's).
@@ -112,10 +150,15 @@ fn choose_one(wanted: &[Wanted], offer: &Proposal) -> Option<Vec<Transform>> {
     if !offer.transforms.iter().all(known) {
         return None;
     }
-    let mut chosen = Vec::with_capacity(wanted.len());
+    let mut chosen: Vec<Transform> = Vec::with_capacity(wanted.len());
+    // RFC 9370 2.2.2: no method runs twice in one negotiation.
+    let mut taken: Vec<u16> = Vec::new();
     for w in wanted {
-        match w.choose(offer) {
-            Some(transform) => chosen.extend(transform),
+        match w.choose(offer, &taken) {
+            Some(transform) => {
+                taken.extend(transform.filter(|t| is_key_exchange(t.kind)).map(|t| t.id));
+                chosen.extend(transform);
+            }
             // RFC 7296 3.3.2: ESN must be there; old peers leave it out and mean 32-bit numbers.
             None if w.kind == transform::ESN => {
                 let absent = !offer.transforms.iter().any(|t| t.kind == transform::ESN);
@@ -152,6 +195,18 @@ fn choose<'p, P, S>(
     })
 }
 
+/// An offer without its additional key exchanges, for a peer that does not say that it has IKE_INTERMEDIATE
+/// (RFC 9370 2.2.1): what insists on them is left out.
+pub(crate) fn without_additional(offers: &[Proposal]) -> Vec<Proposal> {
+    let additional = |t: &Transform| t.kind != transform::DH && is_key_exchange(t.kind);
+    let may_lack =
+        |offer: &Proposal, kind| offer.transforms.iter().any(|t| t.kind == kind && t.id == transform::NONE);
+    let usable = |o: &&Proposal| o.transforms.iter().all(|t| !additional(t) || may_lack(o, t.kind));
+    let mut offers: Vec<Proposal> = offers.iter().filter(usable).cloned().collect();
+    offers.iter_mut().for_each(|o| o.transforms.retain(|t| !additional(t) || t.id == transform::NONE));
+    offers
+}
+
 /// Picks from the peer's offer for an IKE SA, by our preference.
 pub(crate) fn choose_ike(
     ours: &[IkeProposal],
@@ -177,7 +232,7 @@ pub(crate) fn choose_esp(
     }
     let mut offers = offers.to_vec();
     for offer in &mut offers {
-        offer.transforms.retain(|t| t.kind != transform::DH);
+        offer.transforms.retain(|t| !is_key_exchange(t.kind));
     }
     choose(ours, &offers, usable, wanted, esp_suite)
 }
@@ -188,18 +243,32 @@ fn accepted(offered: &[Proposal], answer: &[Proposal]) -> Option<Vec<Transform>>
     let [answer] = answer else { return None };
     let of = |kind| answer.transforms.iter().filter(move |t| t.kind == kind);
     let is_none = |t: &Transform| {
-        t.id == transform::NONE && matches!(t.kind, transform::INTEGRITY | transform::DH | transform::ESN)
+        t.id == transform::NONE
+            && (matches!(t.kind, transform::INTEGRITY | transform::ESN) || is_key_exchange(t.kind))
     };
     offered.iter().find_map(|offer| {
         let same = offer.number == answer.number && offer.protocol == answer.protocol;
         let offered = |t: &Transform| {
             offer.transforms.contains(t) || (is_none(t) && !offer.transforms.iter().any(|o| o.kind == t.kind))
         };
+        // An additional key exchange that may be left out need not be named to be so.
+        let may_lack = |t: &Transform| {
+            let none = Transform::new(t.kind, transform::NONE, None);
+            t.kind == transform::ESN
+                || (t.kind >= transform::ADDITIONAL_1 && offer.transforms.contains(&none))
+        };
         let complete = offer
             .transforms
             .iter()
-            .all(|t| of(t.kind).count() == 1 || (t.kind == transform::ESN && of(t.kind).count() == 0));
-        (same && answer.transforms.iter().all(offered) && complete).then(|| answer.transforms.clone())
+            .all(|t| of(t.kind).count() == 1 || (may_lack(t) && of(t.kind).count() == 0));
+        let once = |t: &Transform| {
+            let same = |o: &&Transform| is_key_exchange(o.kind) && o.id == t.id;
+            t.id == transform::NONE
+                || !is_key_exchange(t.kind)
+                || answer.transforms.iter().filter(same).count() == 1
+        };
+        (same && answer.transforms.iter().all(|t| offered(t) && once(t)) && complete)
+            .then(|| answer.transforms.clone())
     })
 }
 
@@ -227,10 +296,21 @@ fn protection(transforms: &[Transform]) -> Option<Suite> {
     Suite::new(encryption, integrity).ok()
 }
 
+/// The additional key exchanges among the transforms; `None` for a method that is not ours.
+fn additional(transforms: &[Transform]) -> Option<Additional> {
+    let mut chosen = Additional::default();
+    let additional = |t: &&Transform| t.kind >= transform::ADDITIONAL_1 && t.id != transform::NONE;
+    for t in transforms.iter().filter(additional) {
+        chosen.set(t.kind - transform::ADDITIONAL_1 + 1, DhGroup::from_iana(t.id)?);
+    }
+    Some(chosen)
+}
+
 fn ike_suite(transforms: &[Transform]) -> Option<IkeSuite> {
     let prf = Prf::from_iana(find(transforms, transform::PRF)?.id)?;
     let group = DhGroup::from_iana(find(transforms, transform::DH)?.id)?;
-    Some(IkeSuite { protection: protection(transforms)?, prf, group })
+    let additional = additional(transforms)?;
+    Some(IkeSuite { protection: protection(transforms)?, prf, group, additional })
 }
 
 fn esp_suite(transforms: &[Transform]) -> Option<EspSuite> {
@@ -239,7 +319,8 @@ fn esp_suite(transforms: &[Transform]) -> Option<EspSuite> {
         None => None,
     };
     let esn = find(transforms, transform::ESN).is_some_and(|t| t.id == 1);
-    Some(EspSuite { protection: protection(transforms)?, group, esn })
+    let additional = additional(transforms)?;
+    Some(EspSuite { protection: protection(transforms)?, group, additional, esn })
 }
 
 #[cfg(test)]
@@ -320,7 +401,7 @@ mod tests {
         // RFC 7296 3.3.3: one transform of each type that was offered.
         assert_eq!(chosen.answer.transforms.len(), 4);
         let mut unknown = offer.clone();
-        unknown[0].transforms.push(Transform::new(6, 35, None));
+        unknown[0].transforms.push(Transform::new(13, 35, None));
         assert_eq!(choose_esp(&ours, false, true, &unknown), None);
         let mut strange = offer.clone();
         strange[0].transforms[0].strange = true;
@@ -328,6 +409,58 @@ mod tests {
         let mut old = offer.clone();
         old[0].transforms.retain(|t| t.kind != transform::ESN);
         assert!(!choose_esp(&ours, true, true, &old).unwrap().suite.esn);
+    }
+
+    /// RFC 9370 2.2.2: each additional key exchange by our preference, none twice, absent where both can do without.
+    #[test]
+    fn additional_key_exchanges_are_chosen() {
+        let both = "aes256gcm16-prfsha384-curve25519-ke1_mlkem768-ke1_none";
+        let hybrid = "aes256gcm16-prfsha384-curve25519-ke1_mlkem768";
+        let plain = "aes256gcm16-prfsha384-curve25519";
+        let three =
+            "aes256gcm16-prfsha384-curve25519-ke1_mlkem1024-ke1_mlkem768-ke2_mlkem1024-ke2_ecp384-ke7_none";
+        let cases: [(&[&str], &[&str], Option<&str>); 10] = [
+            (&[hybrid], &[hybrid], Some(hybrid)),
+            (&[hybrid], &[plain], None),
+            (&[plain], &[hybrid], None),
+            (&[hybrid, plain], &[plain, hybrid], Some(hybrid)),
+            (&[hybrid, plain], &[plain], Some(plain)),
+            (&[both], &[plain], Some(plain)),
+            (&[plain], &[both], Some(plain)),
+            (&[both], &[both], Some(hybrid)),
+            (&[both], &[three], None),
+            (&[three], &[three], Some("aes256gcm16-prfsha384-curve25519-ke1_mlkem1024-ke2_ecp384")),
+        ];
+        for (ours, theirs, want) in cases {
+            let offer = offer_ike(&ike(theirs), &[]);
+            let got = choose_ike(&ike(ours), &offer, 0);
+            assert_eq!(got.as_ref().map(|c| c.suite.to_string()).as_deref(), want, "{ours:?} {theirs:?}");
+            if let Some(chosen) = got {
+                assert_eq!(accept_ike(&offer, &[chosen.answer]), Some(chosen.suite));
+                assert!(ike(ours).iter().any(|p| p.allows(&chosen.suite)));
+            }
+        }
+        let of = |list: &[&str]| offer_ike(&ike(list), &[]);
+        let left = without_additional(&of(&[hybrid, both, plain]));
+        // What may be left out is offered without as well, to peers that know no such transform (RFC 7296 3.3.6).
+        assert_eq!(left.iter().map(|p| p.number).collect::<Vec<_>>(), [2, 3, 4]);
+        assert!(left[1].transforms.iter().all(|t| t.kind < transform::ADDITIONAL_1));
+        assert_eq!(choose_ike(&ike(&[both]), &left, 0).unwrap().suite.to_string(), plain);
+        assert_eq!(choose_ike(&ike(&[hybrid]), &left, 0), None);
+        // The peer takes a method twice.
+        let offer = of(&["aes256gcm16-prfsha384-curve25519-mlkem768-ke1_curve25519-ke1_mlkem768"]);
+        let mut answer = choose_ike(&ike(&[hybrid]), &offer, 0).unwrap().answer;
+        assert!(accept_ike(&offer, std::slice::from_ref(&answer)).is_some());
+        answer.transforms.iter_mut().filter(|t| t.kind == transform::ADDITIONAL_1).for_each(|t| t.id = 31);
+        assert_eq!(accept_ike(&offer, &[answer]), None);
+        // In IKE_AUTH nothing carries a key, in CREATE_CHILD_SA all of them.
+        let ours = esp(&["aes256gcm16-curve25519-ke1_mlkem768-noesn"]);
+        for (with_group, want) in [(false, "aes256gcm16"), (true, "aes256gcm16-curve25519-ke1_mlkem768")] {
+            let offer = offer_esp(&ours, true, with_group, &[1, 2, 3, 4]);
+            let chosen = choose_esp(&ours, true, with_group, &offer).unwrap();
+            assert_eq!(chosen.suite.to_string(), want);
+            assert_eq!(accept_esp(&offer, &[chosen.answer]), Some(chosen.suite));
+        }
     }
 
     #[test]

@@ -246,7 +246,7 @@ fn old_methods_serve_peers_that_know_no_others() {
     use culvert_crypto::Prf;
 
     let id = Id { kind: 2, reserved: [0; 3], data: b"gw" };
-    let octets = SignedOctets { message: b"message", peer_nonce: b"nonce", sk_p: b"skp", id };
+    let octets = SignedOctets { message: b"message", peer_nonce: b"nonce", sk_p: b"skp", id, int_auth: &[] };
     let prf = Prf::HmacSha256;
     let old = Trust { sha1: true, ..Trust::default() };
     for (key, method) in [(P256, 9), (P384, 10), (P521, 11), (RSA, 1)] {

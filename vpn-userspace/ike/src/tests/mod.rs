@@ -1,6 +1,7 @@
 //! Two endpoints in one test: every exchange, with everything that can happen to it.
 
 mod abuse;
+mod additional;
 mod certificates;
 mod clients;
 mod eap;

@@ -228,6 +228,7 @@ mod tests {
             protection: Suite::new(encryption, Some(integrity)).unwrap(),
             prf,
             group: DhGroup::Modp2048,
+            additional: Default::default(),
         }
     }
 

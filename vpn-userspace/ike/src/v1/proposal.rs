@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use culvert_crypto::{DhGroup, Encryption, Integrity, Prf, Suite};
 
+use crate::proposal::Additional;
 use crate::wire::v1::{Attribute, Proposal, Sa, Transform, protocol};
 use crate::{EspProposal, EspSuite, IkeProposal, IkeSuite};
 
@@ -99,13 +100,22 @@ impl IkeChoice {
 
 /// Every suite that a proposal allows in IKEv1: CBC ciphers with a hash that is PRF and integrity in one.
 pub(crate) fn ike_suites(p: &IkeProposal) -> Vec<IkeSuite> {
+    // It has one key exchange, and what was meant to be hybrid is not to be less.
+    if !p.additional.dispensable() {
+        return Vec::new();
+    }
     let mut all = Vec::new();
     for e in p.encryption.iter().filter(|e| there(CIPHERS_1, e.iana()).is_some()) {
         for i in &p.integrity {
             let hash = there(HASHES_OF_INTEGRITY, i.iana());
             let prf = p.prf.iter().find(|prf| hash.is_some() && there(HASHES, prf.iana()) == hash);
             let (Some(prf), Ok(protection)) = (prf, Suite::new(*e, Some(*i))) else { continue };
-            all.extend(p.groups.iter().map(|g| IkeSuite { protection, prf: *prf, group: *g }));
+            all.extend(p.groups.iter().map(|g| IkeSuite {
+                protection,
+                prf: *prf,
+                group: *g,
+                additional: Additional::default(),
+            }));
         }
     }
     all
@@ -178,7 +188,7 @@ fn read_ike(number: u8, t: &Transform<'_>) -> Option<IkeChoice> {
     let protection = Suite::new(encryption, Some(integrity)).ok()?;
     let method = u16::try_from(t.number(one::METHOD)?).ok()?;
     let lifetime = lifetime(t, one::LIFE_TYPE, one::LIFE_DURATION);
-    let suite = IkeSuite { protection, prf, group };
+    let suite = IkeSuite { protection, prf, group, additional: Additional::default() };
     Some(IkeChoice { suite, method, lifetime, number, transform: t.clone().into_owned() })
 }
 
@@ -274,9 +284,12 @@ fn esp_suites(p: &EspProposal, group: Option<DhGroup>) -> Vec<EspSuite> {
         there(CIPHERS_2, s.encryption().iana()).is_some()
             && s.integrity().is_none_or(|i| there(INTEGRITY_2, i.iana()).is_some())
     };
-    let suites = p.suites().into_iter().filter(encodable);
+    let additional = Additional::default();
+    let suites = p.suites().into_iter().filter(|s| p.additional.dispensable() && encodable(s));
     suites
-        .flat_map(|protection| esn.iter().map(move |esn| EspSuite { protection, group, esn: *esn }))
+        .flat_map(|protection| {
+            esn.iter().map(move |esn| EspSuite { protection, group, additional, esn: *esn })
+        })
         .collect()
 }
 
@@ -349,7 +362,12 @@ fn read_esp(number: u8, spi: [u8; 4], t: &Transform<'_>) -> Option<EspChoice> {
     // RFC 2407 4.5: without the attribute the mode is up to the host: tunnel mode.
     let encapsulation = t.number(two::ENCAPSULATION).unwrap_or(encapsulation::TUNNEL.into());
     Some(EspChoice {
-        suite: EspSuite { protection: Suite::new(encryption, integrity).ok()?, group, esn },
+        suite: EspSuite {
+            protection: Suite::new(encryption, integrity).ok()?,
+            group,
+            additional: Additional::default(),
+            esn,
+        },
         encapsulation: u16::try_from(encapsulation).ok()?,
         lifetime: lifetime(t, two::LIFE_TYPE, two::LIFE_DURATION),
         spi,

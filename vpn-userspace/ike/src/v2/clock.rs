@@ -24,6 +24,9 @@ impl IkeSa {
             return;
         }
         self.again.iter().for_each(|(when, _)| soonest.at(*when, "ask the peer again"));
+        if let Some(following) = &self.following {
+            soonest.at(following.expires, "the peer's exchange is forgotten");
+        }
         if let Some(reauth) = self.carried.reauth {
             soonest.at(reauth, "authenticate anew");
         }
@@ -101,6 +104,9 @@ impl IkeSa {
         {
             self.soft = None;
             self.queue(Task::RekeyIke(Attempt::default()));
+        }
+        if self.following.as_ref().is_some_and(|f| now >= f.expires) {
+            self.drop_following(ctx);
         }
         for (_, task) in self.again.extract_if(.., |(when, _)| now >= *when).collect::<Vec<_>>() {
             self.queue(task);

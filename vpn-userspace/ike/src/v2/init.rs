@@ -7,9 +7,10 @@ use std::time::Instant;
 use culvert_crypto::DhGroup;
 use culvert_types::TunnelId;
 
-use super::auth::{AuthSent, HalfOpen, Handshake};
+use super::auth::{self, HalfOpen, Handshake};
 use super::ctx::{Ctx, log};
 use super::{Arrival, Path, Sa, Stash, nat};
+use crate::auth::int_auth::IntAuth;
 use crate::auth::signature;
 use crate::error::{Cause, Failure, Phase, group_name};
 use crate::job::{Answered, Done};
@@ -111,6 +112,9 @@ impl InitSent {
         if self.config.exchange.fragmentation != Fragmentation::No {
             chain.push(&Payload::Notify(Notify::new(notify::FRAGMENTATION_SUPPORTED, &[])));
         }
+        if self.config.ike_proposals.iter().any(|p| p.additional.methods().next().is_some()) {
+            auth::announce(&mut chain);
+        }
         if self.config.exchange.ppk.is_some() {
             chain.push(&Payload::Notify(Notify::new(notify::USE_PPK, &[])));
         }
@@ -146,9 +150,7 @@ impl InitSent {
                 self.stash = Some(Stash::of(arrival));
                 Some(Sa::InitSent(self))
             }
-            Ok(Step::Done(handshake)) => {
-                AuthSent::start(ctx, self.tunnel, self.config, *handshake, self.beside).map(Sa::AuthSent)
-            }
+            Ok(Step::Done(handshake)) => auth::go_on(ctx, self.tunnel, self.config, *handshake, self.beside),
             // RFC 7296 2.21.1: such answers are not authenticated; a better one may follow.
             Err(Stop::Doubt(cause)) => {
                 log!(debug, self.config.name, "doubtful answer to IKE_SA_INIT: {cause}");
@@ -202,6 +204,9 @@ impl InitSent {
                 format!("{suite} with a value of {}", group_name(group)),
             ));
         }
+        if !suite.additional.is_empty() && body.notify(notify::INTERMEDIATE_SUPPORTED).is_none() {
+            return Err(Stop::Fail(Cause::NoIntermediate, suite.to_string()));
+        }
         let found = nat::detect(body, (self.spi, spi_r), arrival.local, arrival.remote);
         let shared = match self.half.agree(ctx, value) {
             Agreement::Later => return Ok(Step::Later),
@@ -242,6 +247,7 @@ impl InitSent {
             mobility: None,
             peer_ppk: body.notify(notify::USE_PPK).is_some(),
             ppk: false,
+            int_auth: IntAuth::default(),
             path,
             started: self.started,
         })))
@@ -401,9 +407,15 @@ pub(crate) fn respond(
         _ => (None, arrival.remote.ip().to_string()),
     };
     let failure = |cause| Failure::new(sole.0, &sole.1, Phase::IkeSaInit, cause);
+    // RFC 9370 2.2.1: additional key exchanges need IKE_INTERMEDIATE on both sides.
+    let plain = match body.notify(notify::INTERMEDIATE_SUPPORTED) {
+        Some(_) => None,
+        None => Some(select::without_additional(request.offers)),
+    };
+    let offers = plain.as_deref().unwrap_or(request.offers);
     let choice = candidates
         .iter()
-        .find_map(|(_, c)| select::choose_ike(&c.ike_proposals, request.offers, 0).map(|chosen| (c, chosen)));
+        .find_map(|(_, c)| select::choose_ike(&c.ike_proposals, offers, 0).map(|chosen| (c, chosen)));
     let Some((config, chosen)) = choice else {
         let mut ours: Vec<IkeProposal> = Vec::new();
         for p in candidates.iter().flat_map(|(_, c)| &c.ike_proposals) {
@@ -462,6 +474,9 @@ pub(crate) fn respond(
         chain.push(&Payload::Notify(Notify::new(notify::FRAGMENTATION_SUPPORTED, &[])));
         protection.fragment(Some(fragment::limit(&config.exchange, arrival.remote.ip())));
     }
+    if !suite.additional.is_empty() {
+        auth::announce(&mut chain);
+    }
     // RFC 8784 3: which tunnel it is, and so whether it has a PPK, is known later.
     let uses_ppk = candidates.iter().any(|(_, c)| c.exchange.ppk.is_some());
     let peer_ppk = uses_ppk && body.notify(notify::USE_PPK).is_some();
@@ -492,6 +507,7 @@ pub(crate) fn respond(
         mobility: None,
         peer_ppk,
         ppk: false,
+        int_auth: IntAuth::default(),
         path,
         started: ctx.now,
     };

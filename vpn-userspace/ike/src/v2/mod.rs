@@ -68,6 +68,8 @@ pub(crate) enum Sa {
     InitSent(Box<init::InitSent>),
     /// Responder, whose answer to IKE_SA_INIT waits for a job.
     Opening(Box<init::Opening>),
+    /// Initiator, in a round of IKE_INTERMEDIATE.
+    Intermediate(Box<auth::Intermediate>),
     /// Initiator, waiting for the answer to IKE_AUTH.
     AuthSent(Box<auth::AuthSent>),
     /// Responder, waiting for IKE_AUTH.
@@ -84,6 +86,7 @@ impl Sa {
         match self {
             Self::InitSent(_) => 0,
             Self::Opening(s) => s.spi_i(),
+            Self::Intermediate(s) => s.handshake.spi_r,
             Self::AuthSent(s) => s.handshake.spi_r,
             Self::HalfOpen(s) => s.handshake.spi_i,
             Self::Up(s) => s.peer_spi(),
@@ -94,7 +97,7 @@ impl Sa {
     /// Whether we are the original initiator of this IKE SA.
     pub(crate) fn initiator(&self) -> bool {
         match self {
-            Self::InitSent(_) | Self::AuthSent(_) => true,
+            Self::InitSent(_) | Self::Intermediate(_) | Self::AuthSent(_) => true,
             Self::Opening(_) | Self::HalfOpen(_) => false,
             Self::Up(s) => s.initiator,
             Self::Closed(s) => s.initiator,
@@ -105,6 +108,7 @@ impl Sa {
     pub(crate) fn tunnel(&self) -> Option<TunnelId> {
         match self {
             Self::InitSent(s) => Some(s.tunnel),
+            Self::Intermediate(s) => Some(s.tunnel),
             Self::AuthSent(s) => Some(s.tunnel),
             Self::Opening(_) | Self::HalfOpen(_) => None,
             Self::Up(s) => Some(s.tunnel),
@@ -117,6 +121,7 @@ impl Sa {
         match self {
             Self::InitSent(s) => s.on_response(ctx, arrival),
             Self::Opening(_) => Some(self),
+            Self::Intermediate(s) => s.on_response(ctx, arrival),
             Self::AuthSent(s) => s.on_response(ctx, arrival),
             Self::HalfOpen(s) => s.on_request(ctx, arrival),
             Self::Up(s) => s.on_datagram(ctx, arrival),
@@ -129,8 +134,10 @@ impl Sa {
     pub(crate) fn on_job(self, ctx: &mut Ctx<'_>, number: u64, done: &mut Option<Done>) -> Option<Self> {
         match self {
             Self::InitSent(s) => s.on_job(ctx, number, done),
+            Self::Intermediate(s) => s.on_job(ctx, number, done),
+            Self::HalfOpen(s) => Some(s.on_job(ctx, number, done)),
             Self::Up(s) => s.on_job(ctx, number, done),
-            Self::Opening(_) | Self::AuthSent(_) | Self::HalfOpen(_) | Self::Closed(_) => Some(self),
+            Self::Opening(_) | Self::AuthSent(_) | Self::Closed(_) => Some(self),
         }
     }
 
@@ -147,6 +154,7 @@ impl Sa {
     pub(crate) fn on_timeout(self, ctx: &mut Ctx<'_>) -> Option<Self> {
         match self {
             Self::InitSent(s) => s.on_timeout(ctx),
+            Self::Intermediate(s) => s.on_timeout(ctx),
             Self::AuthSent(s) => s.on_timeout(ctx),
             Self::Opening(s) => (ctx.now < s.expires).then_some(Self::Opening(s)),
             Self::HalfOpen(s) => s.on_timeout(ctx),
@@ -161,6 +169,10 @@ impl Sa {
         match self {
             Self::InitSent(s) => soonest.at(s.retransmission.deadline(), "retransmit IKE_SA_INIT"),
             Self::Opening(s) => soonest.at(s.expires, "half-open IKE SA expires"),
+            Self::Intermediate(s) => {
+                let (when, why) = s.deadline();
+                soonest.at(when, why);
+            }
             Self::AuthSent(s) => s.deadline().into_iter().for_each(|(when, why)| soonest.at(when, why)),
             Self::HalfOpen(s) => soonest.at(s.expires, "half-open IKE SA expires"),
             Self::Up(s) => s.deadlines(config, &mut soonest),

@@ -13,7 +13,7 @@ use super::closed::Closed;
 use super::ctx::{Ctx, Effect, log};
 use super::mobike::{Mobility, Update};
 use super::pairs::{Pair, Scope};
-use super::rekey::{ChildExchange, IkeExchange};
+use super::rekey::{ChildExchange, Following, IkeExchange};
 use super::{Arrival, Message, Path, Sa};
 use crate::error::{Cause, Failure, Phase};
 use crate::event::IkeInfo;
@@ -107,6 +107,8 @@ pub(crate) struct IkeSa {
     /// The peer's request, while a job is at work on our half of its key exchange.
     pub(crate) request: Option<Box<Message>>,
     pub(crate) answering: Option<Answering>,
+    /// An exchange that the peer has begun, between its rounds (RFC 9370 2.2.4).
+    pub(crate) following: Option<Box<Following>>,
     pub(crate) tasks: VecDeque<Task>,
     /// What the peer had no time for: to be asked again then.
     pub(crate) again: Vec<(Instant, Task)>,
@@ -258,6 +260,7 @@ impl IkeSa {
             making: None,
             request: None,
             answering: None,
+            following: None,
             tasks: VecDeque::new(),
             again: Vec::new(),
             each: false,
@@ -417,7 +420,8 @@ impl IkeSa {
             && self.window.free().is_some()
             && !self.making.as_ref().is_some_and(Half::waits)
         {
-            let Some(task) = self.tasks.pop_front() else { return };
+            let next = self.tasks.iter().position(|task| !self.is_held(task));
+            let Some(task) = next.and_then(|at| self.tasks.remove(at)) else { return };
             match task {
                 Task::Liveness => self.start_liveness(ctx),
                 Task::CreateChild(attempt, scope) => self.start_new_child(ctx, attempt, scope),
@@ -512,6 +516,7 @@ impl IkeSa {
             self.on_answer_path(body, ends);
         }
         match self.pending.take() {
+            Some(pending) if pending.is_in_rounds() => self.finish_round(ctx, pending, body),
             Some(Pending::Update(update)) => self.finish_update(ctx, &update, body, ends),
             Some(Pending::ReturnCheck(check)) => self.finish_return_check(ctx, &check, body),
             Some(Pending::Child(exchange)) => self.finish_child(ctx, *exchange, body),
@@ -542,6 +547,7 @@ impl IkeSa {
         let reply = match (exchange, &message.opened.body()) {
             (_, Err(e)) => self.on_bad_request(ctx, *e),
             (Exchange::CreateChild, Ok(body)) => self.on_create_child(ctx, body),
+            (Exchange::FollowupKe, Ok(body)) => self.on_followup(ctx, body),
             (Exchange::Informational, Ok(body)) => {
                 self.on_informational(ctx, body, (message.local, message.remote))
             }
@@ -613,6 +619,7 @@ impl IkeSa {
         self.tasks.clear();
         self.again.clear();
         self.making = None;
+        self.drop_following(ctx);
         self.drop_children(ctx, reason);
         if self.life == Life::Serving {
             log!(info, self.config.name, "IKE SA down: {reason}");
@@ -662,6 +669,7 @@ impl IkeSa {
     pub(crate) fn hand_over(&mut self, ctx: &mut Ctx<'_>, to: u64) {
         let children = std::mem::take(&mut self.children);
         self.making = None;
+        self.drop_following(ctx);
         let (keep, go): (Vec<_>, Vec<_>) = self
             .tasks
             .drain(..)

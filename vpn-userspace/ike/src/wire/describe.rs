@@ -14,6 +14,8 @@ impl fmt::Display for Exchange {
             Self::Auth => f.write_str("IKE_AUTH"),
             Self::CreateChild => f.write_str("CREATE_CHILD_SA"),
             Self::Informational => f.write_str("INFORMATIONAL"),
+            Self::Intermediate => f.write_str("IKE_INTERMEDIATE"),
+            Self::FollowupKe => f.write_str("IKE_FOLLOWUP_KE"),
             Self::Other(value) => write!(f, "exchange {value}"),
         }
     }
@@ -102,8 +104,8 @@ fn notification(n: &Notify<'_>) -> String {
         16435 => "USE_PPK",
         16436 => "PPK_IDENTITY",
         16437 => "NO_PPK_AUTH",
-        16438 => "INTERMEDIATE_EXCHANGE_SUPPORTED",
-        16441 => "ADDITIONAL_KEY_EXCHANGE",
+        notify::INTERMEDIATE_SUPPORTED => "INTERMEDIATE_EXCHANGE_SUPPORTED",
+        notify::ADDITIONAL_KEY_EXCHANGE => "ADDITIONAL_KEY_EXCHANGE",
         error if error < notify::STATUS => return format!("N({}, {error})", notify::name(error)),
         status => return format!("N({status})"),
     };

@@ -12,6 +12,10 @@ pub(crate) enum Exchange {
     Auth,
     CreateChild,
     Informational,
+    /// RFC 9242.
+    Intermediate,
+    /// RFC 9370 2.2.4.
+    FollowupKe,
     Other(u8),
 }
 
@@ -22,6 +26,8 @@ impl Exchange {
             35 => Self::Auth,
             36 => Self::CreateChild,
             37 => Self::Informational,
+            43 => Self::Intermediate,
+            44 => Self::FollowupKe,
             other => Self::Other(other),
         }
     }
@@ -32,6 +38,8 @@ impl Exchange {
             Self::Auth => 35,
             Self::CreateChild => 36,
             Self::Informational => 37,
+            Self::Intermediate => 43,
+            Self::FollowupKe => 44,
             Self::Other(value) => value,
         }
     }

@@ -55,6 +55,7 @@ pub(crate) mod notify {
     pub(crate) const UNEXPECTED_NAT_DETECTED: u16 = 41;
     pub(crate) const TEMPORARY_FAILURE: u16 = 43;
     pub(crate) const CHILD_SA_NOT_FOUND: u16 = 44;
+    pub(crate) const STATE_NOT_FOUND: u16 = 47;
     /// The first status type.
     pub(crate) const STATUS: u16 = 16384;
     pub(crate) const INITIAL_CONTACT: u16 = 16384;
@@ -77,6 +78,8 @@ pub(crate) mod notify {
     pub(crate) const USE_PPK: u16 = 16435;
     pub(crate) const PPK_IDENTITY: u16 = 16436;
     pub(crate) const NO_PPK_AUTH: u16 = 16437;
+    pub(crate) const INTERMEDIATE_SUPPORTED: u16 = 16438;
+    pub(crate) const ADDITIONAL_KEY_EXCHANGE: u16 = 16441;
 
     /// The name in RFC 7296 3.10.1, for people.
     pub(crate) fn name(kind: u16) -> &'static str {
@@ -100,6 +103,7 @@ pub(crate) mod notify {
             UNEXPECTED_NAT_DETECTED => "UNEXPECTED_NAT_DETECTED",
             TEMPORARY_FAILURE => "TEMPORARY_FAILURE",
             CHILD_SA_NOT_FOUND => "CHILD_SA_NOT_FOUND",
+            STATE_NOT_FOUND => "STATE_NOT_FOUND",
             _ => "an unknown error",
         }
     }

@@ -9,6 +9,9 @@ pub(crate) mod transform {
     pub(crate) const INTEGRITY: u8 = 3;
     pub(crate) const DH: u8 = 4;
     pub(crate) const ESN: u8 = 5;
+    /// The first of seven additional key exchanges (RFC 9370 2.2.1).
+    pub(crate) const ADDITIONAL_1: u8 = 6;
+    pub(crate) const ADDITIONAL_7: u8 = 12;
     pub(crate) const NONE: u16 = 0;
 }
 

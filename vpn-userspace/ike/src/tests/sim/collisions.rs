@@ -46,6 +46,10 @@ fn collide(first: Wish, second: Wish, budgets: &[Budget]) {
         NewChild => Start::Childless,
         _ => Start::Tunnel,
     };
+    collide_from(start, first, second, budgets);
+}
+
+fn collide_from(start: Start, first: Wish, second: Wish, budgets: &[Budget]) {
     let mut rounds = vec![[first, second]];
     if first != second {
         rounds.push([second, first]);
@@ -68,8 +72,11 @@ fn collide(first: Wish, second: Wish, budgets: &[Budget]) {
             _ => "one datagram lost",
         };
         say(&format!(
-            "collision {first:?} with {second:?}, {network}: {} orders, {} states, {} ends",
-            sum.orders, sum.states, sum.ends
+            "collision {first:?} with {second:?}{}, {network}: {} orders, {} states, {} ends",
+            if start == Start::Rounds { " in two rounds" } else { "" },
+            sum.orders,
+            sum.states,
+            sum.ends
         ));
     }
 }
@@ -100,4 +107,24 @@ collisions! {
     new_child_and_ike_delete: NewChild, DeleteIke, [ORDER, LOSS, TWICE];
     two_new_children: NewChild, NewChild, [ORDER, LOSS, TWICE];
     both_initiate: Initiate, Initiate, [ORDER, LOSS, TWICE];
+}
+
+/// With additional key exchanges: what the peer has begun meets what we begin, at any stage of both.
+macro_rules! in_rounds {
+    ($($name:ident: $first:ident, $second:ident, [$($budget:ident),+];)+) => { $(
+        #[test]
+        fn $name() {
+            collide_from(Start::Rounds, $first, $second, &[$($budget),+]);
+        }
+    )+ };
+}
+
+in_rounds! {
+    two_child_rekeys_in_rounds: RekeyChild, RekeyChild, [ORDER, LOSS];
+    two_ike_rekeys_in_rounds: RekeyIke, RekeyIke, [ORDER, LOSS];
+    child_rekey_and_ike_rekey_in_rounds: RekeyChild, RekeyIke, [ORDER, LOSS];
+    child_rekey_and_child_delete_in_rounds: RekeyChild, DeleteChild, [ORDER, LOSS];
+    child_rekey_and_ike_delete_in_rounds: RekeyChild, DeleteIke, [ORDER, LOSS];
+    ike_rekey_and_child_delete_in_rounds: RekeyIke, DeleteChild, [ORDER, LOSS];
+    ike_rekey_and_ike_delete_in_rounds: RekeyIke, DeleteIke, [ORDER, LOSS];
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::say;
-use super::world::{Wish, World};
+use super::world::{Wish, World, in_rounds};
 use crate::testing::{At, Seeded, config};
 use crate::{Dpd, PeerConfig};
 
@@ -48,9 +48,12 @@ fn bring_up(world: &mut World) {
 }
 
 /// Three hours of weather, then a calm.
-fn live_through(seed: u64) -> Result<(), String> {
+fn live_through(seed: u64, rounds: bool) -> Result<(), String> {
     let mut dice = Seeded(seed.wrapping_mul(0x1_0001).wrapping_add(7));
-    let (a, b) = (side(At::A, &mut dice), side(At::B, &mut dice));
+    let (mut a, mut b) = (side(At::A, &mut dice), side(At::B, &mut dice));
+    if rounds {
+        (a, b) = (in_rounds(a), in_rounds(b));
+    }
     let mut world = World::with(seed, one_of(&mut dice, 4) > 0, a, b);
     world.rough();
     world.pair.release();
@@ -101,16 +104,27 @@ fn live_through(seed: u64) -> Result<(), String> {
 
 #[test]
 fn tunnels_live_through_bad_weather() {
-    let runs = std::env::var("CULVERT_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(RUNS);
+    weather(RUNS, false);
+}
+
+/// With additional key exchanges (RFC 9370) in every exchange.
+#[test]
+fn tunnels_with_rounds_live_through_bad_weather() {
+    weather(RUNS / 3, true);
+}
+
+fn weather(runs: u64, rounds: bool) {
+    let runs = std::env::var("CULVERT_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(runs);
     let seeds: Vec<u64> = REGRESSIONS.into_iter().chain(0..runs).collect();
     let failed: Vec<String> = seeds
         .iter()
         .filter_map(|seed| {
-            let lived = std::panic::catch_unwind(|| live_through(*seed));
+            let lived = std::panic::catch_unwind(|| live_through(*seed, rounds));
             let wrong = lived.unwrap_or_else(|_| Err("it panicked, see above".to_owned())).err()?;
             Some(format!("seed {seed}: {wrong}"))
         })
         .collect();
     assert!(failed.is_empty(), "{} of {} seeds failed:\n{}", failed.len(), seeds.len(), failed.join("\n"));
-    say(&format!("weather: {} tunnels lived through three hours each", seeds.len()));
+    let with = if rounds { " with additional key exchanges" } else { "" };
+    say(&format!("weather: {} tunnels{with} lived through three hours each", seeds.len()));
 }

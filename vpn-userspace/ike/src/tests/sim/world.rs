@@ -27,6 +27,8 @@ pub(super) enum Start {
     /// An IKE SA that has lost its child.
     Childless,
     Tunnel,
+    /// The same, where exchanges have two rounds (RFC 9370).
+    Rounds,
 }
 
 /// An SA as a side's data plane has it.
@@ -100,10 +102,20 @@ fn quiet(at: At) -> PeerConfig {
     PeerConfig { dpd: None, ike_lifetime: day, child_lifetime: day, ..config(at) }
 }
 
+/// With an additional key exchange that takes no job.
+pub(super) fn in_rounds(config: PeerConfig) -> PeerConfig {
+    PeerConfig {
+        ike_proposals: vec!["aes128gcm16-prfsha256-curve25519-ke1_ecp256".parse().expect("a proposal")],
+        esp_proposals: vec!["aes128gcm16-curve25519-ke1_ecp256".parse().expect("a proposal")],
+        ..config
+    }
+}
+
 impl World {
     /// A tunnel that is up (or not begun), and datagrams that wait to be delivered.
     pub(super) fn new(seed: u64, start: Start) -> Self {
-        let mut world = Self::with(seed, start != Start::Nothing, quiet(At::A), quiet(At::B));
+        let side = |at| if start == Start::Rounds { in_rounds(quiet(at)) } else { quiet(at) };
+        let mut world = Self::with(seed, start != Start::Nothing, side(At::A), side(At::B));
         if start == Start::Childless {
             world.wish(At::A, Wish::DeleteChild);
             world.settle(Duration::from_secs(40)).expect("a delete without trouble");

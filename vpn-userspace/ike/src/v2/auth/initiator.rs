@@ -56,12 +56,13 @@ enum Proof {
 }
 
 impl AuthSent {
-    /// Goes on from IKE_SA_INIT, unless the peer opened an IKE SA of its own meanwhile.
+    /// Goes on from IKE_SA_INIT, or from the last IKE_INTERMEDIATE, unless the peer opened an IKE SA of its own meanwhile.
     pub(crate) fn start(
         ctx: &mut Ctx<'_>,
         tunnel: TunnelId,
         config: Arc<PeerConfig>,
         mut handshake: Handshake,
+        mut window: Window,
         beside: bool,
     ) -> Option<Box<Self>> {
         if !beside && ctx.is_served(tunnel) {
@@ -109,7 +110,6 @@ impl AuthSent {
         let scope = pairs::wanted(&config, false).into_iter().next().flatten();
         let offer = Offer::new(ctx, &config, handshake.spi_i, false, scope);
         offer.write(&mut chain);
-        let mut window = Window::new(1, 0);
         let header = handshake.header(true, false, Exchange::Auth, window.next_id());
         let bytes = handshake.protection.seal(&header, &chain);
         window.sent(bytes.clone(), Retransmission::new(ctx.now, &ctx.config.retransmit, None));
@@ -243,7 +243,8 @@ impl AuthSent {
         };
         let made = accepted.map(|agreed| {
             let suite = agreed.suite.protection;
-            let keys = child_keys(handshake.suite.prf, &handshake.keys.sk_d, None, handshake.nonces(), suite);
+            let keys =
+                child_keys(handshake.suite.prf, &handshake.keys.sk_d, None, &[], handshake.nonces(), suite);
             (agreed, keys)
         });
         let mobility = message.opened.body().ok().and_then(|body| mobike::agreed(&config, &body));

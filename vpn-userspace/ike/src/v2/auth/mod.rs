@@ -4,6 +4,7 @@
 mod eap_client;
 mod eap_server;
 mod initiator;
+mod intermediate;
 mod ppk;
 mod responder;
 
@@ -12,10 +13,12 @@ use std::time::{Duration, Instant};
 use culvert_crypto::sign::PublicKey;
 
 pub(crate) use initiator::AuthSent;
+pub(crate) use intermediate::{Intermediate, announce, go_on};
 pub(crate) use responder::HalfOpen;
 
 use super::mobike::Mobility;
 use super::{Arrival, Message, Path};
+use crate::auth::int_auth::IntAuth;
 use crate::auth::{RemoteAuth, SignedOctets, psk, signature};
 use crate::ctx::Ctx;
 use crate::error::Cause;
@@ -50,6 +53,8 @@ pub(crate) struct Handshake {
     pub(crate) peer_ppk: bool,
     /// One is in the keys.
     pub(crate) ppk: bool,
+    /// What AUTH signs of the IKE_INTERMEDIATE exchanges.
+    pub(crate) int_auth: IntAuth,
     pub(crate) path: Path,
     pub(crate) started: Instant,
 }
@@ -66,12 +71,19 @@ impl Handshake {
 
     /// The same with another SK_pi.
     fn initiator_octets_with<'a>(&'a self, sk_p: &'a [u8], id: Id<'a>) -> SignedOctets<'a> {
-        SignedOctets { message: &self.request, peer_nonce: &self.nr, sk_p, id }
+        SignedOctets {
+            message: &self.request,
+            peer_nonce: &self.nr,
+            sk_p,
+            id,
+            int_auth: self.int_auth.octets(),
+        }
     }
 
     /// ResponderSignedOctets = RealMessage2 | NonceIData | MACedIDForR.
     fn responder_octets<'a>(&'a self, id: Id<'a>) -> SignedOctets<'a> {
-        SignedOctets { message: &self.response, peer_nonce: &self.ni, sk_p: &self.keys.sk_pr, id }
+        let int_auth = self.int_auth.octets();
+        SignedOctets { message: &self.response, peer_nonce: &self.ni, sk_p: &self.keys.sk_pr, id, int_auth }
     }
 
     fn header(&self, initiator: bool, response: bool, exchange: Exchange, message_id: u32) -> Header {

@@ -6,6 +6,7 @@ use std::time::Instant;
 use culvert_types::TunnelId;
 
 use super::eap_server;
+use super::intermediate::Rounds;
 use super::ppk::{self, Reading};
 use super::{Handshake, Verdict, proves, repeated};
 use crate::auth::{self, Psk, RemoteAuth, psk, signature};
@@ -17,7 +18,7 @@ use crate::v2::closed::Closed;
 use crate::v2::sa::IkeSa;
 use crate::v2::{Arrival, Message, Sa, child, mobike, vip};
 use crate::window::Window;
-use crate::wire::{Body, Chain, Exchange, Id, Notify, Payload, notify};
+use crate::wire::{Body, Chain, Header, Id, Notify, Payload, notify};
 use crate::{CheckId, Event, Identity, PeerConfig, Unique};
 
 /// Tunnels for which one peer's certificate is judged, at most: several may fit who takes anybody.
@@ -28,7 +29,7 @@ pub(crate) struct HalfOpen {
     pub(crate) handshake: Handshake,
     pub(crate) expires: Instant,
     /// The tunnels that the addresses allow, best first.
-    candidates: Vec<TunnelId>,
+    pub(super) candidates: Vec<TunnelId>,
     pub(super) window: Window,
     /// EAP, once it is under way.
     pub(super) eap: Option<eap_server::Server>,
@@ -36,6 +37,8 @@ pub(crate) struct HalfOpen {
     judging: Option<Judging>,
     /// What the owner has said so far, for which tunnel.
     verdicts: Vec<(TunnelId, Verdict)>,
+    /// The IKE_INTERMEDIATE exchanges that come before IKE_AUTH.
+    pub(super) rounds: Rounds,
 }
 
 struct Judging {
@@ -65,8 +68,17 @@ impl HalfOpen {
     /// IKE_SA_INIT has been answered. `candidates`: the tunnels that the addresses allow, best first.
     pub(crate) fn new(ctx: &Ctx<'_>, handshake: Handshake, candidates: Vec<TunnelId>) -> Box<Self> {
         let expires = ctx.now + ctx.config.half_open_lifetime;
-        let (window, verdicts) = (Window::new(0, 1), Vec::new());
-        Box::new(Self { handshake, expires, candidates, window, judging: None, eap: None, verdicts })
+        let rounds = Rounds::of(&handshake);
+        Box::new(Self {
+            handshake,
+            expires,
+            candidates,
+            window: Window::new(0, 1),
+            judging: None,
+            eap: None,
+            verdicts: Vec::new(),
+            rounds,
+        })
     }
 
     /// IKE_SA_INIT again: the same answer to the same bytes.
@@ -78,12 +90,17 @@ impl HalfOpen {
 
     pub(crate) fn on_request(mut self: Box<Self>, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) -> Option<Sa> {
         let header = &arrival.header;
-        // While a certificate is judged, repetitions wait as well.
-        let fits = header.exchange == Exchange::Auth && !header.flags.response && self.judging.is_none();
-        if !fits || repeated(&self.window, &self.handshake.protection, ctx, arrival) {
+        // While a certificate is judged or a job is at work, repetitions wait as well.
+        let fits = !header.flags.response && self.judging.is_none() && !self.rounds.wait();
+        let before = self.rounds.protection_before().unwrap_or(&self.handshake.protection);
+        if !fits
+            || repeated(&self.window, before, ctx, arrival)
+            || header.exchange != self.rounds.expected_exchange()
+        {
             return Some(Sa::HalfOpen(self));
         }
         match self.handshake.open(arrival) {
+            Ok(message) if !self.rounds.done() => Some(self.on_intermediate(ctx, message)),
             Ok(message) if self.eap.is_some() => Some(self.on_eap(ctx, &message)),
             Ok(message) => Some(self.on_message(ctx, message)),
             Err(e) => {
@@ -306,10 +323,12 @@ impl HalfOpen {
 
     /// Sends the answer to a request, and remembers it.
     pub(super) fn answer(&mut self, ctx: &mut Ctx<'_>, message: &Message, chain: &Chain) {
-        let header = self.handshake.header(false, true, Exchange::Auth, message.header.message_id);
+        let Header { exchange, message_id, .. } = message.header;
+        let header = self.handshake.header(false, true, exchange, message_id);
         let response = self.handshake.protection.seal(&header, chain);
         ctx.transmit(message.local, message.remote, response.clone());
         self.window.respond_to(message.opened.fingerprint(), response);
+        self.rounds.answered();
     }
 
     /// Answers the last request, and goes on with an IKE SA. `eap`: the first request, which says what is asked for,
@@ -376,7 +395,7 @@ impl HalfOpen {
         let handshake = &self.handshake;
         let made = chosen.map(|(agreed, answer)| {
             let suite = agreed.suite.protection;
-            let keys = child_keys(prf, &handshake.keys.sk_d, None, handshake.nonces(), suite);
+            let keys = child_keys(prf, &handshake.keys.sk_d, None, &[], handshake.nonces(), suite);
             child::write_answer(&mut chain, answer, &agreed);
             (agreed, keys)
         });

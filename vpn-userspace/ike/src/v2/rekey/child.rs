@@ -3,6 +3,7 @@
 use culvert_crypto::SharedSecret;
 use culvert_types::Spi;
 
+use super::followup::{ChildSettled, Followed, Rounds};
 use super::{Attempt, ChildExchange, Met, Rival, agree, ours_loses};
 use crate::error::{Cause, Phase, group_name};
 use crate::kex::Half;
@@ -77,8 +78,8 @@ impl IkeSa {
             chain.push(&Payload::Ke { group, data });
         }
         offer.write_selectors(&mut chain);
-        let exchange =
-            ChildExchange { offer, replaces: old, nonce, half, attempt, met: None, deleted: Vec::new() };
+        let (met, deleted, settled) = (None, Vec::new(), None);
+        let exchange = ChildExchange { offer, replaces: old, nonce, half, attempt, met, deleted, settled };
         self.request(ctx, Exchange::CreateChild, &chain, Pending::Child(Box::new(exchange)));
     }
 
@@ -95,7 +96,7 @@ impl IkeSa {
         self.retry_child(ctx, old);
     }
 
-    fn retry_child(&mut self, ctx: &mut Ctx<'_>, old: Option<Spi>) {
+    pub(super) fn retry_child(&mut self, ctx: &mut Ctx<'_>, old: Option<Spi>) {
         if let Some(child) = old.and_then(|old| self.child(old)).filter(|c| c.state == State::Live) {
             child.soft = Some(Self::retry_at(ctx, child.hard));
         }
@@ -103,7 +104,7 @@ impl IkeSa {
 
     /// The answer to our request.
     pub(crate) fn finish_child(&mut self, ctx: &mut Ctx<'_>, exchange: ChildExchange, body: &Body<'_>) {
-        let ChildExchange { offer, replaces, nonce, half, attempt, met, deleted } = exchange;
+        let ChildExchange { offer, replaces, nonce, half, attempt, met, deleted, .. } = exchange;
         if let Some(error) = body.error().filter(|_| body.sa().is_none()) {
             ctx.spis.release(offer.inbound);
             let current = half.as_ref().map(Half::group);
@@ -166,12 +167,11 @@ impl IkeSa {
                 }
                 (Some(_), _) => return Err(refuse(Cause::WrongChoice)),
             };
-            let nonces = Nonces { initiator: &nonce, responder: nr };
-            let suite = agreed.suite.protection;
-            let keys = child_keys(self.suite.prf, &self.sk_d, shared.as_ref(), nonces, suite);
-            Ok((agreed, keys, nonce.as_slice().min(nr).to_vec()))
+            // The peer waits for the rounds, and has nothing yet.
+            let rounds = Rounds::begin(agreed.suite.additional, body).map_err(Refusal::plain)?;
+            Ok((agreed, shared, nr.to_vec(), rounds))
         });
-        let (agreed, (out_keys, in_keys), lowest) = match made {
+        let (agreed, first, nr, rounds) = match made {
             Ok(made) => made,
             Err(refusal) => {
                 if refusal.peer_has_it {
@@ -185,6 +185,43 @@ impl IkeSa {
                 return self.child_failed(ctx, replaces, refusal.cause, refusal.ours, refusal.theirs);
             }
         };
+        let more_possible = body.notify(notify::ADDITIONAL_TS_POSSIBLE).is_some();
+        let exchange =
+            ChildExchange { offer, replaces, nonce, half: None, attempt, met, deleted, settled: None };
+        match rounds {
+            Some(rounds) => {
+                let settled = Some(Box::new(ChildSettled { agreed, nr, first, more_possible, rounds }));
+                let exchange = ChildExchange { settled, ..exchange };
+                self.next_round(ctx, Pending::Child(Box::new(exchange)));
+            }
+            None => self.complete_child(ctx, exchange, agreed, &nr, first.as_ref(), &[], more_possible),
+        }
+    }
+
+    /// The last round of an exchange of ours is answered.
+    pub(super) fn finish_child_rounds(&mut self, ctx: &mut Ctx<'_>, mut exchange: ChildExchange) {
+        let Some(settled) = exchange.settled.take() else { return };
+        let ChildSettled { agreed, nr, first, more_possible, rounds } = *settled;
+        self.complete_child(ctx, exchange, agreed, &nr, first.as_ref(), &rounds.shared, more_possible);
+    }
+
+    /// Our exchange has brought a CHILD SA.
+    #[allow(clippy::too_many_arguments)]
+    fn complete_child(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        exchange: ChildExchange,
+        agreed: child::Agreed,
+        nr: &[u8],
+        first: Option<&SharedSecret>,
+        more: &[SharedSecret],
+        more_possible: bool,
+    ) {
+        let ChildExchange { replaces, nonce, met, deleted, .. } = exchange;
+        let nonces = Nonces { initiator: &nonce, responder: nr };
+        let suite = agreed.suite.protection;
+        let (out_keys, in_keys) = child_keys(self.suite.prf, &self.sk_d, first, more, nonces, suite);
+        let lowest = nonce.as_slice().min(nr).to_vec();
         if deleted.contains(&agreed.outbound.value()) {
             log!(debug, self.config.name, "the peer has deleted the CHILD SA {} already", agreed.outbound);
             ctx.spis.release(agreed.inbound);
@@ -221,7 +258,7 @@ impl IkeSa {
                 }
                 if let Some(old) = old {
                     self.delete(old, DownReason::Replaced);
-                } else if body.notify(notify::ADDITIONAL_TS_POSSIBLE).is_some() {
+                } else if more_possible {
                     self.more_possible();
                 }
             }
@@ -316,9 +353,30 @@ impl IkeSa {
         }
         child::write_answer_selectors(&mut chain, &agreed);
         let nonces = Nonces { initiator: ni, responder: &nr };
-        let shared = keyed.as_ref().map(|(_, answered)| &answered.shared);
-        let (in_keys, out_keys) =
-            child_keys(self.suite.prf, &self.sk_d, shared, nonces, agreed.suite.protection);
+        let shared = keyed.map(|(_, answered)| answered.shared);
+        let additional = agreed.suite.additional;
+        if additional.is_empty() {
+            self.install_theirs(ctx, agreed, old, nonces, shared.as_ref(), &[]);
+        } else {
+            let what = (Followed::Child(Box::new(agreed), old), additional);
+            self.expect_rounds(ctx, &mut chain, what, nonces, shared);
+        }
+        Ok(chain)
+    }
+
+    /// The peer's exchange has brought a CHILD SA.
+    pub(super) fn install_theirs(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        agreed: child::Agreed,
+        old: Option<Spi>,
+        nonces: Nonces<'_>,
+        shared: Option<&SharedSecret>,
+        more: &[SharedSecret],
+    ) {
+        let suite = agreed.suite.protection;
+        let (in_keys, out_keys) = child_keys(self.suite.prf, &self.sk_d, shared, more, nonces, suite);
+        let lowest = nonces.initiator.min(nonces.responder).to_vec();
         let rival = Rival {
             inbound: agreed.inbound,
             local_ts: agreed.local_ts.clone(),
@@ -336,9 +394,8 @@ impl IkeSa {
         if let Some(Pending::Child(exchange)) = &mut self.pending
             && exchange.replaces == old
         {
-            exchange.met = Some(Met { key: rival, lowest: ni.min(nr.as_slice()).to_vec() });
+            exchange.met = Some(Met { key: rival, lowest });
         }
-        Ok(chain)
     }
 
     /// Children handed over by another IKE SA of the tunnel.

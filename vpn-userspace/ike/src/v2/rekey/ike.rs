@@ -2,6 +2,7 @@
 
 use culvert_crypto::{DhGroup, SharedSecret};
 
+use super::followup::{Followed, IkeSettled, Rounds};
 use super::{Attempt, IkeExchange, Met, agree, ours_loses};
 use crate::IkeSuite;
 use crate::error::{Cause, Phase, group_name};
@@ -38,7 +39,8 @@ impl IkeSa {
         chain.push(&Payload::Sa(offered.clone()));
         chain.push(&Payload::Nonce(&nonce));
         chain.push(&Payload::Ke { group: group.iana(), data: public });
-        let exchange = IkeExchange { spi, nonce, half, offered, attempt, met: None };
+        let (half, met, settled) = (Some(half), None, None);
+        let exchange = IkeExchange { spi, nonce, half, offered, attempt, met, settled };
         self.request(ctx, Exchange::CreateChild, &chain, Pending::Ike(Box::new(exchange)));
     }
 
@@ -59,10 +61,10 @@ impl IkeSa {
         suite: IkeSuite,
         (spi_i, spi_r): (u64, u64),
         nonces: Nonces<'_>,
-        shared: &SharedSecret,
+        (shared, more): (&SharedSecret, &[SharedSecret]),
         initiator: bool,
     ) -> Fresh {
-        let seed = rekey_seed(self.suite.prf, &self.sk_d, nonces, shared);
+        let seed = rekey_seed(self.suite.prf, &self.sk_d, nonces, shared, more);
         let keys = IkeKeys::derive(&suite, &seed, nonces, spi_i, spi_r);
         let protection = Protection::new(suite.protection, &keys, initiator);
         let mut protection = protection.tapped(ctx.tap, (spi_i, spi_r), &keys);
@@ -81,14 +83,14 @@ impl IkeSa {
 
     /// The answer to our request.
     pub(crate) fn finish_ike(&mut self, ctx: &mut Ctx<'_>, exchange: IkeExchange, body: &Body<'_>) {
-        let IkeExchange { spi, nonce, half, offered, attempt, met } = exchange;
+        let IkeExchange { spi, nonce, half, offered, attempt, met, .. } = exchange;
         if let Some(error) = body.error().filter(|_| body.sa().is_none()) {
             return match (error.kind, met) {
                 _ if self.life == Life::Closing => {}
                 // RFC 7296 2.25.2: ours failed, the peer's succeeded: that one lives on.
                 (_, Some(met)) => self.hand_over(ctx, met.key),
                 (notify::INVALID_KE_PAYLOAD, None) => {
-                    match attempt.regrouped(body, Some(half.group()), &self.ike_groups()) {
+                    match attempt.regrouped(body, half.as_ref().map(Half::group), &self.ike_groups()) {
                         Ok(attempt) => self.tasks.push_front(Task::RekeyIke(attempt)),
                         Err(cause) => {
                             let theirs = match &cause {
@@ -110,8 +112,8 @@ impl IkeSa {
             };
         }
         let closing = self.life == Life::Closing;
-        let made = self.read_answer(ctx, body, spi, &nonce, half, &offered);
-        let (fresh, lowest) = match (made, met.as_ref().map(|m| m.key)) {
+        let made = self.read_answer(ctx, body, half, &offered);
+        let settled = match (made, met.as_ref().map(|m| m.key)) {
             (Ok(made), _) => made,
             (Err((cause, _)), Some(key)) => {
                 log!(debug, self.config.name, "our rekeying failed: {cause}; the peer's IKE SA stays");
@@ -120,8 +122,26 @@ impl IkeSa {
             (Err(_), None) if closing => return,
             (Err((cause, theirs)), None) => return self.ike_failed(ctx, cause, theirs),
         };
+        let exchange =
+            IkeExchange { spi, nonce, half: None, offered, attempt, met, settled: Some(Box::new(settled)) };
+        if exchange.settled.as_ref().is_none_or(|s| s.rounds.is_none()) {
+            self.finish_ike_rounds(ctx, exchange);
+        } else if !closing {
+            self.next_round(ctx, Pending::Ike(Box::new(exchange)));
+        }
+    }
+
+    /// Our exchange has brought an IKE SA: its last round is answered, or there were none.
+    pub(super) fn finish_ike_rounds(&mut self, ctx: &mut Ctx<'_>, exchange: IkeExchange) {
+        let IkeExchange { spi, nonce, met, settled, .. } = exchange;
+        let Some(settled) = settled else { return };
+        let IkeSettled { suite, theirs, nr, first, rounds } = *settled;
+        let more = rounds.map(|r| r.shared).unwrap_or_default();
+        let nonces = Nonces { initiator: &nonce, responder: &nr };
+        let lowest = (&nonce).min(&nr).clone();
+        let fresh = self.fresh(ctx, suite, (spi, theirs), nonces, (&first, &more), true);
         let mut new = self.successor(ctx, fresh);
-        if closing {
+        if self.life == Life::Closing {
             // The tunnel was taken down meanwhile: the new one goes as the old one does.
             new.life = Life::Closing;
             new.queue(Task::DeleteIke);
@@ -151,28 +171,27 @@ impl IkeSa {
         &self,
         ctx: &mut Ctx<'_>,
         body: &Body<'_>,
-        spi: u64,
-        nonce: &[u8],
-        half: Half,
+        half: Option<Half>,
         offered: &[Proposal],
-    ) -> Result<(Fresh, Vec<u8>), (Cause, String)> {
+    ) -> Result<IkeSettled, (Cause, String)> {
         let plain = |cause| (cause, String::new());
         let answer = body.sa().ok_or_else(|| plain(Cause::MissingPayload("SA")))?;
         let suite = select::accept_ike(offered, answer)
-            .filter(|s| s.group == half.group())
+            .filter(|s| half.as_ref().is_some_and(|half| s.group == half.group()))
             .ok_or_else(|| (Cause::WrongChoice, proposal::describe(answer)))?;
         let theirs = new_spi(answer.first()).ok_or_else(|| plain(Cause::BadSpi(0)))?;
         let nr = body.nonce().ok_or_else(|| plain(Cause::MissingPayload("nonce")))?;
-        let shared = agree(half, ctx, body).map_err(plain)?;
-        let nonces = Nonces { initiator: nonce, responder: nr };
-        let fresh = self.fresh(ctx, suite, (spi, theirs), nonces, &shared, true);
-        Ok((fresh, nonce.min(nr).to_vec()))
+        let first = match half {
+            Some(half) => agree(half, ctx, body).map_err(plain)?,
+            None => return Err(plain(Cause::Unfinished)),
+        };
+        let rounds = Rounds::begin(suite.additional, body).map_err(plain)?;
+        Ok(IkeSettled { suite, theirs, nr: nr.to_vec(), first, rounds })
     }
 
-    /// A request for a new IKE SA in the place of this one.
-    pub(super) fn on_rekey_ike(&mut self, ctx: &mut Ctx<'_>, body: &Body<'_>, offers: &[Proposal]) -> Reply {
-        // RFC 7296 2.25.2: not while CHILD SAs are made, rekeyed or closed.
-        let busy = match &self.pending {
+    /// Whether something of ours is in flight beside which the peer cannot rekey the IKE SA.
+    pub(super) fn busy_for_ike(&self) -> bool {
+        match &self.pending {
             Some(
                 Pending::Child(_)
                 | Pending::DeleteChild(..)
@@ -184,8 +203,13 @@ impl IkeSa {
             ) => true,
             Some(Pending::Ike(exchange)) => exchange.met.is_some(),
             Some(Pending::Liveness | Pending::Abandoned) | None => false,
-        };
-        if busy {
+        }
+    }
+
+    /// A request for a new IKE SA in the place of this one.
+    pub(super) fn on_rekey_ike(&mut self, ctx: &mut Ctx<'_>, body: &Body<'_>, offers: &[Proposal]) -> Reply {
+        // RFC 7296 2.25.2: not while CHILD SAs are made, rekeyed or closed.
+        if self.busy_for_ike() {
             return Reply::notify(notify::TEMPORARY_FAILURE, &[]);
         }
         let Some(chosen) = select::choose_ike(&self.config.ike_proposals, offers, 8) else {
@@ -219,12 +243,32 @@ impl IkeSa {
         chain.push(&Payload::Nonce(&nr));
         chain.push(&Payload::Ke { group, data: &public });
         let nonces = Nonces { initiator: ni, responder: &nr };
-        let fresh = self.fresh(ctx, suite, (theirs, ours), nonces, &shared, false);
+        if suite.additional.is_empty() {
+            self.spawn_theirs(ctx, suite, (theirs, ours), nonces, &shared, &[]);
+        } else {
+            let what = (Followed::Ike(suite, theirs, ours), suite.additional);
+            self.expect_rounds(ctx, &mut chain, what, nonces, Some(shared));
+        }
+        Reply::Answer(chain)
+    }
+
+    /// The peer's exchange has brought an IKE SA, with its SPI and ours.
+    pub(super) fn spawn_theirs(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        suite: IkeSuite,
+        (theirs, ours): (u64, u64),
+        nonces: Nonces<'_>,
+        shared: &SharedSecret,
+        more: &[SharedSecret],
+    ) {
+        let fresh = self.fresh(ctx, suite, (theirs, ours), nonces, (shared, more), false);
         let mut new = self.successor(ctx, fresh);
         match &mut self.pending {
             Some(Pending::Ike(exchange)) => {
                 // Which of the two stays is known when our own answer comes.
-                exchange.met = Some(Met { key: ours, lowest: ni.min(nr.as_slice()).to_vec() });
+                exchange.met =
+                    Some(Met { key: ours, lowest: nonces.initiator.min(nonces.responder).to_vec() });
                 new.supersede(ctx.now);
                 ctx.effects.push(Effect::Spawn(new));
             }
@@ -233,7 +277,6 @@ impl IkeSa {
                 self.hand_over(ctx, ours);
             }
         }
-        Reply::Answer(chain)
     }
 
     /// Serves the tunnel from now on: a rekeyed IKE SA that gets the children.

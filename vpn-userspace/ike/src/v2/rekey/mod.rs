@@ -11,8 +11,11 @@
 //! | delete of this CHILD SA | TEMPORARY_FAILURE | TEMPORARY_FAILURE |
 //! | rekey of the IKE SA | TEMPORARY_FAILURE | both are made, the one with the lowest nonce goes |
 //! | delete of the IKE SA | TEMPORARY_FAILURE | TEMPORARY_FAILURE |
+//!
+//! With additional key exchanges (`followup`) an exchange is in flight until the last of them is answered.
 
 mod child;
+mod followup;
 mod ike;
 
 use std::time::{Duration, Instant};
@@ -28,6 +31,7 @@ use crate::error::{Cause, Phase};
 use crate::job::{Answered, Done, JobError};
 use crate::kex::{Agreement, Answering, Half};
 use crate::wire::{Body, Proposal, notify, protocol};
+pub(crate) use followup::Following;
 
 /// Our request for a CHILD SA, in flight.
 pub(crate) struct ChildExchange {
@@ -41,6 +45,8 @@ pub(crate) struct ChildExchange {
     met: Option<Met<Rival>>,
     /// SPIs that the peer deleted meanwhile and that we do not know: the answer's may be among them.
     deleted: Vec<u32>,
+    /// The answer, while additional key exchanges follow; `half` is of the one under way.
+    settled: Option<Box<followup::ChildSettled>>,
 }
 
 impl ChildExchange {
@@ -56,11 +62,13 @@ impl ChildExchange {
 pub(crate) struct IkeExchange {
     spi: u64,
     nonce: Vec<u8>,
-    pub(crate) half: Half,
+    pub(crate) half: Option<Half>,
     offered: Vec<Proposal>,
     attempt: Attempt,
     /// The peer rekeyed the IKE SA meanwhile.
     pub(crate) met: Option<Met<u64>>,
+    /// The answer, while additional key exchanges follow; `half` is of the one under way.
+    settled: Option<Box<followup::IkeSettled>>,
 }
 
 /// What the peer's exchange made, and the lower of its two nonces.
@@ -157,9 +165,10 @@ impl IkeSa {
 
     /// Whether the answer to our request waits for a job: its agreement.
     pub(crate) fn agreement_waits(&mut self, ctx: &mut Ctx<'_>, body: &Body<'_>) -> bool {
+        let answers = body.sa().is_some() || self.pending.as_ref().is_some_and(Pending::is_in_rounds);
         let half = self.pending.as_mut().and_then(Pending::half);
-        match (half, body.sa(), body.ke()) {
-            (Some(half), Some(_), Some((group, value))) if group == half.group().iana() => {
+        match (half, answers, body.ke()) {
+            (Some(half), true, Some((group, value))) if group == half.group().iana() => {
                 half.prepare(ctx, value)
             }
             _ => false,
@@ -182,14 +191,22 @@ impl IkeSa {
             if let Some(message) = self.request.take() {
                 return self.on_message(ctx, *message);
             }
-        } else if self
-            .pending
-            .as_mut()
-            .and_then(Pending::half)
-            .is_some_and(|h| h.on_job(number, done).is_some())
-            && let Some(message) = self.response.take()
+        } else if let Some(result) =
+            self.pending.as_mut().and_then(Pending::half).and_then(|h| h.on_job(number, done))
         {
-            return self.on_message(ctx, *message);
+            if let Some(message) = self.response.take() {
+                return self.on_message(ctx, *message);
+            }
+            match result {
+                // Nothing of it stands at the peer yet.
+                Ok(()) if self.life == Life::Closing && self.window.free().is_some() => self.pending = None,
+                Ok(()) => self.send_round(ctx),
+                Err(e) => {
+                    if let Some(pending) = self.pending.take() {
+                        self.round_failed(ctx, pending, e.into());
+                    }
+                }
+            }
         }
         self.send_next(ctx);
         Some(Sa::Up(self))
@@ -229,7 +246,7 @@ impl Pending {
     pub(crate) fn half(&mut self) -> Option<&mut Half> {
         match self {
             Self::Child(exchange) => exchange.half.as_mut(),
-            Self::Ike(exchange) => Some(&mut exchange.half),
+            Self::Ike(exchange) => exchange.half.as_mut(),
             _ => None,
         }
     }
