@@ -76,6 +76,24 @@ pub(crate) fn rows() -> Vec<Cell> {
                 pair.culvert.wait_site().map(drop)
             }),
     ];
+    // RFC 6023: who begins makes no child SA in IKE_AUTH, and the first one has a key exchange of its own.
+    rows.push(
+        Cell::new(THEME, "childless", "aes128gcm16-prfsha256-ecp256", "aes128gcm16-ecp256")
+            .suites("aes128gcm16-prfsha256-ecp256", "aes128gcm16-ecp256")
+            .by_role(|case, role| match role {
+                Role::Initiates => case.ours.push(("ike.childless".into(), "\"force\"".into())),
+                Role::Responds => case.theirs.push(("childless".into(), "force".into())),
+            })
+            .then("the child came by itself", |pair| {
+                let log = pair.swan.log();
+                anyhow::ensure!(
+                    log.contains("CREATE_CHILD_SA request 2 "),
+                    "no CREATE_CHILD_SA right after IKE_AUTH"
+                );
+                Ok(())
+            })
+            .then("Culvert rekeys the child", |pair| pair.culvert.rekey_child()),
+    );
     for (name, (ike, esp), what, rekey) in REKEYS {
         let cell = Cell::new(THEME, &format!("rekey_{name}"), ike, esp);
         // In one role without a NAT, in the other with one in front of strongSwan.

@@ -1,6 +1,6 @@
 //! The keys of `ike` and `esp` that say how the exchanges of a connection go.
 
-use culvert_ike::{ExchangeOptions, Fragmentation, Mobike, Pairs, Ppk, Psk};
+use culvert_ike::{Childless, ExchangeOptions, Fragmentation, Mobike, Pairs, Ppk, Psk};
 
 use crate::error::Fault;
 use crate::section::{At, Section};
@@ -19,6 +19,10 @@ pub(crate) fn read_ike(s: &mut Section<'_>, options: &mut ExchangeOptions, fault
     ];
     if let Some(mobike) = s.word(faults, "mobike", &words, &[]) {
         options.mobike = mobike.into_inner();
+    }
+    let words = [("never", Childless::Never), ("allow", Childless::Allow), ("force", Childless::Force)];
+    if let Some(childless) = s.word(faults, "childless", &words, &[]) {
+        options.childless = childless.into_inner();
     }
     if let Some(size) = s.integer(faults, "fragment_size", "a number of bytes", 576..=65535) {
         options.fragment_size = u16::try_from(size.into_inner()).ok();

@@ -137,6 +137,14 @@ pub enum Cause {
     /// The peer says that we failed to authenticate.
     #[error("the peer rejected our identity or pre-shared key (AUTHENTICATION_FAILED)")]
     AuthenticationRefused,
+    /// The peer knows no IKE SA without a CHILD SA, and we want one.
+    #[error(
+        "the peer knows no IKE SA without a CHILD SA (CHILDLESS_IKEV2_SUPPORTED), which this tunnel wants"
+    )]
+    ChildlessUnsupported,
+    /// The peer wants a CHILD SA from IKE_AUTH, and we do not.
+    #[error("the peer wants a CHILD SA from IKE_AUTH, and this tunnel makes none there")]
+    NotChildless,
     /// The peer is not who it should be.
     #[error("the peer is {got}, not {expected}")]
     WrongRemoteId {
@@ -378,6 +386,11 @@ impl Cause {
                 "compare pre-shared key, local id and remote id with the peer's; its log says which of them differs",
                 "RFC 7296 2.21.2",
             ),
+            Self::ChildlessUnsupported | Self::NotChildless => (
+                Configuration,
+                "write ike.childless = \"allow\" here, or let the peer make IKE SAs without a CHILD SA",
+                "RFC 6023 3",
+            ),
             Self::WrongRemoteId { .. } => (
                 Configuration,
                 "set remote_id here to what the peer sends, or the peer's local id to what is expected here",
@@ -519,7 +532,9 @@ impl Cause {
     /// The error to tell the peer, for causes that are told (RFC 7296 2.21).
     pub(crate) fn notify(&self) -> Option<u16> {
         Some(match self {
-            Self::NoProposal | Self::WrongChoice | Self::UnknownAddress { .. } => notify::NO_PROPOSAL_CHOSEN,
+            Self::NoProposal | Self::NotChildless | Self::WrongChoice | Self::UnknownAddress { .. } => {
+                notify::NO_PROPOSAL_CHOSEN
+            }
             Self::Dh(_) | Self::MissingPayload(_) | Self::BadSpi(_) => notify::INVALID_SYNTAX,
             Self::Malformed(WireError::UnsupportedCritical(_)) => notify::UNSUPPORTED_CRITICAL_PAYLOAD,
             Self::Malformed(_) => notify::INVALID_SYNTAX,

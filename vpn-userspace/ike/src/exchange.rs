@@ -15,6 +15,8 @@ pub struct ExchangeOptions {
     pub ppk: Option<Ppk>,
     /// Whether addresses may change.
     pub mobike: Mobike,
+    /// Whether IKE_AUTH makes a CHILD SA.
+    pub childless: Childless,
 }
 
 /// Whether large IKE messages go in fragments (RFC 7383; for IKEv1 the scheme of Cisco and Microsoft).
@@ -41,6 +43,19 @@ pub enum Mobike {
     WithoutNat,
     /// Never.
     No,
+}
+
+/// Whether IKE_AUTH makes a CHILD SA (RFC 6023).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Childless {
+    /// Always; peers that would rather not are refused.
+    Never,
+    /// As initiator yes, as responder as the peer likes.
+    #[default]
+    Allow,
+    /// Never: each comes from CREATE_CHILD_SA, the first one too, with a key exchange of its own. Peers that know no
+    /// IKE SA without one are refused.
+    Force,
 }
 
 /// How a tunnel's networks are spread over CHILD SAs (RFC 7296 2.9).

@@ -3,6 +3,7 @@
 mod abuse;
 mod additional;
 mod certificates;
+mod childless;
 mod clients;
 mod eap;
 mod failure;

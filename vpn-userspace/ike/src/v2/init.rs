@@ -23,7 +23,7 @@ use crate::wire::{
     Body, Chain, Exchange, Flags, HEADER_LEN, Header, Notify, Payload, Proposal, WireError, notify,
     plain_message,
 };
-use crate::{Fragmentation, IkeSuite, PeerConfig, Virtual, fragment};
+use crate::{Childless, Fragmentation, IkeSuite, PeerConfig, Virtual, fragment};
 
 /// The initiator, waiting for the answer to IKE_SA_INIT.
 pub(crate) struct InitSent {
@@ -247,6 +247,7 @@ impl InitSent {
             mobility: None,
             peer_ppk: body.notify(notify::USE_PPK).is_some(),
             ppk: false,
+            peer_childless: body.notify(notify::CHILDLESS_SUPPORTED).is_some(),
             int_auth: IntAuth::default(),
             path,
             started: self.started,
@@ -477,6 +478,10 @@ pub(crate) fn respond(
     if !suite.additional.is_empty() {
         auth::announce(&mut chain);
     }
+    // RFC 6023 3: the responder says that it would take an IKE_AUTH without a CHILD SA.
+    if candidates.iter().any(|(_, c)| c.exchange.childless != Childless::Never) {
+        chain.push(&Payload::Notify(Notify::new(notify::CHILDLESS_SUPPORTED, &[])));
+    }
     // RFC 8784 3: which tunnel it is, and so whether it has a PPK, is known later.
     let uses_ppk = candidates.iter().any(|(_, c)| c.exchange.ppk.is_some());
     let peer_ppk = uses_ppk && body.notify(notify::USE_PPK).is_some();
@@ -507,6 +512,7 @@ pub(crate) fn respond(
         mobility: None,
         peer_ppk,
         ppk: false,
+        peer_childless: false,
         int_auth: IntAuth::default(),
         path,
         started: ctx.now,

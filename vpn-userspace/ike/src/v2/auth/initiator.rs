@@ -17,7 +17,7 @@ use crate::v2::sa::{IkeSa, Task};
 use crate::v2::{Arrival, Message, Sa, mobike, pairs, vip};
 use crate::window::{Due, Retransmission, Window};
 use crate::wire::{Body, Chain, Exchange, Id, Notify, Payload, kind, notify};
-use crate::{CheckId, Event, Identity, LocalAuth, PeerConfig, selector};
+use crate::{CheckId, Childless, Event, Identity, LocalAuth, PeerConfig, selector};
 
 /// The initiator, waiting for the answer to IKE_AUTH.
 pub(crate) struct AuthSent {
@@ -25,7 +25,8 @@ pub(crate) struct AuthSent {
     pub(crate) handshake: Handshake,
     pub(crate) window: Window,
     pub(super) config: Arc<PeerConfig>,
-    offer: Offer,
+    /// `None`: no CHILD SA is asked for here (RFC 6023).
+    offer: Option<Offer>,
     /// The answer that waits for a verdict on the peer's certificate.
     judging: Option<Judging>,
     /// EAP, once it is under way.
@@ -69,6 +70,12 @@ impl AuthSent {
             log!(debug, config.name, "the peer's own IKE SA came first: ours is given up");
             return None;
         }
+        let childless = config.exchange.childless == Childless::Force;
+        if childless && !handshake.peer_childless {
+            let cause = Cause::ChildlessUnsupported;
+            ctx.failed(Failure::new(Some(tunnel), &config.name, Phase::IkeAuth, cause));
+            return None;
+        }
         let (id_kind, id_data) = config.local_id.to_wire();
         let id = Id { kind: id_kind, reserved: [0; 3], data: &id_data };
         // RFC 7296 2.16: without AUTH, we ask to prove ourselves by EAP.
@@ -108,8 +115,8 @@ impl AuthSent {
         mobike::offer(&mut chain, ctx, &config);
         vip::request(&mut chain, &config);
         let scope = pairs::wanted(&config, false).into_iter().next().flatten();
-        let offer = Offer::new(ctx, &config, handshake.spi_i, false, scope);
-        offer.write(&mut chain);
+        let offer = (!childless).then(|| Offer::new(ctx, &config, handshake.spi_i, false, scope));
+        offer.iter().for_each(|offer| offer.write(&mut chain));
         let header = handshake.header(true, false, Exchange::Auth, window.next_id());
         let bytes = handshake.protection.seal(&header, &chain);
         window.sent(bytes.clone(), Retransmission::new(ctx.now, &ctx.config.retransmit, None));
@@ -227,6 +234,9 @@ impl AuthSent {
         remote_id: Identity,
     ) -> Sa {
         let Self { tunnel, config, mut handshake, window, offer, .. } = *self;
+        let Some(offer) = offer else {
+            return Self::establish_childless(ctx, (tunnel, config), handshake, window, message, remote_id);
+        };
         let accepted = match message.opened.body() {
             Ok(body) => offer.accept(&body).and_then(|mut agreed| {
                 // The peer believes that the CHILD SA stands, whatever comes now.
@@ -279,6 +289,35 @@ impl AuthSent {
         Sa::Up(sa)
     }
 
+    /// RFC 6023: every CHILD SA comes from CREATE_CHILD_SA.
+    fn establish_childless(
+        ctx: &mut Ctx<'_>,
+        (tunnel, config): (TunnelId, Arc<PeerConfig>),
+        mut handshake: Handshake,
+        window: Window,
+        message: &Message,
+        remote_id: Identity,
+    ) -> Sa {
+        let addresses = match message.opened.body() {
+            Ok(body) => vip::read_reply(&body, &config),
+            Err(e) => Err(e.into()),
+        };
+        let failed = addresses.map(|addresses| handshake.addresses = addresses).err();
+        let mut sa = IkeSa::establish(ctx, tunnel, config, handshake, true, remote_id, window);
+        sa.follow(ctx, message.local, message.remote);
+        if let Some(cause) = failed {
+            ctx.failed(sa.failure(Phase::ChildSa, cause));
+        }
+        sa.queue_missing(false);
+        ctx.effects.push(Effect::Established { tunnel, key: sa.key(), initial_contact: false });
+        sa.send_next(ctx);
+        Sa::Up(sa)
+    }
+
+    fn release(&self, ctx: &mut Ctx<'_>) {
+        self.offer.iter().for_each(|offer| ctx.spis.release(offer.inbound));
+    }
+
     pub(super) fn abandon(&mut self, ctx: &mut Ctx<'_>, cause: Cause, tell: bool) {
         if tell {
             // RFC 7296 2.21.2: the responder believes that all is well; tell it, once.
@@ -293,7 +332,7 @@ impl AuthSent {
             let bytes = self.handshake.protection.seal(&header, &chain);
             ctx.send(&self.handshake.path, bytes);
         }
-        ctx.spis.release(self.offer.inbound);
+        self.release(ctx);
         let (ours, theirs) = match &cause {
             Cause::AuthenticationRefused => {
                 let remote =
@@ -350,7 +389,7 @@ impl AuthSent {
 
     /// Ends the negotiation without a word.
     pub(crate) fn forget(self, ctx: &mut Ctx<'_>) {
-        ctx.spis.release(self.offer.inbound);
+        self.release(ctx);
     }
 }
 

@@ -53,6 +53,8 @@ pub(crate) struct Handshake {
     pub(crate) peer_ppk: bool,
     /// One is in the keys.
     pub(crate) ppk: bool,
+    /// The peer takes an IKE_AUTH that makes no CHILD SA (RFC 6023 3).
+    pub(crate) peer_childless: bool,
     /// What AUTH signs of the IKE_INTERMEDIATE exchanges.
     pub(crate) int_auth: IntAuth,
     pub(crate) path: Path,

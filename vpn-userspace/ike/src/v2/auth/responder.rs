@@ -19,7 +19,7 @@ use crate::v2::sa::IkeSa;
 use crate::v2::{Arrival, Message, Sa, child, mobike, vip};
 use crate::window::Window;
 use crate::wire::{Body, Chain, Header, Id, Notify, Payload, notify};
-use crate::{CheckId, Event, Identity, PeerConfig, Unique};
+use crate::{CheckId, Childless, Event, Identity, PeerConfig, Unique};
 
 /// Tunnels for which one peer's certificate is judged, at most: several may fit who takes anybody.
 const MAX_VERDICTS: usize = 4;
@@ -192,12 +192,23 @@ impl HalfOpen {
                 return Err(Box::new(self.failure(message, Some((tunnel, &**config)), Cause::AlreadyUp)));
             }
         }
+        let childless = body.sa().is_none() && body.ts_i().is_none() && body.ts_r().is_none();
+        if childless {
+            // RFC 6023 3: where we said that we take it.
+            fitting.retain(|(_, c)| c.exchange.childless != Childless::Never);
+            if fitting.is_empty() {
+                return Err(fail(Cause::MissingPayload("SA")));
+            }
+        } else if fitting.iter().all(|(_, c)| c.exchange.childless == Childless::Force) {
+            return Err(fail(Cause::NotChildless));
+        }
         for part in ["SA", "TSi", "TSr"] {
-            let there = match part {
-                "SA" => body.sa().is_some(),
-                "TSi" => body.ts_i().is_some(),
-                _ => body.ts_r().is_some(),
-            };
+            let there = childless
+                || match part {
+                    "SA" => body.sa().is_some(),
+                    "TSi" => body.ts_i().is_some(),
+                    _ => body.ts_r().is_some(),
+                };
             if !there {
                 return Err(fail(Cause::MissingPayload(part)));
             }
@@ -384,20 +395,25 @@ impl HalfOpen {
             chain.push(&Payload::Notify(Notify::new(notify::PPK_IDENTITY, &[])));
         }
         let addressed = vip::hand_out(ctx, &config, &remote_id, &body, handshake.spi_r);
+        let childless = body.sa().is_none();
         let chosen = addressed.map_err(child::Refusal::plain).and_then(|(addresses, reply)| {
             let narrowed = vip::narrowed(&config, &addresses);
             self.handshake.addresses = addresses;
             reply.into_iter().for_each(|reply| {
                 chain.push(&Payload::Config(reply));
             });
-            child::choose(ctx, &narrowed, self.handshake.spi_r, &body, false)
+            if childless {
+                return Ok(None);
+            }
+            child::choose(ctx, &narrowed, self.handshake.spi_r, &body, false).map(Some)
         });
         let handshake = &self.handshake;
-        let made = chosen.map(|(agreed, answer)| {
+        let made = chosen.map(|chosen| {
+            let (agreed, answer) = chosen?;
             let suite = agreed.suite.protection;
             let keys = child_keys(prf, &handshake.keys.sk_d, None, &[], handshake.nonces(), suite);
             child::write_answer(&mut chain, answer, &agreed);
-            (agreed, keys)
+            Some((agreed, keys))
         });
         if let Err(refusal) = &made {
             // RFC 7296 1.2: the IKE SA stands although the CHILD SA failed.
@@ -410,7 +426,8 @@ impl HalfOpen {
         handshake.mobility = mobility.map(Box::new);
         let mut sa = IkeSa::establish(ctx, tunnel, config, handshake, false, remote_id, window);
         match made {
-            Ok((agreed, (in_keys, out_keys))) => sa.install(ctx, agreed, in_keys, out_keys, None, true),
+            Ok(Some((agreed, (in_keys, out_keys)))) => sa.install(ctx, agreed, in_keys, out_keys, None, true),
+            Ok(None) => {}
             Err(refusal) => {
                 let failure = sa.failure(Phase::ChildSa, refusal.cause);
                 ctx.failed(failure.offered(refusal.ours, refusal.theirs));
