@@ -35,6 +35,7 @@ pub(crate) fn read_esp(s: &mut Section<'_>, options: &mut ExchangeOptions, fault
     if let Some(pairs) = s.word(faults, "pairs", &words, &[]) {
         options.pairs = pairs.into_inner();
     }
+    options.rekey_test = s.boolean(faults, "rekey_test").is_some_and(At::into_inner);
 }
 
 /// `ppk` of a tunnel.

@@ -107,6 +107,14 @@ pub enum Cause {
     /// The peer refused all our proposals.
     #[error("the peer accepts none of our proposals (NO_PROPOSAL_CHOSEN)")]
     ProposalsRefused,
+    /// The algorithms go together, but the groups for perfect forward secrecy do not; we noticed.
+    #[error("the ESP proposals have ciphers in common, but no group for perfect forward secrecy")]
+    NoGroup,
+    /// The peer refuses in rekeying what it took in IKE_AUTH, where no group is negotiated.
+    #[error(
+        "the peer refuses to rekey a CHILD SA that it made without a group: its groups for perfect forward secrecy are not ours (NO_PROPOSAL_CHOSEN)"
+    )]
+    GroupsRefused,
     /// The peer chose what we did not offer.
     #[error("the peer chose what was not offered")]
     WrongChoice,
@@ -349,6 +357,11 @@ impl Cause {
         };
         match self {
             Self::NoProposal | Self::ProposalsRefused => (Configuration, proposals, "RFC 7296 2.7"),
+            Self::NoGroup | Self::GroupsRefused => (
+                Configuration,
+                "give the ESP proposals of both sides the same group (PFS), or take it out on both; the tunnel works only until its first rekeying is due",
+                "RFC 7296 2.17, 1.3.3",
+            ),
             Self::WrongChoice => {
                 (Peer, "ask the peer's vendor: it chose a proposal that was not offered", "RFC 7296 2.7")
             }
@@ -532,9 +545,11 @@ impl Cause {
     /// The error to tell the peer, for causes that are told (RFC 7296 2.21).
     pub(crate) fn notify(&self) -> Option<u16> {
         Some(match self {
-            Self::NoProposal | Self::NotChildless | Self::WrongChoice | Self::UnknownAddress { .. } => {
-                notify::NO_PROPOSAL_CHOSEN
-            }
+            Self::NoProposal
+            | Self::NoGroup
+            | Self::NotChildless
+            | Self::WrongChoice
+            | Self::UnknownAddress { .. } => notify::NO_PROPOSAL_CHOSEN,
             Self::Dh(_) | Self::MissingPayload(_) | Self::BadSpi(_) => notify::INVALID_SYNTAX,
             Self::Malformed(WireError::UnsupportedCritical(_)) => notify::UNSUPPORTED_CRITICAL_PAYLOAD,
             Self::Malformed(_) => notify::INVALID_SYNTAX,

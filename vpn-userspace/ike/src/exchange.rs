@@ -17,6 +17,9 @@ pub struct ExchangeOptions {
     pub mobike: Mobike,
     /// Whether IKE_AUTH makes a CHILD SA.
     pub childless: Childless,
+    /// Rekey the CHILD SA of IKE_AUTH once, soon after: it has no key exchange of its own, so that different groups for
+    /// perfect forward secrecy show in its first rekeying only, which is hours later otherwise.
+    pub rekey_test: bool,
 }
 
 /// Whether large IKE messages go in fragments (RFC 7383; for IKEv1 the scheme of Cisco and Microsoft).

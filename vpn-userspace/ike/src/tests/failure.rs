@@ -285,7 +285,7 @@ fn a_pfs_mismatch_is_explained_at_the_first_rekey() {
     pair.run(secs(1));
     let (a, b) = (&pair.a.failures[0], &pair.b.failures[0]);
     assert_eq!((a.phase, a.cause.clone()), (Phase::RekeyChild, Cause::ProposalsRefused));
-    assert_eq!((b.phase, b.cause.clone()), (Phase::RekeyChild, Cause::NoProposal));
+    assert_eq!((b.phase, b.cause.clone()), (Phase::RekeyChild, Cause::NoGroup));
     assert_eq!(
         (b.offered_local.as_str(), b.offered_remote.as_str()),
         ("aes128gcm16-ecp256", "aes128gcm16-esn-noesn")

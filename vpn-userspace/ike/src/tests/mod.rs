@@ -15,6 +15,7 @@ mod many;
 mod mistakes;
 mod mobike;
 mod pairs;
+mod pfs;
 mod ppk;
 mod rekey;
 mod roaming;

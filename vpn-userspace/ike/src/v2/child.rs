@@ -26,8 +26,12 @@ pub(crate) struct Child {
     pub(crate) selectors: Arc<Pair>,
     /// Inbound SPI of the SA that it took the place of.
     pub(crate) replaces: Option<Spi>,
+    /// It has a key exchange of its own.
+    pub(crate) keyed: bool,
     /// When we rekey it.
     pub(crate) soft: Option<Instant>,
+    /// While its rekeying is being tested: when it would be rekeyed without that.
+    pub(crate) tested: Option<Instant>,
     /// When it must be gone.
     pub(crate) hard: Instant,
     /// When its outbound side is used even though the peer has not deleted the one before.
@@ -198,7 +202,10 @@ pub(crate) fn choose(
         (body.ts_i().ok_or_else(|| missing("TSi"))?, body.ts_r().ok_or_else(|| missing("TSr"))?);
     let Some(chosen) = select::choose_esp(&config.esp_proposals, config.esn, with_groups, offers) else {
         let ours = proposal::list(&config.esp_proposals);
-        return Err(Refusal::new(Cause::NoProposal, ours, proposal::describe(offers)));
+        let but_for_groups =
+            with_groups && select::choose_esp(&config.esp_proposals, config.esn, false, offers).is_some();
+        let cause = if but_for_groups { Cause::NoGroup } else { Cause::NoProposal };
+        return Err(Refusal::new(cause, ours, proposal::describe(offers)));
     };
     let outbound = peer_spi(Some(&chosen.answer))?;
     let (remote_ts, local_ts) =

@@ -27,6 +27,8 @@ use crate::{ChildSa, DownReason, Event, Identity, IkeSuite, PeerConfig, Virtual}
 pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 /// How long the responder of a rekey keeps sending on the old SA while the peer does not delete it.
 const OUTBOUND_GRACE: Duration = Duration::from_secs(5);
+/// How soon after set-up rekeying is tested, at the latest.
+const TEST_AFTER: Duration = Duration::from_secs(3);
 /// How long a rekeyed IKE SA waits for the peer to delete it: the peer's repetitions end before.
 pub(crate) const SUPERSEDED_LIFETIME: Duration = Duration::from_secs(180);
 
@@ -334,6 +336,12 @@ impl IkeSa {
         let (ours, scope) = before.map_or((ours, scope), |c| (c.ours, c.scope.clone()));
         let selectors = Arc::new(Pair { local: local_ts.clone(), remote: remote_ts.clone() });
         let rekey_in = ctx.jittered(self.config.child_lifetime, 0.9);
+        let keyed = suite.group.is_some();
+        let soft = ctx.now + rekey_in;
+        // What IKE_AUTH made, and that not in place of another.
+        let test = self.config.exchange.rekey_test && !keyed && replaces.is_none() && self.origin.is_some();
+        let tested = test.then_some(soft);
+        let soft = if test { ctx.now + ctx.jittered(TEST_AFTER, 0.5) } else { soft };
         let hard_lifetime = PeerConfig::hard(self.config.child_lifetime);
         self.children.push(Child {
             inbound,
@@ -343,7 +351,9 @@ impl IkeSa {
             scope,
             selectors,
             replaces,
-            soft: Some(ctx.now + rekey_in),
+            keyed,
+            soft: Some(soft),
+            tested,
             hard: ctx.now + hard_lifetime,
             outbound_due: (!use_outbound).then(|| ctx.now + OUTBOUND_GRACE),
         });

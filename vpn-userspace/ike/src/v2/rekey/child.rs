@@ -98,7 +98,8 @@ impl IkeSa {
 
     pub(super) fn retry_child(&mut self, ctx: &mut Ctx<'_>, old: Option<Spi>) {
         if let Some(child) = old.and_then(|old| self.child(old)).filter(|c| c.state == State::Live) {
-            child.soft = Some(Self::retry_at(ctx, child.hard));
+            // A test that failed is told once; the rekeying itself comes in its own time.
+            child.soft = Some(child.tested.take().unwrap_or_else(|| Self::retry_at(ctx, child.hard)));
         }
     }
 
@@ -148,7 +149,14 @@ impl IkeSa {
                     }
                 }
                 _ => {
-                    if let Err(Refusal { cause, ours, theirs, .. }) = offer.accept(body)
+                    let unkeyed = replaces.and_then(|old| self.child(old)).is_some_and(|c| !c.keyed);
+                    let accepted = offer.accept(body).map_err(|refusal| match refusal.cause {
+                        Cause::ProposalsRefused if unkeyed && current.is_some() => {
+                            Refusal { cause: Cause::GroupsRefused, ..refusal }
+                        }
+                        _ => refusal,
+                    });
+                    if let Err(Refusal { cause, ours, theirs, .. }) = accepted
                         && (replaces.is_some() || !self.child_refused(ctx, &cause, offer.scope))
                     {
                         self.child_failed(ctx, replaces, cause, ours, theirs);
