@@ -27,7 +27,7 @@ pub(crate) fn rows() -> Vec<Cell> {
         cell("one_for_each_pair")
             .ours("esp.pairs", "\"each\"")
             .children(4, &HOSTS)
-            .unable(Role::Responds, "who begins decides; strongSwan offers all networks of a child together")
+            .unable(Role::Responds, "strongSwan offers all networks of a child together, gets one pair, and does not ask for the others")
             .then("Culvert rekeys the IKE SA", |pair| pair.culvert.rekey_ike()),
         // The peer takes two of the four pairs: those it has.
         cell("only_the_pairs_that_the_peer_has")

@@ -53,13 +53,14 @@ fn every_pair() -> BTreeSet<String> {
 
 #[test]
 fn one_for_each_pair_of_networks() {
-    for b in [Pairs::Each, Pairs::Together] {
-        let pair = up(Pairs::Each, b);
+    for (a, b) in [(Pairs::Each, Pairs::Each), (Pairs::Each, Pairs::Together), (Pairs::Together, Pairs::Each)]
+    {
+        let pair = up(a, b);
         assert_eq!(carried(&pair), every_pair());
         assert_eq!(pair.a.children.len(), 6);
         assert!(pair.a.failures.is_empty() && pair.b.failures.is_empty());
     }
-    let pair = up(Pairs::Together, Pairs::Each);
+    let pair = up(Pairs::Together, Pairs::Together);
     assert_eq!(pair.a.children.len(), 1);
 }
 
@@ -208,5 +209,41 @@ fn lost_doubled_and_reordered() {
         pair.run(secs(100));
         assert_eq!(carried(&pair), every_pair(), "{seed}");
         assert_eq!(pair.a.children.len(), 6, "{seed}: {:#?}", pair.a.log);
+    }
+}
+
+/// As responder, one pair in each CHILD SA; who asks for all of them gets the first, is told that there are more
+/// (RFC 7296 2.9), and asks for them.
+#[test]
+fn a_responder_narrows_to_one_pair_and_says_that_there_are_more() {
+    let nets = |list: &[&str]| -> Vec<_> {
+        list.iter().map(|n| culvert_types::TrafficSelector::from_net(n.parse().unwrap())).collect()
+    };
+    let (ours, theirs) = (nets(&["10.1.0.0/24", "10.1.1.0/24"]), nets(&["10.2.0.0/24", "10.2.1.0/24"]));
+    let (mut a, mut b) = both(|c| c.dpd = None);
+    (a.local_ts, a.remote_ts) = (ours.clone(), theirs.clone());
+    (b.local_ts, b.remote_ts) = (theirs, ours);
+    b.exchange.pairs = crate::Pairs::Each;
+    let mut pair = Pair::new(1, a, b);
+    pair.command(At::A, Command::Initiate(TUNNEL));
+    pair.run(secs(5));
+    let of = |pair: &Pair| {
+        let name = |sa: &crate::ChildSa| format!("{} {}", sa.local_ts()[0], sa.remote_ts()[0]);
+        let mut all: Vec<String> = pair.a.children.values().map(name).collect();
+        all.sort();
+        all
+    };
+    let four = of(&pair);
+    assert_eq!((four.len(), pair.b.children.len()), (4, 4), "{:#?}", pair.a.log);
+    assert!(pair.a.children.values().all(|sa| sa.local_ts().len() == 1 && sa.remote_ts().len() == 1));
+    assert!(pair.a.failures.is_empty() && pair.b.failures.is_empty());
+    // Each is rekeyed into one that carries the same, whoever begins.
+    for at in [At::A, At::B] {
+        for spi in pair.side(at).children.keys().copied().collect::<Vec<_>>() {
+            pair.command(at, Command::RekeyChild(spi));
+            pair.run(secs(2));
+        }
+        assert_eq!(of(&pair), four);
+        assert_eq!(pair.b.children.len(), 4);
     }
 }

@@ -11,7 +11,7 @@ use super::pairs::{Pair, Scope};
 use crate::error::Cause;
 use crate::proposal::{self, select};
 use crate::wire::{Body, Chain, Notify, Payload, Proposal, notify};
-use crate::{EspSuite, PeerConfig, selector};
+use crate::{EspSuite, Pairs, PeerConfig, selector};
 
 /// A CHILD SA of an established IKE SA.
 pub(crate) struct Child {
@@ -63,6 +63,8 @@ pub(crate) struct Agreed {
     pub(crate) ours: bool,
     /// For what it was asked.
     pub(crate) scope: Scope,
+    /// As responder: the peer may have the rest of what it asked for in others (RFC 7296 2.9).
+    pub(crate) more: bool,
 }
 
 /// Why there is no CHILD SA, with what either side had.
@@ -175,7 +177,8 @@ impl Offer {
         }
         let (local_ts, remote_ts) = (ts_i.to_vec(), ts_r.to_vec());
         let scope = self.scope.clone();
-        Ok(Agreed { inbound: self.inbound, outbound, suite, local_ts, remote_ts, ours: true, scope })
+        let (inbound, ours, more) = (self.inbound, true, false);
+        Ok(Agreed { inbound, outbound, suite, local_ts, remote_ts, ours, scope, more })
     }
 }
 
@@ -193,6 +196,7 @@ pub(crate) fn choose(
     owner: u64,
     body: &Body<'_>,
     with_groups: bool,
+    old: Option<&Pair>,
 ) -> Result<(Agreed, Proposal), Refusal> {
     #[cfg(test)]
     quirks(ctx, body, with_groups)?;
@@ -208,8 +212,19 @@ pub(crate) fn choose(
         return Err(Refusal::new(cause, ours, proposal::describe(offers)));
     };
     let outbound = peer_spi(Some(&chosen.answer))?;
-    let (remote_ts, local_ts) =
+    let (mut remote_ts, mut local_ts) =
         (selector::narrow(ts_i, &config.remote_ts), selector::narrow(ts_r, &config.local_ts));
+    let mut more = false;
+    if config.exchange.pairs == Pairs::Each {
+        // A rekeyed one carries what the old one did; a new one the first pair of what the peer asks for.
+        if let Some(old) = old {
+            remote_ts = selector::narrow(&remote_ts, &old.remote);
+            local_ts = selector::narrow(&local_ts, &old.local);
+        }
+        let before = (remote_ts.len(), local_ts.len());
+        first_pair(&mut remote_ts, &mut local_ts);
+        more = before != (remote_ts.len(), local_ts.len());
+    }
     if remote_ts.is_empty() || local_ts.is_empty() {
         let ours =
             format!("{} === {}", selector::describe(&config.local_ts), selector::describe(&config.remote_ts));
@@ -221,7 +236,19 @@ pub(crate) fn choose(
     let all = local_ts == config.local_ts && remote_ts == config.remote_ts;
     let scope = (!all).then(|| Arc::new(Pair { local: local_ts.clone(), remote: remote_ts.clone() }));
     let suite = chosen.suite;
-    Ok((Agreed { inbound, outbound, suite, local_ts, remote_ts, ours: false, scope }, answer))
+    Ok((Agreed { inbound, outbound, suite, local_ts, remote_ts, ours: false, scope, more }, answer))
+}
+
+/// Leaves one selector on each side, both of one family: the first of the peer's that has a counterpart (RFC 7296 2.9
+/// puts the packet that it wants to send first).
+fn first_pair(remote: &mut Vec<TrafficSelector>, local: &mut Vec<TrafficSelector>) {
+    let pair = remote.iter().find_map(|r| {
+        let other = local.iter().find(|l| l.is_ipv4() == r.is_ipv4())?;
+        Some((r.clone(), other.clone()))
+    });
+    if let Some((r, l)) = pair {
+        (*remote, *local) = (vec![r], vec![l]);
+    }
 }
 
 #[cfg(test)]
@@ -247,6 +274,9 @@ pub(crate) fn write_answer(chain: &mut Chain, answer: Proposal, agreed: &Agreed)
 pub(crate) fn write_answer_selectors(chain: &mut Chain, agreed: &Agreed) {
     chain.push(&Payload::TsI(agreed.remote_ts.clone()));
     chain.push(&Payload::TsR(agreed.local_ts.clone()));
+    if agreed.more {
+        chain.push(&Payload::Notify(Notify::new(notify::ADDITIONAL_TS_POSSIBLE, &[])));
+    }
     chain.push(&Payload::Notify(Notify::new(notify::ESP_TFC_PADDING_NOT_SUPPORTED, &[])));
 }
 

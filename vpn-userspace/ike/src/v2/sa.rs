@@ -331,7 +331,7 @@ impl IkeSa {
         replaces: Option<Spi>,
         use_outbound: bool,
     ) {
-        let Agreed { inbound, outbound, suite, local_ts, remote_ts, ours, scope } = agreed;
+        let Agreed { inbound, outbound, suite, local_ts, remote_ts, ours, scope, .. } = agreed;
         let before = replaces.and_then(|old| self.children.iter().find(|c| c.inbound == old));
         let (ours, scope) = before.map_or((ours, scope), |c| (c.ours, c.scope.clone()));
         let selectors = Arc::new(Pair { local: local_ts.clone(), remote: remote_ts.clone() });

@@ -405,7 +405,7 @@ impl HalfOpen {
             if childless {
                 return Ok(None);
             }
-            child::choose(ctx, &narrowed, self.handshake.spi_r, &body, false).map(Some)
+            child::choose(ctx, &narrowed, self.handshake.spi_r, &body, false, None).map(Some)
         });
         let handshake = &self.handshake;
         let made = chosen.map(|chosen| {

@@ -338,7 +338,10 @@ impl IkeSa {
         };
         let ni = body.nonce().ok_or_else(|| refuse(Cause::MissingPayload("nonce")))?;
         let config = std::sync::Arc::clone(&self.config);
-        let (agreed, answer) = child::choose(ctx, &config, self.key(), body, true).map_err(Stop::Refuse)?;
+        let before = old.and_then(|old| self.children.iter().find(|c| c.inbound == old));
+        let before = before.map(|c| std::sync::Arc::clone(&c.selectors));
+        let chosen = child::choose(ctx, &config, self.key(), body, true, before.as_deref());
+        let (agreed, answer) = chosen.map_err(Stop::Refuse)?;
         let keyed = match agreed.suite.group {
             None => Ok(None),
             Some(group) => match body.ke() {
