@@ -3,7 +3,7 @@
 use culvert_ike::{Childless, ExchangeOptions, Fragmentation, Mobike, Pairs, Ppk, Psk};
 
 use crate::error::Fault;
-use crate::section::{At, Section};
+use crate::section::{At, NotYet, Section};
 
 /// Reads the keys of `ike`.
 pub(crate) fn read_ike(s: &mut Section<'_>, options: &mut ExchangeOptions, faults: &mut Vec<Fault>) {
@@ -37,6 +37,12 @@ pub(crate) fn read_esp(s: &mut Section<'_>, options: &mut ExchangeOptions, fault
     }
     options.rekey_test = s.boolean(faults, "rekey_test").is_some_and(At::into_inner);
 }
+
+/// Keys of `esp` for which the data plane is not there yet.
+pub(crate) const NOT_YET_ESP: &[NotYet] = &[(
+    "per_cpu",
+    "child SAs for each CPU (RFC 9611) can be negotiated, but no engine spreads packets over them yet; one carries all",
+)];
 
 /// `ppk` of a tunnel.
 #[derive(Clone)]

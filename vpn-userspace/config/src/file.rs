@@ -340,7 +340,7 @@ fn read_esp(mut s: Section<'_>, raw: &mut RawConnection, faults: &mut Vec<Fault>
     }
     raw.esn = s.boolean(faults, "esn");
     exchange::read_esp(&mut s, &mut raw.exchange, faults);
-    s.finish(faults, &[]);
+    s.finish(faults, exchange::NOT_YET_ESP);
 }
 
 fn read_dpd(mut s: Section<'_>, raw: &mut RawConnection, faults: &mut Vec<Fault>) {

@@ -1,6 +1,7 @@
 //! [`ChildSa`]: the proof that a peer authenticated, with all that an engine needs to carry its packets.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_crypto::{DhGroup, Suite, SuiteKeys};
@@ -28,6 +29,14 @@ pub struct ChildSa {
     pub(crate) encap: bool,
     pub(crate) rekey_in: Duration,
     pub(crate) hard_lifetime: Duration,
+    pub(crate) special: Special,
+}
+
+/// What few CHILD SAs have.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Special {
+    /// The resource that it is for.
+    pub(crate) resource: Option<Arc<[u8]>>,
 }
 
 impl ChildSa {
@@ -94,6 +103,12 @@ impl ChildSa {
     /// With UDP encapsulation (RFC 3948): our and the peer's address and port.
     pub fn encap(&self) -> Option<(SocketAddr, SocketAddr)> {
         self.encap.then_some((self.local, self.remote))
+    }
+
+    /// The resource, such as a CPU, that it is for: one of several for the same networks (RFC 9611). `None`: for all
+    /// that has none of its own.
+    pub fn resource(&self) -> Option<&[u8]> {
+        self.special.resource.as_deref()
     }
 
     /// After this long from now we rekey it.

@@ -24,6 +24,9 @@ pub enum Command {
     Terminate(TunnelId, bool),
     /// Rekey the CHILD SA with this inbound SPI.
     RekeyChild(Spi),
+    /// Ask the peer for a CHILD SA beside the first, for the same networks and a resource, such as a CPU, with this name
+    /// of 1 to 64 bytes (RFC 9611). A peer that makes no more is left alone.
+    AddResource(TunnelId, Vec<u8>),
     /// Rekey the tunnel's IKE SA.
     RekeyIke(TunnelId),
     /// Authenticate anew; the new IKE SA stands before the old one goes.
@@ -293,6 +296,9 @@ pub enum CommandError {
     /// The tunnel has no IKE SA.
     #[error("{0:?} is not up")]
     NotUp(TunnelId),
+    /// A resource must have a name.
+    #[error("the name of a resource has 1 to 64 bytes")]
+    Resource,
     /// No CHILD SA has this inbound SPI.
     #[error("there is no CHILD SA with inbound SPI {0}")]
     UnknownSpi(Spi),

@@ -20,6 +20,9 @@ pub struct ExchangeOptions {
     /// Rekey the CHILD SA of IKE_AUTH once, soon after: it has no key exchange of its own, so that different groups for
     /// perfect forward secrecy show in its first rekeying only, which is hours later otherwise.
     pub rekey_test: bool,
+    /// How many CHILD SAs beside the first the peer may have for the same networks, each for a resource of its own such
+    /// as a CPU (RFC 9611).
+    pub per_resource: u16,
 }
 
 /// Whether large IKE messages go in fragments (RFC 7383; for IKEv1 the scheme of Cisco and Microsoft).

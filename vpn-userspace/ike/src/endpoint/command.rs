@@ -48,6 +48,19 @@ impl Endpoint {
                 }
                 self.queue(now, owner, Task::RekeyChild(spi, Attempt::default()));
             }
+            Command::AddResource(tunnel, name) => {
+                let current = self.current(tunnel)?;
+                if !(1..=crate::v2::child::MAX_RESOURCE).contains(&name.len()) {
+                    return Err(CommandError::Resource);
+                }
+                let mut there = false;
+                self.step_up(now, current, |mut sa, ctx| {
+                    there = sa.ask_for_resource(&name);
+                    sa.send_next(ctx);
+                    Some(Sa::Up(sa))
+                });
+                return if there { Ok(()) } else { Err(CommandError::NotUp(tunnel)) };
+            }
             Command::RekeyIke(tunnel) => {
                 let current = self.current(tunnel)?;
                 if self.clients_to_renew_v1(tunnel) {

@@ -18,6 +18,7 @@ mod pairs;
 mod pfs;
 mod ppk;
 mod rekey;
+mod resources;
 mod roaming;
 mod session;
 mod sim;

@@ -424,6 +424,7 @@ impl IkeSa {
             encap: self.path.encap,
             rekey_in,
             hard_lifetime,
+            special: Default::default(),
         };
         ctx.event(Event::ChildUp { sa, replaces, use_outbound });
         if !self.serves() {

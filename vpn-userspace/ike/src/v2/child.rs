@@ -13,6 +13,9 @@ use crate::proposal::{self, select};
 use crate::wire::{Body, Chain, Notify, Payload, Proposal, notify};
 use crate::{EspSuite, Pairs, PeerConfig, selector};
 
+/// Bytes of the name of a resource.
+pub(crate) const MAX_RESOURCE: usize = 64;
+
 /// A CHILD SA of an established IKE SA.
 pub(crate) struct Child {
     pub(crate) inbound: Spi,
@@ -134,6 +137,9 @@ impl Offer {
     pub(crate) fn write_selectors(&self, chain: &mut Chain) {
         chain.push(&Payload::TsI(self.local_ts.clone()));
         chain.push(&Payload::TsR(self.remote_ts.clone()));
+        if let Some(resource) = self.scope.as_ref().and_then(|pair| pair.resource.as_ref()) {
+            chain.push(&Payload::Notify(Notify::new(notify::SA_RESOURCE_INFO, resource)));
+        }
         // RFC 7296 1.3.1: we do not unpad traffic flow confidentiality padding.
         chain.push(&Payload::Notify(Notify::new(notify::ESP_TFC_PADDING_NOT_SUPPORTED, &[])));
     }
@@ -234,7 +240,12 @@ pub(crate) fn choose(
     let inbound = ctx.esp_spi(owner, config.spi_parity);
     let answer = Proposal { spi: inbound.to_bytes().to_vec(), ..chosen.answer };
     let all = local_ts == config.local_ts && remote_ts == config.remote_ts;
-    let scope = (!all).then(|| Arc::new(Pair { local: local_ts.clone(), remote: remote_ts.clone() }));
+    // RFC 9611 5.1: what it says is the peer's affair; it tells one of several from the others.
+    let resource =
+        body.notify(notify::SA_RESOURCE_INFO).map(|n| n.data.get(..MAX_RESOURCE).unwrap_or(n.data));
+    let resource: Option<Arc<[u8]>> = resource.map(Arc::from);
+    let scope = (!all || resource.is_some())
+        .then(|| Arc::new(Pair { local: local_ts.clone(), remote: remote_ts.clone(), resource }));
     let suite = chosen.suite;
     Ok((Agreed { inbound, outbound, suite, local_ts, remote_ts, ours: false, scope, more }, answer))
 }

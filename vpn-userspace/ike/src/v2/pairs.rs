@@ -23,6 +23,8 @@ const BUSY: Duration = Duration::from_secs(5);
 pub(crate) struct Pair {
     pub(crate) local: Vec<TrafficSelector>,
     pub(crate) remote: Vec<TrafficSelector>,
+    /// One of several for the same, each for a resource of its own (RFC 9611).
+    pub(crate) resource: Option<Arc<[u8]>>,
 }
 
 /// For what a CHILD SA is asked: `None` for all that the tunnel has.
@@ -33,7 +35,9 @@ impl Pair {
         let meet = |a: &[TrafficSelector], b: &[TrafficSelector]| {
             a.iter().any(|a| b.iter().any(|b| a.intersect(b).is_some()))
         };
-        meet(&self.local, &other.local) && meet(&self.remote, &other.remote)
+        self.resource == other.resource
+            && meet(&self.local, &other.local)
+            && meet(&self.remote, &other.remote)
     }
 }
 
@@ -44,7 +48,8 @@ pub(crate) fn wanted(config: &PeerConfig, each: bool) -> Vec<Scope> {
     }
     let pair = |local: &TrafficSelector, remote: &TrafficSelector| {
         (local.is_ipv4() == remote.is_ipv4())
-            .then(|| Some(Arc::new(Pair { local: vec![local.clone()], remote: vec![remote.clone()] })))
+            .then(|| (vec![local.clone()], vec![remote.clone()]))
+            .map(|(local, remote)| Some(Arc::new(Pair { local, remote, resource: None })))
     };
     config.local_ts.iter().flat_map(|l| config.remote_ts.iter().filter_map(move |r| pair(l, r))).collect()
 }
@@ -93,6 +98,7 @@ impl IkeSa {
         let pair = Pair {
             local: narrow(&pair.local, &self.config.local_ts),
             remote: narrow(&pair.remote, &self.config.remote_ts),
+            resource: pair.resource.clone(),
         };
         (!pair.local.is_empty() && !pair.remote.is_empty()).then(|| Some(Arc::new(pair)))
     }
@@ -107,6 +113,16 @@ impl IkeSa {
                 self.queue_missing(false);
                 true
             }
+            // RFC 9611 4: those that are there carry the traffic.
+            Cause::Refused(notify::TS_MAX_QUEUE) => {
+                log!(
+                    info,
+                    self.config.name,
+                    "the peer makes no more CHILD SAs for these networks (TS_MAX_QUEUE)"
+                );
+                self.refused.push(scope);
+                true
+            }
             // RFC 7296 2.25: something transient.
             Cause::Refused(notify::TEMPORARY_FAILURE) => {
                 self.missing_at = Some(ctx.now + ctx.jittered(BUSY, 0.6));
@@ -117,6 +133,28 @@ impl IkeSa {
                 false
             }
         }
+    }
+
+    /// Asks for a CHILD SA beside one that is there, for the same networks and a resource of its own (RFC 9611 3).
+    /// `false`: there is none yet.
+    pub(crate) fn ask_for_resource(&mut self, resource: &[u8]) -> bool {
+        let plain = |c: &&Child| c.state == State::Live && c.selectors.resource.is_none();
+        let Some(first) = self.children.iter().find(plain) else { return false };
+        let pair = Pair { resource: Some(Arc::from(resource)), ..Pair::clone(&first.selectors) };
+        let scope = Some(Arc::new(pair));
+        self.refused.retain(|refused| *refused != scope);
+        self.queue(Task::CreateChild(Attempt::default(), scope));
+        true
+    }
+
+    /// Whether the peer may have one more CHILD SA for a resource of its own, for what it asks.
+    pub(crate) fn takes_resource(&self, ts_i: &[TrafficSelector]) -> bool {
+        let same = |c: &&Child| {
+            c.selectors.resource.is_some()
+                && matches!(c.state, State::Live)
+                && c.selectors.remote.iter().any(|r| ts_i.iter().any(|t| r.intersect(t).is_some()))
+        };
+        self.children.iter().filter(same).count() < usize::from(self.config.exchange.per_resource)
     }
 
     fn may_split(&self) -> bool {

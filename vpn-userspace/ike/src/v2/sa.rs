@@ -15,6 +15,7 @@ use super::mobike::{Mobility, Update};
 use super::pairs::{Pair, Scope};
 use super::rekey::{ChildExchange, Following, IkeExchange};
 use super::{Arrival, Message, Path, Sa};
+use crate::child::Special;
 use crate::error::{Cause, Failure, Phase};
 use crate::event::IkeInfo;
 use crate::kex::{Answering, Half};
@@ -334,7 +335,9 @@ impl IkeSa {
         let Agreed { inbound, outbound, suite, local_ts, remote_ts, ours, scope, .. } = agreed;
         let before = replaces.and_then(|old| self.children.iter().find(|c| c.inbound == old));
         let (ours, scope) = before.map_or((ours, scope), |c| (c.ours, c.scope.clone()));
-        let selectors = Arc::new(Pair { local: local_ts.clone(), remote: remote_ts.clone() });
+        let resource = scope.as_ref().and_then(|pair| pair.resource.clone());
+        let special = Special { resource: resource.clone() };
+        let selectors = Arc::new(Pair { local: local_ts.clone(), remote: remote_ts.clone(), resource });
         let rekey_in = ctx.jittered(self.config.child_lifetime, 0.9);
         let keyed = suite.group.is_some();
         let soft = ctx.now + rekey_in;
@@ -379,6 +382,7 @@ impl IkeSa {
             encap: self.path.encap,
             rekey_in,
             hard_lifetime,
+            special,
         };
         ctx.event(Event::ChildUp { sa, replaces, use_outbound });
     }

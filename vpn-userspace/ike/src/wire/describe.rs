@@ -105,6 +105,7 @@ fn notification(n: &Notify<'_>) -> String {
         16436 => "PPK_IDENTITY",
         16437 => "NO_PPK_AUTH",
         notify::INTERMEDIATE_SUPPORTED => "INTERMEDIATE_EXCHANGE_SUPPORTED",
+        notify::SA_RESOURCE_INFO => "SA_RESOURCE_INFO",
         notify::ADDITIONAL_KEY_EXCHANGE => "ADDITIONAL_KEY_EXCHANGE",
         error if error < notify::STATUS => return format!("N({}, {error})", notify::name(error)),
         status => return format!("N({status})"),

@@ -56,6 +56,7 @@ pub(crate) mod notify {
     pub(crate) const TEMPORARY_FAILURE: u16 = 43;
     pub(crate) const CHILD_SA_NOT_FOUND: u16 = 44;
     pub(crate) const STATE_NOT_FOUND: u16 = 47;
+    pub(crate) const TS_MAX_QUEUE: u16 = 48;
     /// The first status type.
     pub(crate) const STATUS: u16 = 16384;
     pub(crate) const INITIAL_CONTACT: u16 = 16384;
@@ -81,6 +82,7 @@ pub(crate) mod notify {
     pub(crate) const NO_PPK_AUTH: u16 = 16437;
     pub(crate) const INTERMEDIATE_SUPPORTED: u16 = 16438;
     pub(crate) const ADDITIONAL_KEY_EXCHANGE: u16 = 16441;
+    pub(crate) const SA_RESOURCE_INFO: u16 = 16444;
 
     /// The name in RFC 7296 3.10.1, for people.
     pub(crate) fn name(kind: u16) -> &'static str {
@@ -105,6 +107,7 @@ pub(crate) mod notify {
             TEMPORARY_FAILURE => "TEMPORARY_FAILURE",
             CHILD_SA_NOT_FOUND => "CHILD_SA_NOT_FOUND",
             STATE_NOT_FOUND => "STATE_NOT_FOUND",
+            TS_MAX_QUEUE => "TS_MAX_QUEUE",
             _ => "an unknown error",
         }
     }

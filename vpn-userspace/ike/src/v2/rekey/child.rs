@@ -237,8 +237,10 @@ impl IkeSa {
         }
         let old = replaces.filter(|old| self.child(*old).is_some());
         let inbound = agreed.inbound;
+        let resource = agreed.scope.as_ref().and_then(|pair| pair.resource.clone());
         let same = |met: &Met<Rival>| {
             (&met.key.local_ts, &met.key.remote_ts) == (&agreed.local_ts, &agreed.remote_ts)
+                && met.key.resource == resource
         };
         // Of two new ones only those that carry the same are in each other's way.
         match met.filter(|met| replaces.is_some() || same(met)) {
@@ -315,6 +317,13 @@ impl IkeSa {
                 }
             }
         };
+        // RFC 9611 4: for the networks of this one the peer has as many as it may.
+        if old.is_none()
+            && body.notify(notify::SA_RESOURCE_INFO).is_some()
+            && !self.takes_resource(body.ts_i().unwrap_or_default())
+        {
+            return Reply::notify(notify::TS_MAX_QUEUE, &[]);
+        }
         if old.is_none() && self.children.len() >= MAX_CHILDREN {
             return Reply::notify(notify::NO_ADDITIONAL_SAS, &[]);
         }
@@ -388,14 +397,16 @@ impl IkeSa {
         let suite = agreed.suite.protection;
         let (in_keys, out_keys) = child_keys(self.suite.prf, &self.sk_d, shared, more, nonces, suite);
         let lowest = nonces.initiator.min(nonces.responder).to_vec();
+        let resource = agreed.scope.as_ref().and_then(|pair| pair.resource.clone());
         let rival = Rival {
             inbound: agreed.inbound,
             local_ts: agreed.local_ts.clone(),
             remote_ts: agreed.remote_ts.clone(),
+            resource: resource.clone(),
         };
         // RFC 7296 2.8: the responder goes on sending on the old SA until the peer deletes it; on one of its own that
         // the peer made a second time, too, until it is clear which stays.
-        let carried = Pair { local: agreed.local_ts.clone(), remote: agreed.remote_ts.clone() };
+        let carried = Pair { local: agreed.local_ts.clone(), remote: agreed.remote_ts.clone(), resource };
         let first = !self.children.iter().any(|c| c.state == State::Live && c.selectors.overlaps(&carried));
         self.install(ctx, agreed, in_keys, out_keys, old, first);
         if let Some(child) = old.and_then(|old| self.child(old)) {

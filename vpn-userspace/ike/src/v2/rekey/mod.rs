@@ -82,6 +82,7 @@ pub(crate) struct Rival {
     inbound: Spi,
     local_ts: Vec<TrafficSelector>,
     remote_ts: Vec<TrafficSelector>,
+    resource: Option<std::sync::Arc<[u8]>>,
 }
 
 /// RFC 7296 2.8.1: the SA of the exchange with the lowest of the four nonces goes. Both sides see the same.
