@@ -68,7 +68,7 @@ const HOMES: [(&str, &[&str]); 8] = [
     ),
     ("`ike` or `esp` of a connection", &["profile", "proposals", "lifetime"]),
     ("`ike` of a connection", &["fragmentation", "fragment_size", "mobike", "childless"]),
-    ("`esp` of a connection", &["replay_window", "esn", "pairs", "rekey_test"]),
+    ("`esp` of a connection", &["replay_window", "esn", "mode", "pairs", "rekey_test"]),
     ("[log]", &["level", "format", "ike_secrets"]),
     ("`dpd` of a connection", &["interval", "timeout", "action"]),
 ];

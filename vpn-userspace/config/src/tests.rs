@@ -354,6 +354,8 @@ fn what_later_versions_do_is_refused_by_name() {
             "IKEv1 with an AEAD",
             with("ike = { version = 1, proposals = [\"aes256gcm16-prfsha384-ecp384\"] }", ""),
         ),
+        ("transport mode", with("esp = { mode = \"transport\" }", "")),
+        ("child SAs per CPU", with("esp = { per_cpu = true }", "")),
         ("environments", format!("{GATEWAY}[environment.production]\n")),
     ];
     check("later", &cases);

@@ -9,7 +9,7 @@ use culvert_types::{Spi, TrafficSelector, TunnelId};
 
 use crate::EspSuite;
 
-/// A negotiated pair of ESP SAs in tunnel mode.
+/// A negotiated pair of ESP SAs, in tunnel mode unless [`transport`](Self::transport) says otherwise.
 ///
 /// Only a finished, authenticated exchange makes one; there is no other way to have one. Keys are
 /// zeroized when dropped and redacted in `Debug`.
@@ -35,6 +35,8 @@ pub struct ChildSa {
 /// What few CHILD SAs have.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Special {
+    /// Transport mode.
+    pub(crate) transport: bool,
     /// The resource that it is for.
     pub(crate) resource: Option<Arc<[u8]>>,
 }
@@ -103,6 +105,11 @@ impl ChildSa {
     /// With UDP encapsulation (RFC 3948): our and the peer's address and port.
     pub fn encap(&self) -> Option<(SocketAddr, SocketAddr)> {
         self.encap.then_some((self.local, self.remote))
+    }
+
+    /// Transport mode: the selectors are the outer addresses, and packets have no inner IP header (RFC 4303 3.1.1).
+    pub fn transport(&self) -> bool {
+        self.special.transport
     }
 
     /// The resource, such as a CPU, that it is for: one of several for the same networks (RFC 9611). `None`: for all

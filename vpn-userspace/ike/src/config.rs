@@ -7,7 +7,8 @@ use std::time::Duration;
 use culvert_types::TrafficSelector;
 
 use crate::{
-    Addresses, Auth, EspProposal, ExchangeOptions, Identity, IkeProposal, LocalAuth, Psk, RemoteAuth, Session,
+    Addresses, Auth, EspMode, EspProposal, ExchangeOptions, Identity, IkeProposal, LocalAuth, Psk,
+    RemoteAuth, Session,
 };
 
 /// Limits and times of an endpoint as a whole. The default is good.
@@ -263,6 +264,11 @@ pub enum ConfigError {
     /// Fragments that are too small to carry anything.
     #[error("fragments in packets of {0} bytes are too small; at least 576")]
     FragmentSize(u16),
+    /// Networks where two hosts must stand.
+    #[error(
+        "transport mode carries what the two gateways send each other: its selectors must be one address on each side"
+    )]
+    Transport,
     /// A post-quantum pre-shared key that cannot be named.
     #[error("the id of a ppk has 1 to 255 bytes")]
     PpkId,
@@ -328,6 +334,14 @@ impl PeerConfig {
         for (what, lifetime) in [("IKE", self.ike_lifetime), ("ESP", self.child_lifetime)] {
             if lifetime < Duration::from_secs(10) {
                 return Err(ConfigError::Lifetime(what, lifetime));
+            }
+        }
+        if self.exchange.mode == EspMode::Transport {
+            let host = |ts: &[TrafficSelector]| matches!(ts, [one] if one.start() == one.end());
+            // Whoever comes from anywhere has an address that is not known yet.
+            let remote = self.remote.is_none() || host(&self.remote_ts);
+            if !host(&self.local_ts) || !remote || self.session.addresses != Addresses::Own {
+                return Err(ConfigError::Transport);
             }
         }
         self.exchange.check()

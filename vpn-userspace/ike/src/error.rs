@@ -265,6 +265,9 @@ pub enum Cause {
     /// The peer wants transport mode.
     #[error("the peer answered with transport mode, which was not offered")]
     TransportMode,
+    /// The peer wants tunnel mode, and we do not.
+    #[error("the peer wants tunnel mode, and this tunnel is of transport mode")]
+    TunnelMode,
     /// The peer refused with another error.
     #[error("the peer refused: {} ({})", notify::name(*.0), .0)]
     Refused(u16),
@@ -491,6 +494,11 @@ impl Cause {
                 "ask the peer's vendor: its selectors are not a part of what was offered",
                 "RFC 7296 2.9",
             ),
+            Self::TunnelMode => (
+                Configuration,
+                "configure transport mode at the peer, or tunnel mode here (esp.mode)",
+                "RFC 7296 1.3.1",
+            ),
             Self::TransportMode => (Peer, "configure tunnel mode at the peer", "RFC 7296 1.3.1"),
             Self::Refused(notify::SINGLE_PAIR_REQUIRED) => (
                 Configuration,
@@ -546,6 +554,7 @@ impl Cause {
     pub(crate) fn notify(&self) -> Option<u16> {
         Some(match self {
             Self::NoProposal
+            | Self::TunnelMode
             | Self::NoGroup
             | Self::NotChildless
             | Self::WrongChoice

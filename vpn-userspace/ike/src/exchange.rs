@@ -20,6 +20,8 @@ pub struct ExchangeOptions {
     /// Rekey the CHILD SA of IKE_AUTH once, soon after: it has no key exchange of its own, so that different groups for
     /// perfect forward secrecy show in its first rekeying only, which is hours later otherwise.
     pub rekey_test: bool,
+    /// What CHILD SAs carry.
+    pub mode: EspMode,
     /// How many CHILD SAs beside the first the peer may have for the same networks, each for a resource of its own such
     /// as a CPU (RFC 9611).
     pub per_resource: u16,
@@ -49,6 +51,18 @@ pub enum Mobike {
     WithoutNat,
     /// Never.
     No,
+}
+
+/// What CHILD SAs carry (RFC 7296 1.3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EspMode {
+    /// Packets between networks, whole.
+    #[default]
+    Tunnel,
+    /// What the two gateways send each other themselves, without another IP header. The selectors are then our address
+    /// and the peer's, as each side sees them; behind a NAT the other side puts in what it sees (RFC 7296 2.23.1). A
+    /// peer that insists on tunnel mode is refused.
+    Transport,
 }
 
 /// Whether IKE_AUTH makes a CHILD SA (RFC 6023).

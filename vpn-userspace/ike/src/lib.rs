@@ -53,7 +53,7 @@ pub use config::{
 pub use endpoint::{Counts, Endpoint};
 pub use error::{Blame, Cause, Failure, Phase};
 pub use event::{CertificateRefused, CheckId, Command, CommandError, DownReason, Event, IkeInfo, Output};
-pub use exchange::{Childless, ExchangeOptions, Fragmentation, Mobike, Pairs};
+pub use exchange::{Childless, EspMode, ExchangeOptions, Fragmentation, Mobike, Pairs};
 pub use identity::{Dn, Identity, IdentityError};
 pub use job::{Job, JobDone, JobId};
 pub use proposal::{Additional, EspProposal, EspSuite, IkeProposal, IkeSuite, ProposalError};

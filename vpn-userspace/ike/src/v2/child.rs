@@ -1,17 +1,18 @@
 //! CHILD SAs (RFC 7296 1.2, 1.3.1, 2.9, 2.17): what is offered, chosen and agreed, whatever exchange carries it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use culvert_crypto::DhGroup;
 use culvert_types::{Spi, TrafficSelector};
 
-use super::ctx::Ctx;
+use super::ctx::{Ctx, Path};
 use super::pairs::{Pair, Scope};
 use crate::error::Cause;
 use crate::proposal::{self, select};
 use crate::wire::{Body, Chain, Notify, Payload, Proposal, notify};
-use crate::{EspSuite, Pairs, PeerConfig, selector};
+use crate::{EspMode, EspSuite, Pairs, PeerConfig, selector};
 
 /// Bytes of the name of a resource.
 pub(crate) const MAX_RESOURCE: usize = 64;
@@ -68,6 +69,9 @@ pub(crate) struct Agreed {
     pub(crate) scope: Scope,
     /// As responder: the peer may have the rest of what it asked for in others (RFC 7296 2.9).
     pub(crate) more: bool,
+    pub(crate) transport: bool,
+    /// As responder of transport mode through a NAT: the initiator's selectors and ours, as the initiator knows them.
+    told: Option<(Vec<TrafficSelector>, Vec<TrafficSelector>)>,
 }
 
 /// Why there is no CHILD SA, with what either side had.
@@ -98,6 +102,7 @@ pub(crate) struct Offer {
     local_ts: Vec<TrafficSelector>,
     remote_ts: Vec<TrafficSelector>,
     proposals: String,
+    transport: bool,
 }
 
 impl Offer {
@@ -121,6 +126,7 @@ impl Offer {
             remote_ts,
             scope,
             proposals: proposal::list(&config.esp_proposals),
+            transport: config.exchange.mode == EspMode::Transport,
         }
     }
 
@@ -139,6 +145,9 @@ impl Offer {
         chain.push(&Payload::TsR(self.remote_ts.clone()));
         if let Some(resource) = self.scope.as_ref().and_then(|pair| pair.resource.as_ref()) {
             chain.push(&Payload::Notify(Notify::new(notify::SA_RESOURCE_INFO, resource)));
+        }
+        if self.transport {
+            chain.push(&Payload::Notify(Notify::new(notify::USE_TRANSPORT_MODE, &[])));
         }
         // RFC 7296 1.3.1: we do not unpad traffic flow confidentiality padding.
         chain.push(&Payload::Notify(Notify::new(notify::ESP_TFC_PADDING_NOT_SUPPORTED, &[])));
@@ -170,9 +179,11 @@ impl Offer {
         let wrong = || Refusal::new(Cause::WrongChoice, self.proposals.clone(), proposal::describe(answer));
         let suite = select::accept_esp(&self.offered, answer).ok_or_else(wrong)?;
         let outbound = peer_spi(answer.first())?;
-        // RFC 7296 1.3.1: transport mode only where both ask for it, and we do not.
-        if body.notify(notify::USE_TRANSPORT_MODE).is_some() {
-            return Err(Refusal::plain(Cause::TransportMode));
+        // RFC 7296 1.3.1: transport mode only where both ask for it; who insists on it deletes an SA of the other kind.
+        match (self.transport, body.notify(notify::USE_TRANSPORT_MODE).is_some()) {
+            (false, true) => return Err(Refusal::plain(Cause::TransportMode)),
+            (true, false) => return Err(Refusal::plain(Cause::TunnelMode)),
+            (true, true) | (false, false) => {}
         }
         let missing = |what| Refusal::plain(Cause::MissingPayload(what));
         let ts_i = body.ts_i().ok_or_else(|| missing("TSi"))?;
@@ -184,7 +195,8 @@ impl Offer {
         let (local_ts, remote_ts) = (ts_i.to_vec(), ts_r.to_vec());
         let scope = self.scope.clone();
         let (inbound, ours, more) = (self.inbound, true, false);
-        Ok(Agreed { inbound, outbound, suite, local_ts, remote_ts, ours, scope, more })
+        let (transport, told) = (self.transport, None);
+        Ok(Agreed { inbound, outbound, suite, local_ts, remote_ts, ours, scope, more, transport, told })
     }
 }
 
@@ -203,6 +215,7 @@ pub(crate) fn choose(
     body: &Body<'_>,
     with_groups: bool,
     old: Option<&Pair>,
+    path: &Path,
 ) -> Result<(Agreed, Proposal), Refusal> {
     #[cfg(test)]
     quirks(ctx, body, with_groups)?;
@@ -218,8 +231,18 @@ pub(crate) fn choose(
         return Err(Refusal::new(cause, ours, proposal::describe(offers)));
     };
     let outbound = peer_spi(Some(&chosen.answer))?;
+    let transport = config.exchange.mode == EspMode::Transport;
+    if transport && body.notify(notify::USE_TRANSPORT_MODE).is_none() {
+        return Err(Refusal::plain(Cause::TunnelMode));
+    }
+    // RFC 7296 2.23.1: the addresses in the selectors are those that the initiator knows; ours are what counts here.
+    let through_nat = transport && (path.nat_local || path.nat_remote);
+    let seen = through_nat.then(|| (replaced(ts_i, path.remote.ip()), replaced(ts_r, path.local.ip())));
+    let (known_i, known_r) = (ts_i, ts_r);
+    let (ts_i, ts_r) = seen.as_ref().map_or((ts_i, ts_r), |(i, r)| (i.as_slice(), r.as_slice()));
     let (mut remote_ts, mut local_ts) =
         (selector::narrow(ts_i, &config.remote_ts), selector::narrow(ts_r, &config.local_ts));
+    let told = through_nat.then(|| (as_known(&remote_ts, known_i), as_known(&local_ts, known_r)));
     let mut more = false;
     if config.exchange.pairs == Pairs::Each {
         // A rekeyed one carries what the old one did; a new one the first pair of what the peer asks for.
@@ -247,7 +270,27 @@ pub(crate) fn choose(
     let scope = (!all || resource.is_some())
         .then(|| Arc::new(Pair { local: local_ts.clone(), remote: remote_ts.clone(), resource }));
     let suite = chosen.suite;
-    Ok((Agreed { inbound, outbound, suite, local_ts, remote_ts, ours: false, scope, more }, answer))
+    let ours = false;
+    let agreed = Agreed { inbound, outbound, suite, local_ts, remote_ts, ours, scope, more, transport, told };
+    Ok((agreed, answer))
+}
+
+/// Selectors of single addresses, with this one in their place.
+fn replaced(selectors: &[TrafficSelector], address: IpAddr) -> Vec<TrafficSelector> {
+    let one = |ts: &TrafficSelector| {
+        let host = ts.start() == ts.end() && ts.is_ipv4() == address.is_ipv4();
+        let with = host.then(|| TrafficSelector::new(address, address, ts.protocol(), ts.ports()).ok());
+        with.flatten().unwrap_or_else(|| ts.clone())
+    };
+    selectors.iter().map(one).collect()
+}
+
+/// What was agreed, with the addresses that the initiator has for it.
+fn as_known(agreed: &[TrafficSelector], known: &[TrafficSelector]) -> Vec<TrafficSelector> {
+    match known.iter().find(|ts| ts.start() == ts.end()) {
+        Some(host) => replaced(agreed, host.start()),
+        None => agreed.to_vec(),
+    }
 }
 
 /// Leaves one selector on each side, both of one family: the first of the peer's that has a counterpart (RFC 7296 2.9
@@ -283,8 +326,12 @@ pub(crate) fn write_answer(chain: &mut Chain, answer: Proposal, agreed: &Agreed)
 
 /// The selectors of an answer: the initiator's side is the peer's.
 pub(crate) fn write_answer_selectors(chain: &mut Chain, agreed: &Agreed) {
-    chain.push(&Payload::TsI(agreed.remote_ts.clone()));
-    chain.push(&Payload::TsR(agreed.local_ts.clone()));
+    let (ts_i, ts_r) = agreed.told.clone().unwrap_or((agreed.remote_ts.clone(), agreed.local_ts.clone()));
+    chain.push(&Payload::TsI(ts_i));
+    chain.push(&Payload::TsR(ts_r));
+    if agreed.transport {
+        chain.push(&Payload::Notify(Notify::new(notify::USE_TRANSPORT_MODE, &[])));
+    }
     if agreed.more {
         chain.push(&Payload::Notify(Notify::new(notify::ADDITIONAL_TS_POSSIBLE, &[])));
     }

@@ -4,6 +4,7 @@ pub(crate) mod auth;
 pub(crate) mod child;
 mod clock;
 pub(crate) mod closed;
+mod endings;
 pub(crate) mod info;
 pub(crate) mod init;
 pub(crate) mod mobike;

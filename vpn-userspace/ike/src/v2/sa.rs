@@ -10,7 +10,7 @@ use culvert_types::{Spi, TunnelId};
 use super::auth::{Handshake, repeated};
 use super::child::{Agreed, Child, State};
 use super::closed::Closed;
-use super::ctx::{Ctx, Effect, log};
+use super::ctx::{Ctx, log};
 use super::mobike::{Mobility, Update};
 use super::pairs::{Pair, Scope};
 use super::rekey::{ChildExchange, Following, IkeExchange};
@@ -27,7 +27,7 @@ use crate::{ChildSa, DownReason, Event, Identity, IkeSuite, PeerConfig, Virtual}
 /// How long a replaced inbound SA still receives.
 pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 /// How long the responder of a rekey keeps sending on the old SA while the peer does not delete it.
-const OUTBOUND_GRACE: Duration = Duration::from_secs(5);
+pub(crate) const OUTBOUND_GRACE: Duration = Duration::from_secs(5);
 /// How soon after set-up rekeying is tested, at the latest.
 const TEST_AFTER: Duration = Duration::from_secs(3);
 /// How long a rekeyed IKE SA waits for the peer to delete it: the peer's repetitions end before.
@@ -332,11 +332,11 @@ impl IkeSa {
         replaces: Option<Spi>,
         use_outbound: bool,
     ) {
-        let Agreed { inbound, outbound, suite, local_ts, remote_ts, ours, scope, .. } = agreed;
+        let Agreed { inbound, outbound, suite, local_ts, remote_ts, ours, scope, transport, .. } = agreed;
         let before = replaces.and_then(|old| self.children.iter().find(|c| c.inbound == old));
         let (ours, scope) = before.map_or((ours, scope), |c| (c.ours, c.scope.clone()));
         let resource = scope.as_ref().and_then(|pair| pair.resource.clone());
-        let special = Special { resource: resource.clone() };
+        let special = Special { transport, resource: resource.clone() };
         let selectors = Arc::new(Pair { local: local_ts.clone(), remote: remote_ts.clone(), resource });
         let rekey_in = ctx.jittered(self.config.child_lifetime, 0.9);
         let keyed = suite.group.is_some();
@@ -609,101 +609,5 @@ impl IkeSa {
         // RFC 7296 2.21.3: INVALID_SYNTAX is fatal to both.
         ctx.failed(self.failure(Phase::Informational, cause));
         Reply::Last(chain, DownReason::PeerError)
-    }
-
-    // --- endings ---
-
-    /// Takes everything down that hangs on this IKE SA; what is left is the window.
-    pub(crate) fn leave(mut self: Box<Self>, ctx: &mut Ctx<'_>, reason: DownReason) -> Window {
-        self.take_down(ctx, reason);
-        self.window
-    }
-
-    fn take_down(&mut self, ctx: &mut Ctx<'_>, reason: DownReason) {
-        match self.pending.take() {
-            Some(Pending::Child(exchange)) => ctx.spis.release(exchange.offer.inbound),
-            // RFC 7296 2.25.2: the peer deleted the old one after its own rekeying: that one goes on.
-            Some(Pending::Ike(exchange)) => {
-                if let Some(met) = exchange.met {
-                    self.hand_over(ctx, met.key);
-                }
-            }
-            _ => {}
-        }
-        self.tasks.clear();
-        self.again.clear();
-        self.making = None;
-        self.drop_following(ctx);
-        self.drop_children(ctx, reason);
-        if self.life == Life::Serving {
-            log!(info, self.config.name, "IKE SA down: {reason}");
-            ctx.effects.push(Effect::Left { tunnel: self.tunnel, key: self.key(), reason });
-        }
-    }
-
-    /// Takes its CHILD SAs out.
-    pub(crate) fn drop_children(&mut self, ctx: &mut Ctx<'_>, reason: DownReason) {
-        while let Some(inbound) = self.children.first().map(|c| c.inbound) {
-            self.drop_child(ctx, inbound, reason);
-        }
-    }
-
-    /// Takes the tunnel down here and now, and asks the peer to do the same.
-    pub(crate) fn close(&mut self, ctx: &mut Ctx<'_>, reason: DownReason) {
-        if self.life == Life::Closing {
-            return;
-        }
-        // What our rekeying makes at the peer must be deleted there as well: its answer is waited for.
-        let rekeying =
-            self.pending.take_if(|p| matches!(p, Pending::Ike(exchange) if exchange.met.is_none()));
-        self.take_down(ctx, reason);
-        self.life = Life::Closing;
-        if rekeying.is_some() {
-            self.pending = rekeying;
-        } else if self.response.take().is_some() {
-            // An answer that waits for a job is an answer.
-            self.window.answered();
-        } else if self.window.inflight().is_some() {
-            self.pending = Some(Pending::Abandoned);
-        }
-        self.queue(Task::DeleteIke);
-        self.send_next(ctx);
-    }
-
-    /// Takes the tunnel down and says so to the peer, once: nothing waits for an answer.
-    pub(crate) fn farewell(mut self: Box<Self>, ctx: &mut Ctx<'_>) {
-        // Whatever is in flight is not repeated: its id is used up at the peer, or the peer is not there.
-        let header = self.header(Exchange::Informational, false, self.window.next_id());
-        let bytes = self.protection.seal(&header, &super::info::farewell());
-        ctx.send(&self.path, bytes);
-        self.leave(ctx, DownReason::LocalRequest);
-    }
-
-    /// Gives the children to another IKE SA of the tunnel; the peer is to delete this one.
-    pub(crate) fn hand_over(&mut self, ctx: &mut Ctx<'_>, to: u64) {
-        let children = std::mem::take(&mut self.children);
-        self.making = None;
-        self.drop_following(ctx);
-        let (keep, go): (Vec<_>, Vec<_>) = self
-            .tasks
-            .drain(..)
-            .partition(|t| matches!(t, Task::DeleteIke | Task::Liveness | Task::RekeyIke(_)));
-        self.tasks = keep.into_iter().filter(|t| *t == Task::DeleteIke).collect();
-        let go = go.into_iter().chain(self.again.drain(..).map(|(_, task)| task)).collect();
-        ctx.effects.push(Effect::Adopt { tunnel: self.tunnel, from: self.key(), to, children, tasks: go });
-        self.supersede(ctx.now);
-    }
-
-    /// Serves no more, and is closed once the peer has certainly heard that another one does.
-    pub(crate) fn close_later(&mut self, now: Instant) {
-        self.supersede(now);
-        self.soft = Some(now + OUTBOUND_GRACE);
-    }
-
-    /// Waits for the peer to delete this IKE SA, which serves no more.
-    pub(crate) fn supersede(&mut self, now: Instant) {
-        self.life = Life::Superseded;
-        self.soft = None;
-        self.hard = now + SUPERSEDED_LIFETIME;
     }
 }

@@ -405,7 +405,8 @@ impl HalfOpen {
             if childless {
                 return Ok(None);
             }
-            child::choose(ctx, &narrowed, self.handshake.spi_r, &body, false, None).map(Some)
+            child::choose(ctx, &narrowed, self.handshake.spi_r, &body, false, None, &self.handshake.path)
+                .map(Some)
         });
         let handshake = &self.handshake;
         let made = chosen.map(|chosen| {

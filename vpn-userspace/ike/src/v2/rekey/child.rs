@@ -349,7 +349,7 @@ impl IkeSa {
         let config = std::sync::Arc::clone(&self.config);
         let before = old.and_then(|old| self.children.iter().find(|c| c.inbound == old));
         let before = before.map(|c| std::sync::Arc::clone(&c.selectors));
-        let chosen = child::choose(ctx, &config, self.key(), body, true, before.as_deref());
+        let chosen = child::choose(ctx, &config, self.key(), body, true, before.as_deref(), &self.path);
         let (agreed, answer) = chosen.map_err(Stop::Refuse)?;
         let keyed = match agreed.suite.group {
             None => Ok(None),
