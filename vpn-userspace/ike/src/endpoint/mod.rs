@@ -5,6 +5,8 @@ mod clients;
 mod command;
 mod effect;
 mod guard;
+#[cfg(test)]
+mod inspect;
 mod leases;
 mod peers;
 mod roam;

@@ -22,6 +22,7 @@ mod resources;
 mod roaming;
 mod session;
 mod sim;
+mod transitions;
 mod transport;
 mod v1;
 mod v1_abuse;

@@ -6,6 +6,8 @@ mod orders;
 mod weather;
 mod world;
 
+pub(super) use world::{Start, Wish, World};
+
 use std::io::Write as _;
 
 /// A line that the test harness does not keep to itself.

@@ -11,7 +11,7 @@ use crate::{ChildSa, Command, Counts, DownReason, PeerConfig};
 
 /// Something that a side wants of its own accord.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Wish {
+pub(in crate::tests) enum Wish {
     RekeyChild,
     RekeyIke,
     NewChild,
@@ -22,7 +22,7 @@ pub(super) enum Wish {
 
 /// What is there before the wishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Start {
+pub(in crate::tests) enum Start {
     Nothing,
     /// An IKE SA that has lost its child.
     Childless,
@@ -85,8 +85,8 @@ impl Plane {
 }
 
 /// Two sides between which something is to happen.
-pub(super) struct World {
-    pub(super) pair: Pair,
+pub(in crate::tests) struct World {
+    pub(in crate::tests) pair: Pair,
     planes: [Plane; 2],
     /// An SA is meant to go: packets may be lost.
     deleting: bool,
@@ -103,7 +103,7 @@ fn quiet(at: At) -> PeerConfig {
 }
 
 /// With an additional key exchange that takes no job.
-pub(super) fn in_rounds(config: PeerConfig) -> PeerConfig {
+pub(in crate::tests) fn in_rounds(config: PeerConfig) -> PeerConfig {
     PeerConfig {
         ike_proposals: vec!["aes128gcm16-prfsha256-curve25519-ke1_ecp256".parse().expect("a proposal")],
         esp_proposals: vec!["aes128gcm16-curve25519-ke1_ecp256".parse().expect("a proposal")],
@@ -113,7 +113,7 @@ pub(super) fn in_rounds(config: PeerConfig) -> PeerConfig {
 
 impl World {
     /// A tunnel that is up (or not begun), and datagrams that wait to be delivered.
-    pub(super) fn new(seed: u64, start: Start) -> Self {
+    pub(in crate::tests) fn new(seed: u64, start: Start) -> Self {
         let side = |at| if start == Start::Rounds { in_rounds(quiet(at)) } else { quiet(at) };
         let mut world = Self::with(seed, start != Start::Nothing, side(At::A), side(At::B));
         if start == Start::Childless {
@@ -125,7 +125,7 @@ impl World {
         world
     }
 
-    pub(super) fn with(seed: u64, connected: bool, a: PeerConfig, b: PeerConfig) -> Self {
+    pub(in crate::tests) fn with(seed: u64, connected: bool, a: PeerConfig, b: PeerConfig) -> Self {
         let mut pair = Pair::new(seed, a, b);
         if connected {
             pair.connect();
@@ -137,7 +137,7 @@ impl World {
     }
 
     /// Packets may be lost from now on: only what both sides have in the end counts.
-    pub(super) fn rough(&mut self) {
+    pub(in crate::tests) fn rough(&mut self) {
         self.deleting = true;
     }
 
@@ -147,7 +147,7 @@ impl World {
     }
 
     /// Issues a wish, if it makes sense at this moment.
-    pub(super) fn wish(&mut self, at: At, wish: Wish) {
+    pub(in crate::tests) fn wish(&mut self, at: At, wish: Wish) {
         let time = self.pair.time;
         let current = self.active(at).map(|i| i.sa.inbound());
         self.deleting |= matches!(wish, Wish::DeleteChild | Wish::DeleteIke);
@@ -172,7 +172,7 @@ impl World {
     }
 
     /// What must hold at every moment: what a side sends on, the other can open, with the same keys.
-    pub(super) fn check(&mut self) -> Result<(), String> {
+    pub(in crate::tests) fn check(&mut self) -> Result<(), String> {
         if self.wrong.is_none() {
             self.wrong = self.judge().err();
         }
@@ -211,7 +211,7 @@ impl World {
     }
 
     /// Lets everything come to its end, in order and without loss.
-    pub(super) fn settle(&mut self, duration: Duration) -> Result<(), String> {
+    pub(in crate::tests) fn settle(&mut self, duration: Duration) -> Result<(), String> {
         self.pair.release();
         self.check()?;
         let limit = self.pair.time + duration;
@@ -227,7 +227,7 @@ impl World {
     }
 
     /// What must hold at rest, whatever happened: both sides have the same, and nothing is left over.
-    pub(super) fn agreed(&self) -> Result<(), String> {
+    pub(in crate::tests) fn agreed(&self) -> Result<(), String> {
         let (a, b) = (&self.pair.a, &self.pair.b);
         let spis = |side: &Side| side.ike.as_ref().map(|ike| (ike.spi_initiator, ike.spi_responder));
         if spis(a) != spis(b) {
@@ -261,7 +261,7 @@ impl World {
     }
 
     /// Both sides' events, for who must find out.
-    pub(super) fn story(&self) -> String {
+    pub(in crate::tests) fn story(&self) -> String {
         format!("A: {:#?}\nB: {:#?}", self.pair.a.log, self.pair.b.log)
     }
 }
