@@ -76,7 +76,8 @@ impl Endpoint {
         let all = self.tunnels.get(&tunnel).map(|t| t.all.clone()).unwrap_or_default();
         let mut begun = false;
         for key in all {
-            begun |= matches!(self.sas.get(&key), Some(AnySa::V2(Sa::InitSent(_) | Sa::AuthSent(_))));
+            let sa = self.sas.get(&key);
+            begun |= matches!(sa, Some(AnySa::V2(Sa::InitSent(_) | Sa::Intermediate(_) | Sa::AuthSent(_))));
             self.terminate_v1(now, key, false);
             self.step_v2(now, key, |sa, ctx| match sa {
                 Sa::Up(mut sa) => {
@@ -91,7 +92,7 @@ impl Endpoint {
                     state.forget(ctx);
                     None
                 }
-                Sa::InitSent(_) => None,
+                Sa::InitSent(_) | Sa::Intermediate(_) => None,
                 other => Some(other),
             });
         }
