@@ -371,6 +371,16 @@ impl Endpoint {
         self.leases.len()
     }
 
+    /// Somebody else has these addresses.
+    #[cfg(test)]
+    pub(crate) fn take_leases(&mut self, addresses: &[std::net::IpAddr]) {
+        for (n, address) in addresses.iter().enumerate() {
+            let pool = crate::Pool { nets: vec![(*address).into()], ..crate::Pool::default() };
+            let holder = crate::Identity::KeyId(vec![n as u8]);
+            self.leases.assign(&pool, &holder, address.is_ipv6(), None, u64::MAX);
+        }
+    }
+
     /// Rekeys a child by its inbound SPI; `false` if it is not there.
     pub(super) fn rekey_child_v1(&mut self, now: Instant, owner: u64, inbound: Spi) -> bool {
         let found = self.up_v1(owner).and_then(|sa| sa.children.iter().find(|c| c.inbound == inbound));

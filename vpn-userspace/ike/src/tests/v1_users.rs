@@ -169,6 +169,24 @@ fn without_addresses_nothing_comes_up() {
     }
 }
 
+/// Pushed or pulled, an empty pool is one failure here, and nothing stays behind.
+#[test]
+fn an_exhausted_pool_is_reported_once() {
+    for mode in [ModeConfig::Pull, ModeConfig::Push] {
+        let (a, mut b) = with_pool(mode, false);
+        let nets = vec!["10.1.9.0/30".parse().unwrap()];
+        b.session.addresses = Addresses::Pool(Pool { nets, ..Pool::default() });
+        let mut pair = Pair::new(1, a, b);
+        pair.b.endpoint.take_leases(&["10.1.9.1".parse().unwrap(), "10.1.9.2".parse().unwrap()]);
+        pair.command(At::A, Command::Initiate(TUNNEL));
+        pair.run(secs(100));
+        let told = pair.b.failures.iter().map(|f| (f.phase, f.cause.clone())).collect::<Vec<_>>();
+        assert_eq!(told, [(crate::Phase::ModeConfig, crate::Cause::PoolExhausted)], "{mode:?}");
+        assert!(pair.a.children.is_empty() && pair.b.children.is_empty());
+        assert_eq!(pair.b.endpoint.counts(), Counts::default());
+    }
+}
+
 /// Public mistake: state order. An address is given to nobody before the user is known.
 #[test]
 fn no_address_before_the_user_is_known() {

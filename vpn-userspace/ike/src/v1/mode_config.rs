@@ -66,8 +66,11 @@ impl IkeSa {
                     Some((addresses, attributes)) => {
                         self.transact(ctx, cfg::SET, attributes, Step::Pushed(addresses));
                     }
-                    // It was reported; the peer learns of it by the SA's end.
-                    None => self.hard = ctx.now,
+                    // It was reported; the peer learns of it by the SA's end, which is at once.
+                    None => {
+                        self.supersede(ctx.now, true);
+                        self.hard = ctx.now;
+                    }
                 }
             }
         }
