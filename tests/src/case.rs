@@ -1,13 +1,17 @@
 //! One way to connect Culvert with a peer, and the configurations of both sides that follow from it.
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
 use culvert_lab::topology::{
     HOST_A, HOST_A6, HOST_B, HOST_B6, LAN_A, LAN_A6, LAN_B, LAN_B6, WAN_A, WAN_A6, WAN_B, WAN_B6,
 };
 use culvert_lab::{
-    Connection, Culvert, GatewayConfig, Site, SiteOptions, StrongSwan, SwanConfig, SwanConnection, SwanEngine,
+    Connection, Culvert, FreeRadius, GatewayConfig, Namespace, Process, RadiusConfig, Site, SiteOptions,
+    StrongSwan, SwanConfig, SwanConnection, SwanEngine,
 };
 
+use crate::pair::Servers;
 use crate::{ID_A, ID_B, Pair, suite_of};
 
 /// Who starts the negotiation; that side is site A, and behind the NAT if there is one.
@@ -65,6 +69,13 @@ pub struct Case {
     pub our_hosts: Option<String>,
     /// Files under swanctl's directory.
     pub their_files: Vec<(String, Vec<u8>)>,
+    /// Programs on the host behind Culvert, which run while the case does: arguments, and what they say once they serve;
+    /// in a folder with these files.
+    pub servers: Vec<(Vec<String>, String)>,
+    /// The files for them.
+    pub server_files: Vec<(String, Vec<u8>)>,
+    /// A FreeRADIUS on the host behind Culvert.
+    pub radius: Option<RadiusConfig>,
 }
 
 impl Case {
@@ -92,6 +103,9 @@ impl Case {
             our_files: Vec::new(),
             our_hosts: None,
             their_files: Vec::new(),
+            servers: Vec::new(),
+            server_files: Vec::new(),
+            radius: None,
         }
     }
 
@@ -202,6 +216,27 @@ impl Case {
         Site::with(SiteOptions { nat: self.nat, wan_mtu: self.wan_mtu })
     }
 
+    /// Starts the servers of the case in a namespace.
+    fn serve(&self, namespace: &Namespace) -> Result<Servers> {
+        let folder = tempfile::tempdir()?;
+        for (name, content) in &self.server_files {
+            std::fs::write(folder.path().join(name), content)?;
+        }
+        let mut running = Vec::new();
+        for (arguments, ready) in &self.servers {
+            let (program, rest) = arguments.split_first().context("no program")?;
+            let mut command = namespace.command(program);
+            command.args(rest).current_dir(folder.path());
+            let mut process = Process::spawn(program.clone(), &mut command)?;
+            if !ready.is_empty() {
+                let log = process.wait_log(ready, Duration::from_secs(5));
+                log.with_context(|| format!("{program} does not serve:\n{}", process.log()))?;
+            }
+            running.push(process);
+        }
+        Ok(Servers { _running: running, _folder: folder })
+    }
+
     /// Lays the site, starts both daemons and negotiates.
     ///
     /// # Errors
@@ -231,7 +266,10 @@ impl Case {
             }
             None => StrongSwan::with(swan_at, &config)?,
         };
+        let beside = if self.culvert_at_a() { &site.host_a } else { &site.host_b };
+        let radius = self.radius.as_ref().map(|config| FreeRadius::start(beside, config)).transpose()?;
+        let servers = self.serve(beside)?;
         let culvert = Culvert::start(culvert_at, &self.culvert_config(&site))?;
-        Ok(Pair { case: self.clone(), culvert, swan, site })
+        Ok(Pair { case: self.clone(), culvert, swan, radius, servers, site })
     }
 }

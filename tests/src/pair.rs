@@ -8,7 +8,7 @@ use culvert_lab::culvert::TunnelStatus;
 use culvert_lab::measure::{Echo, Ping, echo};
 use culvert_lab::strongswan::{SwanChildSa, SwanIke};
 use culvert_lab::topology::HOST_B;
-use culvert_lab::{Culvert, Site, StrongSwan, SwanEngine, wait_for};
+use culvert_lab::{Culvert, FreeRadius, Process, Site, StrongSwan, SwanEngine, wait_for};
 use serde_json::Value;
 
 use crate::{Case, Initiator, traffic, without_prf};
@@ -22,8 +22,20 @@ pub struct Pair {
     pub culvert: Culvert,
     /// The peer.
     pub swan: StrongSwan,
+    /// A FreeRADIUS, where the case has one.
+    pub radius: Option<FreeRadius>,
+    /// What else the case runs.
+    pub servers: Servers,
     /// Where they are. Last, for it must outlive them.
     pub site: Site,
+}
+
+/// Programs that run while a case does.
+#[derive(Debug)]
+pub struct Servers {
+    // Before their folder.
+    pub(crate) _running: Vec<Process>,
+    pub(crate) _folder: tempfile::TempDir,
 }
 
 impl Pair {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use culvert_lab::culvert::{Setup, binary};
 use culvert_lab::measure::Echo;
 use culvert_lab::topology::{HOST_B, LAN_A, LAN_B, WAN_A, WAN_B};
 use culvert_lab::{Connection, Culvert, GatewayConfig, Namespace, Site};
-use culvert_tests::{Case, Initiator, Twins, no_loss};
+use culvert_tests::pki::{Key, Wish, authority, issue};
+use culvert_tests::{Case, ID_A, ID_B, Initiator, Twins, no_loss};
 
 /// Where gateway B answers for the connection that fails.
 const OTHER_B: &str = "203.0.113.2";
@@ -130,6 +132,61 @@ fn the_peer_is_somebody_else() -> Result<()> {
         both.a.wait_log(&["bad", "id"], Duration::from_secs(5)).map(drop)?;
         both.b.wait_log(&["expected.test"], Duration::from_secs(5)).map(drop)
     })
+}
+
+/// Two gateways with certificates; that of `liar` (A or B) is for somebody else than it says. What either explains: the
+/// one that judges, and the one at fault.
+fn certificate_without_the_id(liar_at_a: bool, initiator: &str, responder: &str) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let ca = authority("Test CA", Key::P256)?;
+    let put = |name: &str, content: &[u8]| -> Result<String> {
+        let path = folder.path().join(name);
+        fs::write(&path, content)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        Ok(format!("\"{}\"", path.display()))
+    };
+    let authorities = put("ca.pem", &ca.certificate)?;
+    let keys = |id: &str, named: &str| -> Result<Vec<(String, String)>> {
+        let names = format!("DNS:{named}");
+        let own = issue(&ca, &Wish { names: &names, common_name: named, ..Wish::default() }, Key::P256)?;
+        let set = [
+            ("psk_file", String::new()),
+            ("auth", "\"cert\"".to_owned()),
+            ("certificate", put(&format!("{id}.pem"), &own.certificate)?),
+            ("private_key", put(&format!("{id}.key"), &own.key)?),
+            ("ca", authorities.clone()),
+        ];
+        Ok(set.map(|(key, value)| (format!("tunnel.a.{key}"), value)).into())
+    };
+    let named = |id: &'static str, lies: bool| if lies { "else.culvert.test" } else { id };
+    let (own, other) = (keys(ID_A, named(ID_A, liar_at_a))?, keys(ID_B, named(ID_B, !liar_at_a))?);
+    let both = Neighbours::new(|a, b| {
+        for (end, set, local, remote) in [(a, own, ID_A, ID_B), (b, other, ID_B, ID_A)] {
+            end.tunnels[0].local_id = Some(local.into());
+            end.tunnels[0].remote_id = Some(remote.into());
+            end.set = set;
+        }
+    })?;
+    both.attempt(|both| {
+        let judge = if liar_at_a { &both.b } else { &both.a };
+        says(judge, &["not trusted", "else.culvert.test"])?;
+        explains(both, initiator, responder)?;
+        for side in [&both.a, &both.b] {
+            let told = side.cli(&["explain", "bad"])?;
+            ensure!(told.contains("certificate") && told.contains("else.culvert.test"), "{told}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn our_certificate_is_for_somebody_else() -> Result<()> {
+    certificate_without_the_id(true, "rejected our identity or certificate", "it is not for")
+}
+
+#[test]
+fn the_peers_certificate_is_for_somebody_else() -> Result<()> {
+    certificate_without_the_id(false, "it is not for", "rejected our identity or certificate")
 }
 
 #[test]
@@ -328,7 +385,6 @@ fn a_key_that_is_not_known() -> Result<()> {
 
 #[test]
 fn a_secret_that_others_can_read() -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
     let site = Site::new()?;
     let setup = Setup::new(&GatewayConfig::new(vec![one()]))?;
     let secret = setup.config().with_file_name("site-a.psk");

@@ -6,8 +6,8 @@ use std::sync::{Arc, LazyLock};
 use culvert_crypto::sign::{KeyKind, PrivateKey, generate};
 use culvert_crypto::{NtHash, Random, Secret};
 use culvert_eap::{
-    Client, ClientConfig, ClientMethod, ClientStep, Credentials, Server, ServerConfig, ServerMethod,
-    ServerStep, Users,
+    Answer, Client, ClientConfig, ClientMethod, ClientStep, Server, ServerConfig, ServerMethod, ServerStep,
+    TlsSide, TlsVersions, Users,
 };
 use culvert_pki::{Authority, Revoked, Subject};
 
@@ -43,15 +43,19 @@ pub fn revocation_list() -> Vec<u8> {
 /// A server that takes certificates by one authority.
 static TLS: LazyLock<ServerMethod> = LazyLock::new(|| {
     let (authority, der) = authority(&mut Counting(1));
-    let chain = [authority.certificate().to_vec()];
-    let credentials = Credentials { chain: &chain, key: &der, authorities: &chain };
-    ServerMethod::Tls { config: credentials.server().expect("a server"), names: Arc::new(|_, _| true) }
+    let key = Arc::new(PrivateKey::from_pkcs8(&der).expect("a key"));
+    let public = key.public_key().clone();
+    // Whoever has this authority's own key is trusted: nobody who sends noise.
+    let judge = Arc::new(move |_: &[Vec<u8>], _: &str| Ok(public.clone()));
+    ServerMethod::Tls(Arc::new(TlsSide { chain: vec![authority.certificate().to_vec()], key, judge }))
 });
 
 /// The first byte chooses the role; then messages, each behind its length of one byte. What they say the side's own
 /// state fills in: a client's responses get the identifier of the request, or nothing would get past it.
 pub(super) fn eap(input: &[u8]) {
     let Some((choice, mut rest)) = input.split_first() else { return };
+    // What a RADIUS server that does not have the secret may answer.
+    assert!(Answer::read(input, 0, &[0; 16], b"secret").is_err());
     let random = &mut Counting(*choice);
     let hash = NtHash::of("password");
     let mut messages = std::iter::from_fn(|| {
@@ -74,7 +78,7 @@ pub(super) fn eap(input: &[u8]) {
     }
     let passwords = ServerMethod::MsChapV2(Arc::new(Users(BTreeMap::from([("user".to_owned(), hash)]))));
     let methods = if choice & 2 == 0 { vec![passwords] } else { vec![TLS.clone(), passwords] };
-    let config = ServerConfig { name: "fuzz".to_owned(), methods };
+    let config = ServerConfig { name: "fuzz".to_owned(), methods, tls_versions: TlsVersions::Both };
     let (mut server, mut request) = Server::begin(Arc::new(config), random);
     while let Some(mut message) = messages.next() {
         if let (true, Some(id), Some(own)) = (choice & 4 == 0, message.get_mut(1), request.get(1)) {
@@ -94,8 +98,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let method = ClientMethod::MsChapV2 { user: "user".to_owned(), hash: hash.clone() };
     let mut client = Client::new(ClientConfig { identity: "user".to_owned(), method });
     let users = Users(BTreeMap::from([("user".to_owned(), hash)]));
-    let config =
-        ServerConfig { name: "fuzz".to_owned(), methods: vec![ServerMethod::MsChapV2(Arc::new(users))] };
+    let methods = vec![ServerMethod::MsChapV2(Arc::new(users))];
+    let config = ServerConfig { name: "fuzz".to_owned(), methods, tls_versions: TlsVersions::Both };
     let random = &mut Counting(9);
     let (mut server, mut request) = Server::begin(Arc::new(config), random);
     let (mut to_client, mut to_server) = (vec![0], vec![1]);

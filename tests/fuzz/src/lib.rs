@@ -154,5 +154,10 @@ fn certificates(input: &[u8]) {
         }
         let trust = culvert_pki::Trust { authorities: chain, crls: chain };
         let _ = culvert_pki::verify(chain, trust, 1_800_000_000);
+        if let [one, ..] = chain {
+            let _ = (culvert_pki::Sources::of(one), culvert_pki::ocsp_request(one, one));
+            let _ = culvert_pki::ocsp_status(input, one, one, 1_800_000_000);
+            let _ = culvert_pki::crl_status(input, one, one, 1_800_000_000);
+        }
     }
 }

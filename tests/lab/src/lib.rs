@@ -8,6 +8,7 @@
 pub mod capture;
 pub mod cleanup;
 pub mod culvert;
+pub mod freeradius;
 pub mod measure;
 pub mod netns;
 pub mod process;
@@ -20,6 +21,7 @@ pub mod vici;
 
 pub use capture::Capture;
 pub use culvert::{Connection, Culvert, GatewayConfig, Tunnel};
+pub use freeradius::{FreeRadius, RadiusConfig};
 pub use netns::Namespace;
 pub use process::Process;
 pub use strongswan::{StrongSwan, SwanChild, SwanConfig, SwanConnection, SwanEngine};

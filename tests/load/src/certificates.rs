@@ -40,6 +40,7 @@ pub(crate) fn make(folder: &Path) -> Result<()> {
             usage: Usage::Gateway,
             not_before: from,
             not_after: until,
+            sources: culvert_pki::Sources::default(),
         };
         let certificate = authority.issue(&request, random)?;
         fs::write(folder.join(file).with_extension("pem"), culvert_pki::encode("CERTIFICATE", &certificate))?;
@@ -73,6 +74,7 @@ impl Certificates {
             chain: vec![certificate(&format!("{own}.pem"))?],
             schemes: Vec::new(),
             sha1: false,
+            about: String::new(),
         };
         Ok(Self {
             authorities: vec![certificate("ca.pem")?],
@@ -102,6 +104,7 @@ impl Certificates {
         judged().map_err(|error| CertificateRefused {
             what: format!("{error:#}"),
             mend: "make the certificates again".to_owned(),
+            ..CertificateRefused::default()
         })
     }
 }

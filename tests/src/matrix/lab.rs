@@ -62,11 +62,15 @@ impl Lab {
         let mut pair = case.start(site, charon)?;
         let told = |pair: &Pair| {
             let theirs = pair.swan.log_since(seen);
-            format!("--- culvertd\n{}\n--- charon\n{theirs}\n---", pair.culvert.log())
+            let radius = pair.radius.as_ref().map(|r| format!("--- freeradius\n{}\n", r.log()));
+            let ours = pair.culvert.log();
+            format!("--- culvertd\n{ours}\n--- charon\n{theirs}\n{}---", radius.unwrap_or_default())
         };
         let judged = match &cell.expect {
             Expect::Up => up(cell, &mut pair),
-            Expect::Fails => fails(&pair, &cell.words(role)),
+            Expect::Fails => {
+                fails(&pair, &cell.words(role)).and_then(|()| explains(&pair, &cell.explanation(role)))
+            }
         };
         // The cause first, then what the two said.
         judged.map_err(|error| anyhow!("{error:#}\n{}", told(&pair)))?;
@@ -102,6 +106,23 @@ fn up(cell: &Cell, pair: &mut Pair) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// What the operator is told to do about it, in one place.
+fn explains(pair: &Pair, words: &[&str]) -> Result<()> {
+    if words.is_empty() {
+        return Ok(());
+    }
+    let told = pair.culvert.cli(&["explain", "site"])?;
+    for key in ["cause ", "fault ", "to mend ", "rule "] {
+        let line = told.lines().find_map(|line| line.trim_start().strip_prefix(key));
+        ensure!(line.is_some_and(|line| !line.trim().is_empty()), "no {key}in:\n{told}");
+    }
+    let lower = told.to_lowercase();
+    for word in words {
+        ensure!(lower.contains(&word.to_lowercase()), "`culvert explain` does not say {word:?}:\n{told}");
+    }
+    Ok(())
 }
 
 fn fails(pair: &Pair, words: &[&str]) -> Result<()> {

@@ -78,6 +78,8 @@ pub struct Cell {
     expect: Expect,
     /// What Culvert says of a failure, in all roles or in one.
     says: Vec<(Option<Role>, String)>,
+    /// And what `culvert explain` tells of it.
+    explains: Vec<(Option<Role>, String)>,
     bulk: bool,
     ends_up: bool,
     steps: Vec<(String, Act)>,
@@ -95,6 +97,7 @@ impl Cell {
             unable: Vec::new(),
             expect: Expect::Up,
             says: Vec::new(),
+            explains: Vec::new(),
             bulk: false,
             ends_up: true,
             steps: Vec::new(),
@@ -196,9 +199,24 @@ impl Cell {
         self
     }
 
+    /// What `culvert explain` says of the failure, beside its cause, blame, mend and rule: both sides' values, say.
+    pub fn explains(mut self, words: &[&str]) -> Self {
+        self.explains.extend(words.iter().map(|word| (None, (*word).to_owned())));
+        self
+    }
+
+    /// The same, in one role.
+    pub fn explains_as(mut self, role: Role, words: &[&str]) -> Self {
+        self.explains.extend(words.iter().map(|word| (Some(role), (*word).to_owned())));
+        self
+    }
+
     fn words(&self, role: Role) -> Vec<&str> {
-        let here = self.says.iter().filter(|(only, _)| only.is_none_or(|only| only == role));
-        here.map(|(_, word)| word.as_str()).collect()
+        in_role(&self.says, role)
+    }
+
+    fn explanation(&self, role: Role) -> Vec<&str> {
+        in_role(&self.explains, role)
     }
 
     /// What happens next, once the tunnel is up and carries traffic. After the last step both sides must agree again,
@@ -226,6 +244,11 @@ impl Cell {
         }
         case
     }
+}
+
+fn in_role(words: &[(Option<Role>, String)], role: Role) -> Vec<&str> {
+    let here = words.iter().filter(|(only, _)| only.is_none_or(|only| only == role));
+    here.map(|(_, word)| word.as_str()).collect()
 }
 
 /// strongSwan's user-space ESP takes its new SA into use and drops its old one without overlap, and it handles a packet

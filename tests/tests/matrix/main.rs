@@ -8,6 +8,7 @@ mod addresses;
 mod algorithms;
 mod auth;
 mod children;
+mod eap;
 mod exchanges;
 mod failures;
 mod fragments;
@@ -15,6 +16,7 @@ mod liveness;
 mod mobility;
 mod pki;
 mod ppk;
+mod radius;
 mod v1;
 mod v1_certificates;
 

@@ -23,6 +23,11 @@ fn theirs(cell: Cell, id: &str, secret: &str, required: bool) -> Cell {
         .theirs("/secrets.ppk-site.secret", secret)
 }
 
+/// A post-quantum key, which both need, beside how they authenticate.
+pub(crate) fn with(cell: Cell) -> Cell {
+    theirs(ours(cell, true), "site", SECRET, true).then("both use a PPK", |pair| uses(pair, true))
+}
+
 fn uses(pair: &Pair, ppk: bool) -> Result<()> {
     ensure!(pair.culvert.site()?.0["ike"]["ppk"] == ppk);
     let said = pair.swan.log();

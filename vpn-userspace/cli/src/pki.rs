@@ -13,8 +13,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use culvert_crypto::SystemRandom;
 use culvert_crypto::sign::{KeyKind, PrivateKey, generate};
 use culvert_pki::{
-    AltName, Authority, CrlFacts, Facts, Request, Revoked, Subject, Usage, blocks, civil, decode, encode,
-    private_key,
+    AltName, Authority, CrlFacts, Facts, Request, Revoked, Sources, Subject, Usage, blocks, civil, decode,
+    encode, private_key,
 };
 use serde_json::{Value, json};
 
@@ -58,6 +58,12 @@ pub(crate) enum Pki {
         /// How long it lasts
         #[arg(long, default_value_t = 365)]
         days: u64,
+        /// Where its revocation list will be: an http:// URL; may be given more than once
+        #[arg(long = "crl-url", value_name = "URL")]
+        crl_urls: Vec<String>,
+        /// Where an OCSP responder will be: an http:// URL; may be given more than once
+        #[arg(long = "ocsp-url", value_name = "URL")]
+        ocsp_urls: Vec<String>,
         /// Where it is written: OUT.pem and OUT.key
         #[arg(long, value_name = "OUT")]
         out: PathBuf,
@@ -137,7 +143,7 @@ pub(crate) fn run(command: &Pki, out: &mut impl Write) -> Result<()> {
         Pki::CreateCa { folder, subject, key, days } => {
             create(&folder.dir, subject, (*key).into(), *days, out)
         }
-        Pki::Issue { folder, subject, names, usage, key, days, out: path } => {
+        Pki::Issue { folder, subject, names, usage, key, days, crl_urls, ocsp_urls, out: path } => {
             let usage = match usage {
                 For::Gateway => Usage::Gateway,
                 For::Server => Usage::Server,
@@ -145,6 +151,13 @@ pub(crate) fn run(command: &Pki, out: &mut impl Write) -> Result<()> {
             };
             let store = Store::open(&folder.dir)?;
             let (key, pem) = new_key((*key).into())?;
+            let urls = crl_urls.iter().chain(ocsp_urls);
+            if let Some(bad) = urls.into_iter().find(|u| !u.starts_with("http://") || !u.is_ascii()) {
+                bail!(
+                    "{bad:?} is no http:// URL: what is signed needs no TLS, which would need certificates"
+                );
+            }
+            let sources = Sources { ocsp: ocsp_urls.clone(), crl: crl_urls.clone() };
             let names: Result<Vec<AltName>, _> = names.iter().map(|n| AltName::parse(n)).collect();
             let request = Request {
                 subject: Subject::parse(subject)?,
@@ -153,6 +166,7 @@ pub(crate) fn run(command: &Pki, out: &mut impl Write) -> Result<()> {
                 usage,
                 not_before: now() - 60,
                 not_after: now().saturating_add(days.saturating_mul(DAY)),
+                sources,
             };
             store.issue(&request, &pem, path, out)
         }

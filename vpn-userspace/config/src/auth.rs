@@ -5,12 +5,14 @@ use std::ops::Range;
 use std::path::Path;
 
 use culvert_crypto::NtHash;
-use culvert_ike::Psk;
+use culvert_ike::{Identity, Psk};
 use zeroize::Zeroizing;
 
 use crate::credentials::{Authorities, Credentials, CredentialsError, PrivateKeyPem};
 use crate::error::Fault;
-use crate::model::{LocalProof, RemoteProof, TunnelAuth};
+use crate::file;
+use crate::model::{LocalProof, RemoteProof, Revocation, RevocationPolicy, TunnelAuth};
+use crate::radius::RawRadius;
 use crate::secret::{self, FileKind, Files, SecretError};
 use crate::section::{At, Section, missing};
 
@@ -21,15 +23,23 @@ pub(crate) enum Method {
     Cert,
     EapMschapv2,
     Xauth,
+    EapTls,
+    EapRadius,
 }
 
 impl Method {
-    const WORDS: [(&'static str, Self); 4] = [
+    const WORDS: [(&'static str, Self); 6] = [
         ("psk", Self::Psk),
         ("cert", Self::Cert),
         ("eap-mschapv2", Self::EapMschapv2),
         ("xauth", Self::Xauth),
+        ("eap-tls", Self::EapTls),
+        ("eap-radius", Self::EapRadius),
     ];
+
+    fn is_eap(self) -> bool {
+        matches!(self, Self::EapMschapv2 | Self::EapTls | Self::EapRadius)
+    }
 }
 
 /// The keys of a tunnel that are about authentication.
@@ -46,7 +56,22 @@ pub(crate) struct RawAuth {
     allow_sha1: Option<At<bool>>,
     eap_identity: Option<At<String>>,
     eap_password_file: Option<At<String>>,
+    eap_server_id: Option<At<Identity>>,
     users_file: Option<At<String>>,
+    eap_only: Option<At<EapOnly>>,
+    radius: Option<RawRadius>,
+    revocation: Option<At<RevocationPolicy>>,
+    ocsp_url: Option<At<String>>,
+    crl_url: Option<At<String>>,
+}
+
+/// `eap_only`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EapOnly {
+    No,
+    Yes,
+    /// Also with a password.
+    Insist,
 }
 
 impl RawAuth {
@@ -78,7 +103,13 @@ impl RawAuth {
             allow_sha1: s.boolean(faults, "allow_sha1_signatures"),
             eap_identity: s.parsed(faults, "eap_identity", "the user's name", user_name),
             eap_password_file: s.parsed(faults, "eap_password_file", "the path of a file", path),
+            eap_server_id: s.parsed(faults, "eap_server_id", "an identity", file::identity),
             users_file: s.parsed(faults, "users_file", "the path of a file", path),
+            eap_only: s.word(faults, "eap_only", &EapOnly::WORDS, NOT_YET),
+            revocation: s.word(faults, "revocation", &RevocationPolicy::WORDS, NOT_YET),
+            ocsp_url: s.parsed(faults, "ocsp_url", "an http:// URL", url),
+            crl_url: s.parsed(faults, "crl_url", "an http:// URL", url),
+            radius: s.section(faults, "radius", "`radius`".to_owned()).map(|s| RawRadius::read(s, faults)),
         }
     }
 
@@ -111,8 +142,8 @@ impl RawAuth {
             Some(remote) => *remote.get_ref(),
             None if self.ca.is_some() => Method::Cert,
             // RFC 7296 2.16: who is asked for EAP is sure of whom it tells.
-            None if local == Method::EapMschapv2 && self.psk_file.is_some() => Method::Psk,
-            None if matches!(local, Method::EapMschapv2 | Method::Xauth) => Method::Cert,
+            None if local.is_eap() && self.psk_file.is_some() => Method::Psk,
+            None if local.is_eap() || local == Method::Xauth => Method::Cert,
             None => local,
         };
         (local, remote)
@@ -141,7 +172,15 @@ impl RawAuth {
         fill(&mut self.allow_sha1, &other.allow_sha1);
         fill(&mut self.eap_identity, &other.eap_identity);
         fill(&mut self.eap_password_file, &other.eap_password_file);
+        fill(&mut self.eap_server_id, &other.eap_server_id);
         fill(&mut self.users_file, &other.users_file);
+        fill(&mut self.eap_only, &other.eap_only);
+        fill(&mut self.revocation, &other.revocation);
+        fill(&mut self.ocsp_url, &other.ocsp_url);
+        fill(&mut self.crl_url, &other.crl_url);
+        if self.radius.is_none() {
+            self.radius.clone_from(&other.radius);
+        }
     }
 
     /// Reads the files. `title` and `span`: the tunnel's; `faulty`: keys of it were wrong already.
@@ -158,7 +197,16 @@ impl RawAuth {
                 faults.push(missing(title, span.clone(), key, mend));
             }
         };
-        if let (Method::EapMschapv2, Method::EapMschapv2) = (local, remote) {
+        if local == Method::EapRadius {
+            let at = self.local.as_ref().map_or(span.clone(), At::span);
+            faults.push(
+                Fault::new("RADIUS servers know clients; this side proves itself by something of its own")
+                    .at(at, "for remote_auth only")
+                    .help("write remote_auth = \"eap-radius\", and auth = \"cert\""),
+            );
+            return None;
+        }
+        if local.is_eap() && remote.is_eap() {
             let at = self.remote.as_ref().map_or(span.clone(), At::span);
             faults.push(
                 Fault::new("EAP proves the client; the server needs a certificate or a key")
@@ -168,6 +216,7 @@ impl RawAuth {
             return None;
         }
         let uses = |method| local == method || remote == method;
+        let eap_only = self.check_eap_only(local, remote, faults)?;
         self.refuse_idle(&uses, local, remote, faults);
         let allow_sha1 = self.allow_sha1.as_ref().is_some_and(|a| *a.get_ref());
         let psk = match &self.psk_file {
@@ -179,20 +228,47 @@ impl RawAuth {
             }
             _ => None,
         };
+        let credentials = if with_certificate(local, remote) {
+            for (key, value) in [("certificate", &self.certificate), ("private_key", &self.private_key)] {
+                if value.is_none() {
+                    lacks(key, &format!("name the PEM file: {key} = \"pki/NAME.pem\""), faults);
+                }
+            }
+            let (certificate, key) = (self.certificate.as_ref()?, self.private_key.as_ref()?);
+            let password = self.private_key_password_file.as_ref();
+            read_credentials(certificate, (key, password), folder, &mut *files, faults)
+        } else {
+            None
+        };
+        let authorities = match &self.ca {
+            Some(ca) if with_authorities(local, remote) => {
+                read_authorities(ca, self.crl.as_ref(), folder, &mut *files, faults)
+            }
+            None if with_authorities(local, remote) => {
+                let mend =
+                    "name the certificates of the authorities that vouch for peers: ca = [\"pki/ca.pem\"]";
+                lacks("ca", mend, faults);
+                None
+            }
+            _ => None,
+        };
         let local = match local {
             Method::Psk => psk.clone().map(LocalProof::Psk),
             Method::Xauth => Some(LocalProof::User),
             Method::Cert => {
-                for (key, value) in [("certificate", &self.certificate), ("private_key", &self.private_key)] {
-                    if value.is_none() {
-                        lacks(key, &format!("name the PEM file: {key} = \"pki/NAME.pem\""), faults);
-                    }
-                }
-                let (certificate, key) = (self.certificate.as_ref()?, self.private_key.as_ref()?);
-                let password = self.private_key_password_file.as_ref();
-                read_credentials(certificate, (key, password), folder, &mut *files, faults)
-                    .map(|credentials| LocalProof::Certificate { credentials, allow_sha1 })
+                credentials.clone().map(|credentials| LocalProof::Certificate { credentials, allow_sha1 })
             }
+            Method::EapTls => match (credentials.clone(), authorities.clone()) {
+                (Some(credentials), Some(authorities)) => Some(LocalProof::EapTls {
+                    user: self.eap_identity.as_ref().map(|user| user.get_ref().clone()),
+                    credentials,
+                    authorities,
+                    server: self.eap_server_id.as_ref().map(|id| id.get_ref().clone()),
+                }),
+                _ => None,
+            },
+            // Refused above.
+            Method::EapRadius => None,
             Method::EapMschapv2 => {
                 if self.eap_identity.is_none() {
                     lacks("eap_identity", "write the user's name: eap_identity = \"NAME\"", faults);
@@ -210,12 +286,25 @@ impl RawAuth {
         let remote = match remote {
             Method::Psk => psk.map(RemoteProof::Psk),
             Method::Xauth => Some(RemoteProof::User),
-            Method::Cert => match &self.ca {
-                Some(ca) => read_authorities(ca, self.crl.as_ref(), folder, &mut *files, faults)
-                    .map(|authorities| RemoteProof::Certificate { authorities, allow_sha1 }),
+            Method::Cert => {
+                let revocation = self.revocation();
+                authorities.map(|authorities| RemoteProof::Certificate {
+                    authorities,
+                    allow_sha1,
+                    revocation,
+                })
+            }
+            Method::EapTls => match (credentials, authorities) {
+                (Some(credentials), Some(authorities)) => {
+                    Some(RemoteProof::EapTls { credentials, authorities })
+                }
+                _ => None,
+            },
+            Method::EapRadius => match &self.radius {
+                Some(radius) => radius.check(folder, &mut *files, faults).map(RemoteProof::EapRadius),
                 None => {
-                    let mend = "name the certificates of the authorities that vouch for peers: ca = [\"pki/ca.pem\"]";
-                    lacks("ca", mend, faults);
+                    let mend = "name the servers: radius = { servers = [\"192.0.2.5\"], secret_files = [\"secrets/radius\"] }";
+                    lacks("radius", mend, faults);
                     None
                 }
             },
@@ -231,7 +320,36 @@ impl RawAuth {
                 }
             },
         };
-        Some(TunnelAuth { local: local?, remote: remote? })
+        Some(TunnelAuth { local: local?, remote: remote?, eap_only })
+    }
+
+    fn revocation(&self) -> Revocation {
+        let url = |at: &Option<At<String>>| at.as_ref().map(|url| url.get_ref().clone());
+        Revocation {
+            policy: self.revocation.as_ref().map_or(RevocationPolicy::No, |p| *p.get_ref()),
+            ocsp_url: url(&self.ocsp_url),
+            crl_url: url(&self.crl_url),
+        }
+    }
+
+    /// RFC 5998 3: only methods in which both sides prove themselves and get a key; MSCHAPv2 does, at a price.
+    fn check_eap_only(&self, local: Method, remote: Method, faults: &mut Vec<Fault>) -> Option<bool> {
+        let Some(eap_only) = &self.eap_only else { return Some(false) };
+        let uses = |method| local == method || remote == method;
+        let wrong = match eap_only.get_ref() {
+            EapOnly::No => return Some(false),
+            _ if !local.is_eap() && !remote.is_eap() => (
+                "nothing uses `eap_only` of this tunnel",
+                "take it out, or write auth = \"eap-tls\" (client) or remote_auth = \"eap-tls\" (server)",
+            ),
+            EapOnly::Yes if uses(Method::EapMschapv2) => (
+                "EAP-MSCHAPv2 alone does not keep a password from whoever poses as the server",
+                "let the server have a certificate, or use eap-tls; or write eap_only = \"insist\", which lets whoever answers in the server's place try passwords offline",
+            ),
+            EapOnly::Yes | EapOnly::Insist => return Some(true),
+        };
+        faults.push(Fault::new(wrong.0).at(eap_only.span(), "not so").help(wrong.1));
+        None
     }
 
     /// Keys that nothing reads are mistakes.
@@ -258,16 +376,23 @@ impl RawAuth {
                 "take it out, or write remote_auth = \"psk\"",
             );
         }
-        if local != Method::Cert {
+        if !with_certificate(local, remote) {
             let mend = "take it out, or write auth = \"cert\"";
             idle("certificate", self.certificate.as_ref().map(At::span), mend);
             idle("private_key", self.private_key.as_ref().map(At::span), mend);
             let password = self.private_key_password_file.as_ref().map(At::span);
             idle("private_key_password_file", password, mend);
         }
+        if !local.is_eap() {
+            let mend = "take it out, or write auth = \"eap-mschapv2\" or \"eap-tls\"";
+            idle("eap_identity", self.eap_identity.as_ref().map(At::span), mend);
+        }
+        if local != Method::EapTls {
+            let mend = "take it out, or write auth = \"eap-tls\"";
+            idle("eap_server_id", self.eap_server_id.as_ref().map(At::span), mend);
+        }
         if local != Method::EapMschapv2 {
             let mend = "take it out, or write auth = \"eap-mschapv2\"";
-            idle("eap_identity", self.eap_identity.as_ref().map(At::span), mend);
             idle("eap_password_file", self.eap_password_file.as_ref().map(At::span), mend);
         }
         if remote != Method::EapMschapv2 {
@@ -275,13 +400,58 @@ impl RawAuth {
             idle("users_file", self.users_file.as_ref().map(At::span), mend);
         }
         if remote != Method::Cert {
+            let mend = "take it out, or write remote_auth = \"cert\"; with EAP-TLS, name revocation lists in files (crl)";
+            idle("revocation", self.revocation.as_ref().map(At::span), mend);
+        }
+        if remote != Method::Cert || self.revocation().policy == RevocationPolicy::No {
+            let mend = "take it out, or write revocation = \"ifpossible\" or \"strict\"";
+            idle("ocsp_url", self.ocsp_url.as_ref().map(At::span), mend);
+            idle("crl_url", self.crl_url.as_ref().map(At::span), mend);
+        }
+        if remote != Method::EapRadius {
+            let mend = "take it out, or write remote_auth = \"eap-radius\"";
+            idle("radius", self.radius.as_ref().map(RawRadius::span), mend);
+        }
+        if !with_authorities(local, remote) {
             idle("ca", self.ca.as_ref().map(At::span), "take it out, or write remote_auth = \"cert\"");
             idle("crl", self.crl.as_ref().map(At::span), "take it out, or write remote_auth = \"cert\"");
         }
     }
 }
 
+impl RevocationPolicy {
+    const WORDS: [(&'static str, Self); 3] =
+        [("no", Self::No), ("ifpossible", Self::IfPossible), ("strict", Self::Strict)];
+}
+
+fn url(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<String> {
+    let sound = text.get_ref().strip_prefix("http://").is_some_and(|rest| !rest.is_empty())
+        && text.get_ref().bytes().all(|b| b.is_ascii_graphic());
+    if !sound {
+        faults.push(
+            Fault::new("this is no http:// URL")
+                .at(text.span(), "no URL")
+                .help("write http://HOST/PATH: what is fetched is signed and needs no TLS"),
+        );
+    }
+    sound.then(|| (*text.get_ref()).to_owned())
+}
+
+impl EapOnly {
+    const WORDS: [(&'static str, Self); 3] = [("no", Self::No), ("yes", Self::Yes), ("insist", Self::Insist)];
+}
+
 const NOT_YET: &[(&str, &str)] = &[];
+
+/// A certificate of this side's has a use.
+fn with_certificate(local: Method, remote: Method) -> bool {
+    matches!(local, Method::Cert | Method::EapTls) || remote == Method::EapTls
+}
+
+/// Certificates of the peer are judged.
+fn with_authorities(local: Method, remote: Method) -> bool {
+    local == Method::EapTls || matches!(remote, Method::Cert | Method::EapTls)
+}
 
 /// Notes a file that cannot be used; tunnels that copy name the same file at the same place: once is enough.
 fn complain(at: Range<usize>, text: String, mend: String, faults: &mut Vec<Fault>) {

@@ -189,6 +189,7 @@ fn diff_tunnel(old: &Tunnel, new: &Tunnel) -> Keys {
         keys.compare("auth", &old.auth.local, &new.auth.local, Effect::Renegotiate);
         keys.compare("remote_auth", &old.auth.remote, &new.auth.remote, Effect::Renegotiate);
     }
+    keys.compare("eap_only", &old.auth.eap_only, &new.auth.eap_only, Effect::Renegotiate);
     keys.compare("xauth_user", &old.xauth, &new.xauth, Effect::Renegotiate);
     keys.compare("ppk", &old.ppk, &new.ppk, Effect::Renegotiate);
     keys.compare("virtual_ip or pool", &old.addresses, &new.addresses, Effect::Renegotiate);

@@ -616,7 +616,7 @@ fn part(text: &At<&str>, token: &str) -> std::ops::Range<usize> {
     }
 }
 
-fn identity(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<Identity> {
+pub(crate) fn identity(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<Identity> {
     match Identity::parse(text.get_ref()) {
         Ok(identity) => Some(identity),
         Err(error) => {

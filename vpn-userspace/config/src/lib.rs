@@ -6,6 +6,8 @@
 
 mod apart;
 mod auth;
+#[cfg(test)]
+mod auth_tests;
 mod check;
 mod credentials;
 mod diff;
@@ -18,6 +20,7 @@ mod load;
 mod mask;
 mod model;
 mod profile;
+mod radius;
 mod remote;
 mod secret;
 mod section;
@@ -33,9 +36,10 @@ pub use diff::{Change, Effect, Kind, Subject};
 pub use error::ConfigError;
 pub use model::{
     Attach, Config, Connection, Dpd, DpdAction, Encap, Engine, Esp, Gateway, Guard, Ike, LocalProof, Log,
-    LogFormat, LogLevel, RemoteProof, Start, Tunnel, TunnelAuth,
+    LogFormat, LogLevel, RemoteProof, Revocation, RevocationPolicy, Start, Tunnel, TunnelAuth,
 };
 pub use profile::Profile;
+pub use radius::{Radius, RadiusServer};
 pub use remote::Remote;
 
 /// Where the configuration stands unless culvertd is told otherwise.

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 
 use crate::credentials::{Authorities, Credentials};
 use crate::profile::Profile;
+use crate::radius::Radius;
 use crate::remote::Remote;
 
 /// A configuration that passed every check that needs only the file and its secrets.
@@ -297,6 +298,19 @@ pub struct TunnelAuth {
     pub local: LocalProof,
     /// What the peer must prove its identity with.
     pub remote: RemoteProof,
+    /// EAP proves the server as well (RFC 5998).
+    pub eap_only: bool,
+}
+
+impl TunnelAuth {
+    /// What is weaker than it looks, and what to do; `None` if nothing is.
+    pub fn warning(&self) -> Option<&'static str> {
+        let password = matches!(self.local, LocalProof::EapMschapv2 { .. })
+            || matches!(self.remote, RemoteProof::EapMschapv2(_));
+        (self.eap_only && password).then_some(
+            "EAP-MSCHAPv2 alone (eap_only = \"insist\"): whoever answers in the server's place gets what it takes to try passwords offline; let the server have a certificate, or use eap-tls",
+        )
+    }
 }
 
 /// `auth`
@@ -320,6 +334,40 @@ pub enum LocalProof {
     },
     /// With IKEv1: nothing but the user of `xauth_user` (hybrid).
     User,
+    /// A certificate, by EAP-TLS.
+    EapTls {
+        /// What the client calls itself; `None`: its id.
+        user: Option<String>,
+        /// Its certificate and private key.
+        credentials: Credentials,
+        /// Who vouches for the server.
+        authorities: Authorities,
+        /// Whom the server's certificate in EAP-TLS must name; `None`: as `remote_id`.
+        server: Option<Identity>,
+    },
+}
+
+/// Whether, and where, it is asked online if a certificate is revoked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Revocation {
+    /// `revocation`
+    pub policy: RevocationPolicy,
+    /// An OCSP responder in place of those that certificates name.
+    pub ocsp_url: Option<String>,
+    /// A revocation list in place of those that certificates name.
+    pub crl_url: Option<String>,
+}
+
+/// What becomes of a certificate of which it cannot be found out whether it is revoked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RevocationPolicy {
+    /// It is not asked.
+    #[default]
+    No,
+    /// It is taken.
+    IfPossible,
+    /// It is refused.
+    Strict,
 }
 
 /// `remote_auth`
@@ -333,11 +381,22 @@ pub enum RemoteProof {
         authorities: Authorities,
         /// Take RSA signatures with SHA-1.
         allow_sha1: bool,
+        /// Whether it is asked online if the certificate is revoked.
+        revocation: Revocation,
     },
     /// A user's password, by EAP-MSCHAPv2: users and their passwords' hashes.
     EapMschapv2(BTreeMap<String, NtHash>),
     /// With IKEv1: nothing but one of the users of XAuth (hybrid).
     User,
+    /// What RADIUS servers let in.
+    EapRadius(Radius),
+    /// A certificate, by EAP-TLS.
+    EapTls {
+        /// This side's certificate and private key in EAP-TLS.
+        credentials: Credentials,
+        /// Who vouches for clients.
+        authorities: Authorities,
+    },
 }
 
 impl Config {

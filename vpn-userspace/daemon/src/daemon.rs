@@ -22,7 +22,9 @@ use crate::history::History;
 use crate::jobs::Jobs;
 use crate::log::{LevelHandle, LogStore};
 use crate::plan;
+use crate::radius::Relay;
 use crate::resolve::{Found, Named, Names};
+use crate::revocation::Checks;
 use crate::roam;
 use crate::trace::{SecretsFile, Watchers};
 use crate::wan::{Datagram, IkeSockets};
@@ -152,6 +154,8 @@ pub(crate) struct Daemon {
     found: mpsc::UnboundedReceiver<Found>,
     /// Says that the host's addresses are others.
     addresses: mpsc::Receiver<()>,
+    pub(crate) radius: Relay,
+    pub(crate) checks: Checks,
 }
 
 impl Daemon {
@@ -232,6 +236,8 @@ impl Daemon {
             names,
             found,
             addresses,
+            radius: Relay::new(),
+            checks: Checks::new(),
         };
         for connection in &config.connections {
             daemon.add_connection(connection).await;
@@ -260,6 +266,13 @@ impl Daemon {
                 Some(datagram) = self.datagrams.recv() => self.take_in(datagram),
                 Some(event) = self.events.recv() => self.on_plane_event(event).await,
                 done = self.jobs.next() => self.ike.handle_job(Instant::now(), done),
+                // Refused only while shutting down.
+                answer = self.radius.next() => {
+                    let _ = self.ike.handle_command(Instant::now(), answer);
+                }
+                verdict = self.checks.next() => {
+                    let _ = self.ike.handle_command(Instant::now(), verdict);
+                }
                 Some(ask) = self.asks.recv() => self.on_ask(ask).await,
                 () = sleep_until(deadline) => {
                     let now = Instant::now();

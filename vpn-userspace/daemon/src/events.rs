@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::time::{Instant, SystemTime};
 
 use culvert_api::What;
-use culvert_config::RemoteProof;
-use culvert_crypto::sign::PublicKey;
+use culvert_config::{RemoteProof, Revocation};
 use culvert_dataplane::DataplaneEvent;
 use culvert_gateway::{Input, Loss};
 use culvert_ike::{CertificateRefused, ChildSa, Command, DownReason, Event, Identity};
+use culvert_pki::Verified;
 use culvert_types::{Spi, TunnelId};
 use ipnet::IpNet;
 
@@ -99,8 +99,18 @@ impl Daemon {
                 }
             }
             Event::CheckCertificate { check, tunnel, identity, chain } => {
-                let verdict = self.judge(tunnel, &identity, &chain);
-                let _ = self.ike.handle_command(now, Command::CertificateChecked(check, verdict));
+                let verdict = match self.judge(tunnel, &identity, &chain) {
+                    Ok((verified, rules)) => self.checks.check(check, verified.path, verified.key, &rules),
+                    Err(refused) => Some(Command::CertificateChecked(check, Err(refused))),
+                };
+                if let Some(verdict) = verdict {
+                    let _ = self.ike.handle_command(now, verdict);
+                }
+            }
+            Event::EapAsk { check, remote, note } => {
+                if let Some(refused) = self.radius.ask(check, remote.ip(), note) {
+                    let _ = self.ike.handle_command(now, refused);
+                }
             }
             Event::Message { tunnel, remote, sent, text } => {
                 let of = tunnel.and_then(|id| self.tunnels.get(&id));
@@ -139,26 +149,29 @@ impl Daemon {
         }
     }
 
-    /// Whether a peer's certificate is trusted by the rules of a tunnel.
+    /// Whether a peer's certificate is trusted by the rules of a tunnel, and whether it has to be asked if it is revoked.
     fn judge(
         &self,
         tunnel: TunnelId,
         identity: &Identity,
         chain: &[Vec<u8>],
-    ) -> Result<PublicKey, CertificateRefused> {
+    ) -> Result<(Verified, Revocation), CertificateRefused> {
         let entry = self.tunnels.get(&tunnel);
         let configured = entry.and_then(|t| self.config.connection(&t.connection)?.tunnel(&t.name));
         match configured.map(|t| &t.auth.remote) {
-            Some(RemoteProof::Certificate { authorities, .. }) => trust::verify(
+            Some(RemoteProof::Certificate { authorities, revocation, .. }) => trust::verify(
                 chain,
                 authorities.certificates(),
                 authorities.crls(),
-                identity,
+                trust::Expected::Peer(identity),
                 SystemTime::now(),
-            ),
+            )
+            .map(|verified| (verified, revocation.clone()))
+            .map_err(|refused| refused.why),
             _ => Err(CertificateRefused {
                 what: "no authority is configured for this tunnel".to_owned(),
                 mend: "write `ca` into the tunnel's configuration".to_owned(),
+                ..CertificateRefused::default()
             }),
         }
     }

@@ -15,7 +15,7 @@ use culvert_ike::{
 use culvert_sys::netlink::Netlink;
 use culvert_types::{TrafficSelector, TunnelId};
 
-use crate::{eap, log};
+use crate::{eap, log, radius, trust};
 
 /// What the file configures, in a few words.
 pub(crate) fn summary(config: &Config) -> String {
@@ -35,15 +35,23 @@ pub(crate) fn proposals(config: &Config) -> String {
         };
         line("ike", profile(c.ike.profile), c.ike.proposals.iter().map(ToString::to_string).collect());
         line("esp", profile(c.esp.profile), c.esp.proposals.iter().map(ToString::to_string).collect());
-        if let Some(warning) = weaknesses(c) {
+        for warning in warnings(c) {
             let _ = writeln!(text, "  {} {warning}", c.name);
         }
     }
     text
 }
 
+/// What of a connection is weaker than it could be, and what to use.
+pub(crate) fn warnings(connection: &Connection) -> Vec<String> {
+    let tunnels = connection.tunnels.iter();
+    let of_tunnels =
+        tunnels.filter_map(|t| t.auth.warning().map(|warning| format!("tunnel {}: {warning}", t.name)));
+    weaknesses(connection).into_iter().chain(of_tunnels).collect()
+}
+
 /// The weak algorithms that a connection offers, why each is weaker, and what to use; `None` if there are none.
-pub(crate) fn weaknesses(connection: &Connection) -> Option<String> {
+fn weaknesses(connection: &Connection) -> Option<String> {
     let ike = connection.ike.proposals.iter().flat_map(|p| p.weaknesses());
     let esp = connection.esp.proposals.iter().flat_map(|p| p.weaknesses());
     let mut all: Vec<String> = Vec::new();
@@ -133,7 +141,9 @@ pub(crate) fn peer(
     }
     let local_id = match (&tunnel.local_id, &tunnel.auth.local) {
         (Some(id), _) => id.clone(),
-        (None, LocalProof::Certificate { credentials, .. }) => credentials.subject().clone(),
+        (None, LocalProof::Certificate { credentials, .. } | LocalProof::EapTls { credentials, .. }) => {
+            credentials.subject().clone()
+        }
         (None, LocalProof::Psk(_) | LocalProof::EapMschapv2 { .. } | LocalProof::User) => {
             Identity::from(local)
         }
@@ -146,9 +156,9 @@ pub(crate) fn peer(
         remote: remote.map(|remote| SocketAddr::new(remote, gateway.ike_port)),
         anywhere: tunnel.remote_address.name().is_some(),
         remote_natt_port: gateway.natt_port,
+        auth: auth(&tunnel.auth, &local_id, tunnel.remote_id.as_ref())?,
         local_id,
         remote_id: tunnel.remote_id.clone(),
-        auth: auth(&tunnel.auth),
         ike_proposals: connection.ike.proposals.clone(),
         esp_proposals: connection.esp.proposals.clone(),
         local_ts: selectors(&tunnel.offers(connection)),
@@ -160,12 +170,16 @@ pub(crate) fn peer(
         spi_parity,
         esn: connection.esp.esn,
         replay_window: connection.esp.replay_window,
-        exchange: ExchangeOptions { ppk: tunnel.ppk.clone(), ..connection.exchange.clone() },
         v1: (connection.ike.version == 1).then(|| culvert_ike::V1Options {
             mode: connection.ike.mode,
             xauth: tunnel.xauth.clone(),
             mode_config: connection.ike.mode_config,
         }),
+        exchange: ExchangeOptions {
+            ppk: tunnel.ppk.clone(),
+            eap_only: tunnel.auth.eap_only,
+            ..connection.exchange.clone()
+        },
         session: Session {
             addresses: tunnel.addresses.clone(),
             unique: connection.unique,
@@ -175,7 +189,7 @@ pub(crate) fn peer(
     })
 }
 
-fn auth(configured: &TunnelAuth) -> Auth {
+fn auth(configured: &TunnelAuth, local_id: &Identity, remote_id: Option<&Identity>) -> anyhow::Result<Auth> {
     let local = match &configured.local {
         LocalProof::Psk(key) => LocalAuth::Psk(key.clone()),
         LocalProof::User => LocalAuth::User,
@@ -185,19 +199,31 @@ fn auth(configured: &TunnelAuth) -> Auth {
             chain: credentials.chain().to_vec(),
             schemes: Vec::new(),
             sha1: *allow_sha1,
+            about: credentials.chain().first().map(|own| trust::about(own)).unwrap_or_default(),
         }),
+        LocalProof::EapTls { user, credentials, authorities, server } => {
+            let user = user.clone().unwrap_or_else(|| local_id.to_string());
+            let server = server.as_ref().or(remote_id);
+            let server = server
+                .context("whom must the server's certificate name? Write remote_id or eap_server_id")?;
+            LocalAuth::Eap(eap::tls_client(&user, credentials, authorities, server))
+        }
     };
     let remote = match &configured.remote {
         RemoteProof::Psk(key) => RemoteAuth::Psk(key.clone()),
         RemoteProof::User => RemoteAuth::User,
         RemoteProof::EapMschapv2(users) => RemoteAuth::Eap(eap::server(users)),
-        RemoteProof::Certificate { authorities, allow_sha1 } => RemoteAuth::Certificate(Trust {
+        RemoteProof::EapRadius(servers) => RemoteAuth::Eap(radius::server(servers)),
+        RemoteProof::EapTls { credentials, authorities } => {
+            RemoteAuth::Eap(eap::tls_server(credentials, authorities))
+        }
+        RemoteProof::Certificate { authorities, allow_sha1, .. } => RemoteAuth::Certificate(Trust {
             authorities: authorities.key_hashes().to_vec(),
             names: authorities.subjects().to_vec(),
             sha1: *allow_sha1,
         }),
     };
-    Auth { local, remote }
+    Ok(Auth { local, remote })
 }
 
 /// What the gateway must know of a connection, with the tunnels that exist.

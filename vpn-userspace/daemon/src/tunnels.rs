@@ -22,9 +22,10 @@ impl Daemon {
             let key = (connection.name.clone(), t.name.clone());
             self.find(&connection.name, &t.name).is_some() || self.missing.contains_key(&key)
         };
-        if let Some(warning) = plan::weaknesses(connection).filter(|_| !connection.tunnels.iter().any(known))
-        {
-            tracing::warn!(connection = connection.name, "{warning}");
+        if !connection.tunnels.iter().any(known) {
+            for warning in plan::warnings(connection) {
+                tracing::warn!(connection = connection.name, "{warning}");
+            }
         }
         for tunnel in &connection.tunnels {
             if self.find(&connection.name, &tunnel.name).is_some() {

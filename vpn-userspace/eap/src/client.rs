@@ -6,7 +6,7 @@ use std::sync::Arc;
 use culvert_crypto::{NtHash, Random, Secret};
 
 use crate::packet::{self, Code, Packet};
-use crate::{EapError, kind, mschapv2, tls};
+use crate::{EapError, TlsSide, kind, mschapv2, tls};
 
 /// Who the client is, and how it proves it.
 #[derive(Clone)]
@@ -28,19 +28,14 @@ pub enum ClientMethod {
         hash: NtHash,
     },
     /// A certificate, by EAP-TLS (RFC 5216, RFC 9190).
-    Tls {
-        /// Certificates, keys and versions.
-        config: Arc<rustls::ClientConfig>,
-        /// Whom the server's certificate must name.
-        server: rustls::pki_types::ServerName<'static>,
-    },
+    Tls(Arc<TlsSide>),
 }
 
 impl fmt::Debug for ClientConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let method = match self.method {
             ClientMethod::MsChapV2 { .. } => "MSCHAPv2",
-            ClientMethod::Tls { .. } => "TLS",
+            ClientMethod::Tls(_) => "TLS",
         };
         write!(f, "ClientConfig({:?} by {method})", self.identity)
     }
@@ -108,7 +103,7 @@ impl Client {
     fn answer(&mut self, kind: u8, data: &[u8], random: &mut dyn Random) -> Result<(u8, Vec<u8>), EapError> {
         let ours = match self.config.method {
             ClientMethod::MsChapV2 { .. } => kind::MSCHAPV2,
-            ClientMethod::Tls { .. } => kind::TLS,
+            ClientMethod::Tls(_) => kind::TLS,
         };
         match kind {
             kind::IDENTITY if self.method.is_some() => {
@@ -133,9 +128,7 @@ impl Client {
             ClientMethod::MsChapV2 { user, hash } => {
                 Some(Method::MsChapV2(mschapv2::Client::new(user, hash.clone())))
             }
-            ClientMethod::Tls { config, server } => {
-                Some(Method::Tls(Box::new(tls::Client::new(Arc::clone(config), server.clone())?)))
-            }
+            ClientMethod::Tls(side) => Some(Method::Tls(Box::new(tls::Client::new(side)?))),
         };
         let slot = &mut self.method;
         if new.is_some() {

@@ -1,6 +1,6 @@
 //! Why EAP did not succeed.
 
-use crate::kind;
+use crate::{Untrusted, kind};
 
 /// Why EAP did not succeed. Nothing in it is secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,9 +41,12 @@ pub enum EapError {
     /// The TLS handshake failed.
     #[error("TLS: {0}")]
     Tls(String),
-    /// The client's certificate is for somebody else.
-    #[error("the client's certificate is not for {0:?}, as whom it presents itself")]
-    WrongCertificate(String),
+    /// The other side says by a TLS alert what it does not like.
+    #[error("the other side ended TLS: {0}")]
+    Alert(String),
+    /// The other side's certificate is not trusted here.
+    #[error("the other side's certificate is not trusted: {}", .0.what)]
+    Certificate(Box<Untrusted>),
 }
 
 /// RFC 2759 6.

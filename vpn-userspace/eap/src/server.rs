@@ -7,14 +7,11 @@ use std::sync::Arc;
 use culvert_crypto::{NtHash, Random, Secret};
 
 use crate::packet::{self, Code, Packet};
-use crate::{EapError, kind, mschapv2, tls};
+use crate::{EapError, TlsSide, TlsVersions, kind, mschapv2, tls};
 
 /// The passwords of users, by name without a domain.
 #[derive(Debug, Clone, Default)]
 pub struct Users(pub BTreeMap<String, NtHash>);
-
-/// Whether a client's certificate (DER) is for the identity that it presents.
-pub type CertificateCheck = dyn Fn(&[u8], &str) -> bool + Send + Sync;
 
 /// How clients may prove who they are.
 #[derive(Clone)]
@@ -23,6 +20,8 @@ pub struct ServerConfig {
     pub name: String,
     /// First preferred; a client that refuses one may name the other.
     pub methods: Vec<ServerMethod>,
+    /// Of EAP-TLS.
+    pub tls_versions: TlsVersions,
 }
 
 /// A way for clients to prove who they are.
@@ -31,19 +30,14 @@ pub enum ServerMethod {
     /// Passwords, by EAP-MSCHAPv2.
     MsChapV2(Arc<Users>),
     /// Certificates, by EAP-TLS.
-    Tls {
-        /// Certificates, keys, trust and versions.
-        config: Arc<rustls::ServerConfig>,
-        /// Whether a certificate that is trusted names the client.
-        names: Arc<CertificateCheck>,
-    },
+    Tls(Arc<TlsSide>),
 }
 
 impl ServerMethod {
     fn kind(&self) -> u8 {
         match self {
             Self::MsChapV2(_) => kind::MSCHAPV2,
-            Self::Tls { .. } => kind::TLS,
+            Self::Tls(_) => kind::TLS,
         }
     }
 }
@@ -74,7 +68,6 @@ enum State {
     },
     Tls {
         server: Box<tls::Server>,
-        names: Arc<CertificateCheck>,
         first: bool,
     },
     Done,
@@ -116,6 +109,15 @@ impl Server {
     /// The identity that the client presents, once it has; unproven.
     pub fn identity(&self) -> &str {
         &self.identity
+    }
+
+    /// Why the client will not be let in, where that is certain though a message is still to be sent: some clients go away
+    /// without an answer to it.
+    pub fn refusal(&self) -> Option<&EapError> {
+        match &self.state {
+            State::Tls { server, .. } => server.refusal(),
+            _ => None,
+        }
     }
 
     /// Takes in a message of the client.
@@ -166,16 +168,11 @@ impl Server {
                 *first = false;
                 server.handle(data, |name| users.0.get(name).cloned())?
             }
-            (State::Tls { server, names, first }, kind::TLS) => {
+            (State::Tls { server, first }, kind::TLS) => {
                 *first = false;
                 match server.handle(data)? {
                     tls::Next::Send(data) => mschapv2::Next::Send(data),
-                    tls::Next::Success { certificate, msk } => {
-                        if !names(&certificate, &self.identity) {
-                            return Err(EapError::WrongCertificate(self.identity.clone()));
-                        }
-                        mschapv2::Next::Success { user: self.identity.clone(), msk }
-                    }
+                    tls::Next::Success(msk) => mschapv2::Next::Success { user: self.identity.clone(), msk },
                 }
             }
             _ => return Err(EapError::OutOfOrder("a response of another method")),
@@ -198,9 +195,10 @@ impl Server {
                 self.state = State::MsChapV2 { server, users: Arc::clone(users), first };
                 data
             }
-            ServerMethod::Tls { config, names } => {
-                let (server, data) = tls::Server::begin(Arc::clone(config))?;
-                self.state = State::Tls { server: Box::new(server), names: Arc::clone(names), first };
+            ServerMethod::Tls(side) => {
+                let versions = self.config.tls_versions.versions();
+                let (server, data) = tls::Server::begin(side, &self.identity, versions)?;
+                self.state = State::Tls { server: Box::new(server), first };
                 data
             }
         };

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use culvert_crypto::sign::{PrivateKey, PublicKey};
 use culvert_crypto::{NtHash, Random, Secret};
 use proptest::prelude::*;
-use rustls::pki_types::ServerName;
 
 use crate::packet::{self, Code};
 use crate::*;
@@ -31,7 +31,7 @@ fn passwords() -> ServerMethod {
 }
 
 fn server(methods: Vec<ServerMethod>) -> Arc<ServerConfig> {
-    Arc::new(ServerConfig { name: "gw.example".to_owned(), methods })
+    Arc::new(ServerConfig { name: "gw.example".to_owned(), methods, tls_versions: TlsVersions::Both })
 }
 
 /// How a run ended on either side, and how many messages the server sent.
@@ -130,86 +130,136 @@ fn a_server_that_does_not_know_the_password_is_found_out() {
     assert_eq!(client.handle(&request, &mut random).unwrap_err(), EapError::ServerUnproven);
 }
 
-/// A small authority, and certificates for a server and a client.
+/// A certificate that stands for itself: whoever is trusted is a list, as the judge is not what is tested here.
+#[derive(Clone)]
+struct Site {
+    chain: Vec<Vec<u8>>,
+    key: Arc<PrivateKey>,
+    public: PublicKey,
+}
+
+fn site(name: &str) -> Site {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let chain = vec![params.self_signed(&key).unwrap().der().to_vec()];
+    let key = Arc::new(PrivateKey::from_pkcs8(&key.serialize_der()).unwrap());
+    let public = key.public_key().clone();
+    Site { chain, key, public }
+}
+
 struct Pki {
-    authority: Vec<Vec<u8>>,
-    server: (Vec<Vec<u8>>, Vec<u8>),
-    client: (Vec<Vec<u8>>, Vec<u8>),
+    server: Site,
+    client: Site,
 }
 
 fn pki() -> Pki {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let authority = params.self_signed(&key).unwrap().der().to_vec();
-    let issuer = rcgen::Issuer::new(params, key);
-    let issue = |name: &str| {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
-        (vec![params.signed_by(&key, &issuer).unwrap().der().to_vec()], key.serialize_der())
+    Pki { server: site("gw.example"), client: site("alice.example") }
+}
+
+fn untrusted(what: &str) -> Untrusted {
+    let text = || String::new();
+    Untrusted { alert: Doubt::Expired, what: what.into(), mend: text(), ours: text(), theirs: text() }
+}
+
+/// `own` proves itself to who trusts it, and trusts `other` by the name.
+fn side(own: &Site, other: &Site, name: &'static str) -> Arc<TlsSide> {
+    let (chain, public) = (other.chain.clone(), other.public.clone());
+    let judge = move |got: &[Vec<u8>], user: &str| match () {
+        () if got != chain => Err(untrusted("unknown")),
+        () if user != name => Err(untrusted("somebody else")),
+        () => Ok(public.clone()),
     };
-    Pki { authority: vec![authority], server: issue("gw.example"), client: issue("alice.example") }
+    Arc::new(TlsSide { chain: own.chain.clone(), key: Arc::clone(&own.key), judge: Arc::new(judge) })
 }
 
-fn credentials<'a>(pki: &'a Pki, own: &'a (Vec<Vec<u8>>, Vec<u8>)) -> Credentials<'a> {
-    Credentials { chain: &own.0, key: &own.1, authorities: &pki.authority }
+fn by_tls(own: &Site, server: &Site, identity: &str) -> ClientConfig {
+    let method = ClientMethod::Tls(side(own, server, ""));
+    ClientConfig { identity: identity.into(), method }
 }
 
-fn by_tls(pki: &Pki, own: &(Vec<Vec<u8>>, Vec<u8>), server: &str) -> ClientConfig {
-    let server = ServerName::try_from(server.to_owned()).unwrap();
-    let config = credentials(pki, own).client().unwrap();
-    ClientConfig { identity: "alice.example".into(), method: ClientMethod::Tls { config, server } }
-}
-
-fn takes_tls(pki: &Pki, versions: Option<&'static rustls::SupportedProtocolVersion>) -> ServerMethod {
-    let config = match versions {
-        None => credentials(pki, &pki.server).server().unwrap(),
-        Some(version) => credentials(pki, &pki.server).server_with(&[version]).unwrap(),
-    };
-    let own = pki.client.0.clone();
-    let names = move |certificate: &[u8], user: &str| certificate == own[0] && user == "alice.example";
-    ServerMethod::Tls { config, names: Arc::new(names) }
+fn takes_tls(pki: &Pki) -> ServerMethod {
+    ServerMethod::Tls(side(&pki.server, &pki.client, "alice.example"))
 }
 
 #[test]
 fn certificates_let_in_by_tls_1_2_and_1_3_and_both_have_the_key() {
     let pki = pki();
-    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
-        let config = server(vec![takes_tls(&pki, Some(version))]);
-        let outcome = run(by_tls(&pki, &pki.client, "gw.example"), config);
+    for tls_versions in [TlsVersions::Only12, TlsVersions::Both] {
+        let config = Arc::new(ServerConfig {
+            name: "gw.example".to_owned(),
+            methods: vec![takes_tls(&pki)],
+            tls_versions,
+        });
+        let outcome = run(by_tls(&pki.client, &pki.server, "alice.example"), config);
         let (user, msk) = outcome.server.unwrap();
         assert_eq!(user, "alice.example");
-        assert_eq!(outcome.client.unwrap(), msk, "{version:?}");
+        assert_eq!(outcome.client.unwrap(), msk, "{tls_versions:?}");
         assert!(msk.len() == 64 && msk.iter().any(|byte| *byte != 0));
     }
 }
 
 #[test]
-fn certificates_that_are_not_trusted_let_nobody_in() {
+fn certificates_that_are_not_trusted_let_nobody_in_and_both_know_why() {
     let (pki, other) = (pki(), self::pki());
-    // The server's is of another authority, or for another name.
-    let foreign = Pki { authority: other.authority.clone(), ..self::pki() };
-    let outcome = run(by_tls(&foreign, &pki.client, "gw.example"), server(vec![takes_tls(&pki, None)]));
-    assert!(matches!(outcome.client, Err(EapError::Tls(_))), "{:?}", outcome.client.err());
-    let outcome = run(by_tls(&pki, &pki.client, "other.example"), server(vec![takes_tls(&pki, None)]));
-    assert!(matches!(outcome.client, Err(EapError::Tls(_))));
-    assert!(outcome.server.is_err());
-    // The client's is.
-    let outcome = run(by_tls(&pki, &other.client, "gw.example"), server(vec![takes_tls(&pki, None)]));
-    assert!(outcome.client.is_err());
-    assert!(matches!(outcome.server, Err(EapError::Tls(_))), "{:?}", outcome.server.err());
+    let why = |what: &str| EapError::Certificate(Box::new(untrusted(what)));
+    // The server's.
+    let outcome = run(by_tls(&pki.client, &other.server, "alice.example"), server(vec![takes_tls(&pki)]));
+    assert_eq!(outcome.client.unwrap_err(), why("unknown"));
+    assert!(matches!(outcome.server, Err(EapError::Alert(_))), "{:?}", outcome.server.err());
+    // The client's.
+    let outcome = run(by_tls(&other.client, &pki.server, "alice.example"), server(vec![takes_tls(&pki)]));
+    assert_eq!(outcome.server.unwrap_err(), why("unknown"));
+    let Err(EapError::Alert(told)) = &outcome.client else { panic!("{:?}", outcome.client.err()) };
+    assert!(told.contains("certificate_expired"), "{told}");
     // It is trusted, and for somebody else than the identity.
-    let outcome = run(by_tls(&pki, &pki.server, "gw.example"), server(vec![takes_tls(&pki, None)]));
-    assert_eq!(outcome.server.unwrap_err(), EapError::WrongCertificate("alice.example".into()));
+    let outcome = run(by_tls(&pki.client, &pki.server, "bob.example"), server(vec![takes_tls(&pki)]));
+    assert_eq!(outcome.server.unwrap_err(), why("somebody else"));
     assert!(outcome.client.is_err());
+}
+
+/// Some clients go away when they have read the alert: the reason is known before they could answer it.
+#[test]
+fn a_refusal_is_known_with_the_alert() {
+    let (pki, other) = (pki(), self::pki());
+    let mut random = Counting(1);
+    let mut client = Client::new(by_tls(&other.client, &pki.server, "alice.example"));
+    let (mut server, mut message) = Server::begin(server(vec![takes_tls(&pki)]), &mut random);
+    for _ in 0..20 {
+        let Ok(ClientStep::Respond(response)) = client.handle(&message, &mut random) else { break };
+        let ServerStep::Request(request) = server.handle(&response, &mut random) else { panic!() };
+        if let Some(error) = server.refusal() {
+            assert_eq!(*error, EapError::Certificate(Box::new(untrusted("unknown"))));
+            return;
+        }
+        message = request;
+    }
+    panic!("it was not refused");
+}
+
+/// A certificate that is not the key's: its owner is not whom it names.
+#[test]
+fn a_certificate_without_its_key_lets_nobody_in() {
+    let pki = pki();
+    let thief = Site { key: site("thief.example").key, ..pki.client.clone() };
+    let outcome = run(by_tls(&thief, &pki.server, "alice.example"), server(vec![takes_tls(&pki)]));
+    assert!(matches!(outcome.server, Err(EapError::Tls(_))), "{:?}", outcome.server.err());
+    assert!(outcome.client.is_err());
+    let config = server(vec![ServerMethod::Tls(side(
+        &Site { key: site("thief.example").key, ..pki.server.clone() },
+        &pki.client,
+        "alice.example",
+    ))]);
+    let outcome = run(by_tls(&pki.client, &pki.server, "alice.example"), config);
+    assert!(matches!(outcome.client, Err(EapError::Tls(_))), "{:?}", outcome.client.err());
+    assert!(outcome.server.is_err());
 }
 
 #[test]
 fn a_client_may_name_the_method_that_it_has() {
     let pki = pki();
-    let both = || server(vec![takes_tls(&pki, None), passwords()]);
+    let both = || server(vec![takes_tls(&pki), passwords()]);
     assert!(run(password("alice", "wonderland"), both()).server.is_ok());
-    let outcome = run(password("alice", "wonderland"), server(vec![takes_tls(&pki, None)]));
+    let outcome = run(password("alice", "wonderland"), server(vec![takes_tls(&pki)]));
     assert_eq!(outcome.server.unwrap_err(), EapError::Refused { refused: 13, wanted: 26 });
 }
 
@@ -236,10 +286,10 @@ fn every_length_is_survived() {
         for len in [0, 1, 3, 4, 5, 64] {
             let mut random = Counting(1);
             let data = [&[flags][..], &claimed.to_be_bytes(), &[0x16; 64][..len]].concat();
-            let mut client = Client::new(by_tls(&PKI, &PKI.client, "gw.example"));
+            let mut client = Client::new(by_tls(&PKI.client, &PKI.server, "alice.example"));
             let request = packet::encode(Code::Request, 1, kind::TLS, &data);
             assert!(!matches!(client.handle(&request, &mut random), Ok(ClientStep::Success(_))));
-            let (mut server, first) = Server::begin(server(vec![takes_tls(&PKI, None)]), &mut random);
+            let (mut server, first) = Server::begin(server(vec![takes_tls(&PKI)]), &mut random);
             let identity = packet::encode(Code::Response, first[1], kind::IDENTITY, b"alice");
             let ServerStep::Request(second) = server.handle(&identity, &mut random) else { panic!() };
             let response = packet::encode(Code::Response, second[1], kind::TLS, &data);
@@ -259,9 +309,9 @@ proptest! {
     #[test]
     fn noise_lets_nobody_in(messages in prop::collection::vec(noise(), 0..8), tls in any::<bool>()) {
         let mut random = Counting(3);
-        let method = if tls { takes_tls(&PKI, None) } else { passwords() };
+        let method = if tls { takes_tls(&PKI) } else { passwords() };
         let (mut server, _) = Server::begin(server(vec![method]), &mut random);
-        let config = if tls { by_tls(&PKI, &PKI.client, "gw.example") } else { password("alice", "wonderland") };
+        let config = if tls { by_tls(&PKI.client, &PKI.server, "alice.example") } else { password("alice", "wonderland") };
         let mut client = Client::new(config);
         for message in &messages {
             let admitted = matches!(server.handle(message, &mut random), ServerStep::Success { .. });

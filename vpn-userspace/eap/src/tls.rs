@@ -1,18 +1,19 @@
 //! EAP-TLS (RFC 5216, with TLS 1.3 RFC 9190): TLS records of rustls in EAP fragments, and the keys that come of it.
 
 use std::io::{self, Read as _, Write as _};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use culvert_crypto::Secret;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::pki_types::ServerName;
 use rustls::{
-    ClientConfig, ClientConnection, Connection, ProtocolVersion, RootCertStore, ServerConfig,
-    ServerConnection, SupportedProtocolVersion,
+    AlertDescription, ClientConnection, Connection, ProtocolVersion, ServerConnection,
+    SupportedProtocolVersion,
 };
 use zeroize::Zeroize as _;
 
-use crate::EapError;
+use crate::certificates::Verdict;
+use crate::{EapError, TlsSide};
 
 const LENGTH: u8 = 0x80;
 const MORE: u8 = 0x40;
@@ -25,74 +26,31 @@ const MAX_FLIGHT: usize = 64 * 1024;
 /// RFC 9190 2.5: what the server says inside TLS 1.3 when it has succeeded.
 const COMMITMENT: u8 = 0;
 
-/// A side's certificates, key and trust.
-pub struct Credentials<'a> {
-    /// DER, the own certificate first.
-    pub chain: &'a [Vec<u8>],
-    /// DER, PKCS#8.
-    pub key: &'a [u8],
-    /// DER, the authorities that are trusted.
-    pub authorities: &'a [Vec<u8>],
-}
-
-impl Credentials<'_> {
-    fn roots(&self) -> Result<Arc<RootCertStore>, EapError> {
-        let mut roots = RootCertStore::empty();
-        for authority in self.authorities {
-            roots.add(CertificateDer::from(authority.as_slice()).into_owned()).map_err(tls)?;
-        }
-        Ok(Arc::new(roots))
-    }
-
-    fn own(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), EapError> {
-        let chain = self.chain.iter().map(|c| CertificateDer::from(c.as_slice()).into_owned()).collect();
-        let key = PrivateKeyDer::Pkcs8(self.key.to_vec().into());
-        Ok((chain, key))
-    }
-
-    /// For [`ClientMethod::Tls`](crate::ClientMethod::Tls): TLS 1.2 and 1.3.
-    ///
-    /// # Errors
-    /// When certificates or key cannot be used.
-    pub fn client(&self) -> Result<Arc<ClientConfig>, EapError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let (chain, key) = self.own()?;
-        let builder = builder.map_err(tls)?.with_root_certificates(self.roots()?);
-        let mut config = builder.with_client_auth_cert(chain, key).map_err(tls)?;
-        config.resumption = rustls::client::Resumption::disabled();
-        // The server is known by its certificate; the name is nobody else's business.
-        config.enable_sni = false;
-        Ok(Arc::new(config))
-    }
-
-    /// For [`ServerMethod::Tls`](crate::ServerMethod::Tls): TLS 1.2 and 1.3, with a certificate of the client.
-    ///
-    /// # Errors
-    /// When certificates or key cannot be used.
-    pub fn server(&self) -> Result<Arc<ServerConfig>, EapError> {
-        self.server_with(rustls::DEFAULT_VERSIONS)
-    }
-
-    pub(crate) fn server_with(
-        &self,
-        versions: &[&'static SupportedProtocolVersion],
-    ) -> Result<Arc<ServerConfig>, EapError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(self.roots()?, Arc::clone(&provider));
-        let verifier = verifier.build().map_err(|error| EapError::Tls(error.to_string()))?;
-        let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions);
-        let (chain, key) = self.own()?;
-        let builder = builder.map_err(tls)?.with_client_cert_verifier(verifier);
-        let mut config = builder.with_single_cert(chain, key).map_err(tls)?;
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-        Ok(Arc::new(config))
-    }
-}
-
 fn tls(error: rustls::Error) -> EapError {
-    EapError::Tls(error.to_string())
+    use AlertDescription as A;
+    let rustls::Error::AlertReceived(alert) = error else { return EapError::Tls(error.to_string()) };
+    // RFC 8446 6.2, RFC 5246 7.2.2.
+    EapError::Alert(match alert {
+        A::UnknownCA => "it does not know the authority of our certificate (unknown_ca)".to_owned(),
+        A::CertificateExpired => {
+            "our certificate has expired or is not valid yet (certificate_expired)".to_owned()
+        }
+        A::CertificateRevoked => "our certificate has been revoked (certificate_revoked)".to_owned(),
+        A::BadCertificate => "our certificate is not taken (bad_certificate)".to_owned(),
+        A::CertificateUnknown => "our certificate is not taken (certificate_unknown)".to_owned(),
+        A::UnsupportedCertificate => {
+            "our certificate is of a kind that it does not take (unsupported_certificate)".to_owned()
+        }
+        A::CertificateRequired | A::NoCertificate => {
+            "it wants a certificate of ours (certificate_required)".to_owned()
+        }
+        A::AccessDenied => "our certificate is sound, but we are not let in (access_denied)".to_owned(),
+        A::ProtocolVersion => "it has no TLS version of ours (protocol_version)".to_owned(),
+        A::HandshakeFailure => {
+            "it has no cipher suite or signature algorithm of ours (handshake_failure)".to_owned()
+        }
+        other => format!("alert {other:?}"),
+    })
 }
 
 /// TLS over EAP, of either side.
@@ -105,6 +63,8 @@ struct Carrier {
     /// The TLS handshake failed; told when the alert has been sent.
     failed: Option<EapError>,
     committed: bool,
+    /// What was said of the other side's certificate.
+    verdict: Arc<Verdict>,
 }
 
 /// What the other side's message was good for.
@@ -118,10 +78,10 @@ enum Taken {
 }
 
 impl Carrier {
-    fn new(connection: impl Into<Connection>) -> Self {
+    fn new(connection: impl Into<Connection>, verdict: Arc<Verdict>) -> Self {
         let connection = connection.into();
         let (out, incoming) = (Vec::new(), Vec::new());
-        Self { connection, out, sent: 0, incoming, failed: None, committed: false }
+        Self { connection, out, sent: 0, incoming, failed: None, committed: false, verdict }
     }
 
     /// Takes in flags and data.
@@ -174,7 +134,10 @@ impl Carrier {
                     }
                 }
                 // The alert that says so to the other side waits to be written.
-                Err(error) => self.failed = Some(tls(error)),
+                Err(error) => {
+                    let refused = self.verdict.refused().map(|why| EapError::Certificate(Box::new(why)));
+                    self.failed = Some(refused.unwrap_or_else(|| tls(error)));
+                }
             }
         }
         Ok(Taken::Flight)
@@ -238,9 +201,12 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(config: Arc<ClientConfig>, server: ServerName<'static>) -> Result<Self, EapError> {
-        let connection = ClientConnection::new(config, server).map_err(tls)?;
-        Ok(Self { carrier: Carrier::new(connection), started: false })
+    pub(crate) fn new(side: &TlsSide) -> Result<Self, EapError> {
+        let (config, verdict) = side.client()?;
+        // Never sent and never compared: the judge knows whom the certificate must name.
+        let nobody = ServerName::from(Ipv4Addr::UNSPECIFIED);
+        let connection = ClientConnection::new(config, nobody).map_err(tls)?;
+        Ok(Self { carrier: Carrier::new(connection, verdict), started: false })
     }
 
     pub(crate) fn handle(&mut self, data: &[u8]) -> Result<Vec<u8>, EapError> {
@@ -266,6 +232,8 @@ impl Client {
     pub(crate) fn succeed(&mut self) -> Option<Secret> {
         let carrier = &self.carrier;
         let done = self.started && carrier.failed.is_none() && !carrier.connection.is_handshaking();
+        // TLS asked for a verdict on the server, and got a good one.
+        let done = done && carrier.verdict.trusted();
         // RFC 9190 2.5: with TLS 1.3 only after the server has committed itself.
         let committed = !carrier.is_1_3() || carrier.committed;
         (done && committed && !carrier.has_more()).then(|| carrier.msk().ok()).flatten()
@@ -283,16 +251,28 @@ pub(crate) struct Server {
     finished: bool,
 }
 
+impl Server {
+    /// Why the handshake failed, if it has.
+    pub(crate) fn refusal(&self) -> Option<&EapError> {
+        self.carrier.failed.as_ref()
+    }
+}
+
 /// What the server does next.
 pub(crate) enum Next {
     Send(Vec<u8>),
-    Success { certificate: Vec<u8>, msk: Secret },
+    Success(Secret),
 }
 
 impl Server {
-    pub(crate) fn begin(config: Arc<ServerConfig>) -> Result<(Self, Vec<u8>), EapError> {
+    pub(crate) fn begin(
+        side: &TlsSide,
+        identity: &str,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Result<(Self, Vec<u8>), EapError> {
+        let (config, verdict) = side.server(identity, versions)?;
         let connection = ServerConnection::new(config).map_err(tls)?;
-        Ok((Self { carrier: Carrier::new(connection), finished: false }, vec![START]))
+        Ok((Self { carrier: Carrier::new(connection, verdict), finished: false }, vec![START]))
     }
 
     pub(crate) fn handle(&mut self, data: &[u8]) -> Result<Next, EapError> {
@@ -315,13 +295,10 @@ impl Server {
             };
         }
         if self.finished {
-            let peer = match &carrier.connection {
-                Connection::Server(connection) => connection.peer_certificates(),
-                Connection::Client(_) => None,
-            };
-            let certificate = peer.and_then(|chain| chain.first());
-            let certificate = certificate.ok_or(EapError::OutOfOrder("a client without a certificate"))?;
-            return Ok(Next::Success { certificate: certificate.to_vec(), msk: carrier.msk()? });
+            if !carrier.verdict.trusted() {
+                return Err(EapError::OutOfOrder("a client without a certificate"));
+            }
+            return Ok(Next::Success(carrier.msk()?));
         }
         if !carrier.connection.is_handshaking() {
             self.finished = true;

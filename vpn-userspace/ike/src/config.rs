@@ -249,9 +249,12 @@ pub enum ConfigError {
     /// What only IKEv1 has.
     #[error("a user of XAuth needs IKEv1; in IKEv2 use EAP")]
     V2User,
-    /// EAP on both sides, or with a post-quantum pre-shared key.
-    #[error("EAP proves one side only, and goes without a ppk; let the server have a certificate")]
+    /// EAP on both sides.
+    #[error("EAP proves one side only; let the server have a certificate or a key")]
     Eap,
+    /// `eap_only` without EAP.
+    #[error("eap_only needs EAP on one side; take it out")]
+    EapOnly,
     /// What only IKEv2 has here.
     #[error("reauth needs IKEv2: IKEv1 authenticates anew whenever its lifetime ends; take it out")]
     V1Session,
@@ -323,8 +326,11 @@ impl PeerConfig {
         let eap =
             matches!(self.auth.local, LocalAuth::Eap(_)) || matches!(self.auth.remote, RemoteAuth::Eap(_));
         let both = matches!((&self.auth.local, &self.auth.remote), (LocalAuth::Eap(_), RemoteAuth::Eap(_)));
-        if both || (eap && self.exchange.ppk.is_some()) {
+        if both {
             return Err(ConfigError::Eap);
+        }
+        if self.exchange.eap_only && !eap {
+            return Err(ConfigError::EapOnly);
         }
         if self.v1.is_some() {
             self.check_v1()?;

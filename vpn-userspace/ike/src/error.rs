@@ -9,7 +9,7 @@ use culvert_types::TunnelId;
 
 use crate::job::JobError;
 use crate::wire::{WireError, notify};
-use crate::{CertificateRefused, Identity, IdentityError};
+use crate::{CertificateRefused, EapFault, Identity, IdentityError};
 
 /// Which exchange failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -153,6 +153,9 @@ pub enum Cause {
     /// The peer wants a CHILD SA from IKE_AUTH, and we do not.
     #[error("the peer wants a CHILD SA from IKE_AUTH, and this tunnel makes none there")]
     NotChildless,
+    /// The peer says that we failed to authenticate, which we did by something else than a key.
+    #[error("the peer rejected our identity or {0} (AUTHENTICATION_FAILED)")]
+    ProofRefused(&'static str),
     /// The peer is not who it should be.
     #[error("the peer is {got}, not {expected}")]
     WrongRemoteId {
@@ -249,7 +252,7 @@ pub enum Cause {
     AlreadyUp,
     /// EAP did not succeed.
     #[error("EAP failed: {0}")]
-    EapFailed(String),
+    EapFailed(Box<EapFault>),
     /// The two sides did not get the same key from EAP.
     #[error("the peer's AUTH is not by the key that EAP gave")]
     EapKey,
@@ -407,6 +410,16 @@ impl Cause {
                 "write ike.childless = \"allow\" here, or let the peer make IKE SAs without a CHILD SA",
                 "RFC 6023 3",
             ),
+            Self::ProofRefused("certificate") => (
+                Configuration,
+                "see that the peer trusts the authority of our certificate, that it is neither out of date nor revoked, and that our local id is in it and is what the peer expects; its log says which",
+                "RFC 7296 2.21.2",
+            ),
+            Self::ProofRefused(_) => (
+                Configuration,
+                "see that the peer serves EAP for our identity, and compare local id and remote id with the peer's; its log says what differs",
+                "RFC 7296 2.16",
+            ),
             Self::WrongRemoteId { .. } => (
                 Configuration,
                 "set remote_id here to what the peer sends, or the peer's local id to what is expected here",
@@ -478,11 +491,8 @@ impl Cause {
                 "end the first IKE SA, or write unique = \"replace\" to let the newest win",
                 "RFC 7296 2.4",
             ),
-            Self::EapFailed(_) => (
-                Configuration,
-                "compare the user's name, password or certificate with what the server has",
-                "RFC 7296 2.16",
-            ),
+            // The method knows better, see `Failure::new`.
+            Self::EapFailed(fault) => (fault.blame, "", fault.rfc),
             Self::EapKey => (Peer, "ask the peer's vendor: somebody may stand between", "RFC 7296 2.16"),
             Self::NoSelectors | Self::SelectorsRefused => (
                 Configuration,
@@ -608,9 +618,14 @@ impl Failure {
     pub(crate) fn new(tunnel: Option<TunnelId>, name: &str, phase: Phase, cause: Cause) -> Self {
         let in_v1 = if phase.is_v1() { crate::v1::cause::verdict(&cause, phase) } else { None };
         let (blame, mend, rfc) = in_v1.unwrap_or_else(|| cause.verdict(phase));
-        let (offered_local, offered_remote) = (String::new(), String::new());
+        let (offered_local, offered_remote) = match &cause {
+            Cause::Certificate { refused, .. } => (refused.ours.clone(), refused.theirs.clone()),
+            Cause::EapFailed(fault) => (fault.ours.clone(), fault.theirs.clone()),
+            _ => (String::new(), String::new()),
+        };
         let mend = match &cause {
             Cause::Certificate { refused, .. } if !refused.mend.is_empty() => refused.mend.clone(),
+            Cause::EapFailed(fault) => fault.mend.clone(),
             _ => mend.to_owned(),
         };
         Self { tunnel, name: name.to_owned(), phase, blame, cause, offered_local, offered_remote, mend, rfc }
@@ -620,6 +635,11 @@ impl Failure {
     pub(crate) fn during(mut self, phase: Phase) -> Self {
         self.phase = phase;
         self
+    }
+
+    /// EAP did not succeed.
+    pub(crate) fn of_eap(what: &str) -> Cause {
+        Cause::EapFailed(Box::new(EapFault::new(what)))
     }
 
     /// With what either side had.

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use culvert_crypto::sign::PublicKey;
 use culvert_types::{Spi, TunnelId};
 
-use crate::{ChildSa, ConfigError, Failure, Identity, IkeSecrets, IkeSuite, Job, PeerConfig, Virtual};
+use crate::{
+    ChildSa, ConfigError, EapNote, Failure, Identity, IkeSecrets, IkeSuite, Job, PeerConfig, Virtual,
+};
 
 /// What an owner asks of an [`Endpoint`](crate::Endpoint).
 #[derive(Debug, Clone)]
@@ -46,13 +48,15 @@ pub enum Command {
     /// Our side of the tunnel has this address from now on. Its SAs follow by MOBIKE (RFC 4555 3.5), or where the peer
     /// does not know that go down with [`DownReason::AddressChanged`].
     Relocate(TunnelId, IpAddr),
+    /// The answer to [`Event::EapAsk`].
+    EapAnswered(CheckId, EapNote),
     /// Report what messages say, as [`Event::Message`], or no longer.
     Trace(bool),
     /// Delete every SA at its peer, once and without waiting for answers, and take no more input.
     Shutdown,
 }
 
-/// What tells a certificate check from every other.
+/// What tells a certificate check, or a question of EAP's, from every other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CheckId {
     /// Our SPI of the IKE SA that waits.
@@ -61,13 +65,17 @@ pub struct CheckId {
 }
 
 /// Why a certificate is not trusted.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
 pub struct CertificateRefused {
     /// What is wrong with it.
     pub what: String,
     /// What to do about it; empty for the usual.
     pub mend: String,
+    /// What this side trusts and expects; may be empty.
+    pub ours: String,
+    /// What the certificate says; may be empty.
+    pub theirs: String,
 }
 
 /// What an [`Endpoint`](crate::Endpoint) wants done, in order.
@@ -193,6 +201,15 @@ pub enum Event {
         /// DER, the peer's own certificate first; as sent, nothing is checked. At most
         /// [`MAX_CERTIFICATES`](crate::MAX_CERTIFICATES), of [`MAX_CHAIN`](crate::MAX_CHAIN) bytes in all.
         chain: Vec<Vec<u8>>,
+    },
+    /// A method of EAP, as server, needs to know this of somebody else; answer with [`Command::EapAnswered`].
+    EapAsk {
+        /// For the answer.
+        check: CheckId,
+        /// Where the client is.
+        remote: SocketAddr,
+        /// The question, which the method understands.
+        note: EapNote,
     },
     /// Something failed.
     Failed(Failure),

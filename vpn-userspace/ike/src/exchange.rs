@@ -25,6 +25,10 @@ pub struct ExchangeOptions {
     /// How many CHILD SAs beside the first the peer may have for the same networks, each for a resource of its own such
     /// as a CPU (RFC 9611).
     pub per_resource: u16,
+    /// Where one side proves itself by EAP, let the method prove the server as well, with no AUTH of the server's before
+    /// (RFC 5998): as client it is asked for, as server granted to who asks. Only for methods in which both sides prove
+    /// themselves and get a key.
+    pub eap_only: bool,
 }
 
 /// Whether large IKE messages go in fragments (RFC 7383; for IKEv1 the scheme of Cisco and Microsoft).

@@ -42,8 +42,8 @@ mod window;
 mod wire;
 
 pub use auth::{
-    Auth, Eap, EapMethod, EapRun, EapStep, LocalAuth, MAX_CERTIFICATES, MAX_CHAIN, Ppk, Psk, PskError,
-    RemoteAuth, Signer, Trust,
+    Auth, Eap, EapFault, EapMethod, EapNote, EapRun, EapStep, LocalAuth, MAX_CERTIFICATES, MAX_CHAIN, Ppk,
+    Psk, PskError, RemoteAuth, Signer, Trust,
 };
 pub use child::ChildSa;
 pub use config::{

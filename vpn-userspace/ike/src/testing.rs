@@ -171,7 +171,7 @@ pub type Judge = fn(&[Vec<u8>]) -> Result<PublicKey, CertificateRefused>;
 /// Takes the first certificate for a bare SubjectPublicKeyInfo and trusts it: these tests are of IKE.
 pub fn as_spki(chain: &[Vec<u8>]) -> Result<PublicKey, CertificateRefused> {
     let first = chain.first().map(Vec::as_slice).unwrap_or_default();
-    let refused = |e| CertificateRefused { what: format!("{e}"), mend: String::new() };
+    let refused = |e| CertificateRefused { what: format!("{e}"), ..CertificateRefused::default() };
     PublicKey::from_spki(first).map_err(refused)
 }
 
@@ -226,6 +226,8 @@ pub struct Side {
     pub judge: Option<Judge>,
     /// Checks of certificates that nobody has answered.
     pub checks: Vec<(CheckId, Vec<Vec<u8>>)>,
+    /// Questions of EAP's that nobody has answered.
+    pub questions: Vec<(CheckId, crate::EapNote)>,
     /// Where the peer moved, each time.
     pub moves: Vec<SocketAddr>,
     /// Jobs that were asked for and are held.
@@ -252,6 +254,7 @@ impl Side {
             sent: Vec::new(),
             judge: Some(as_spki),
             checks: Vec::new(),
+            questions: Vec::new(),
             moves: Vec::new(),
             jobs: Vec::new(),
             asked: 0,
@@ -305,6 +308,7 @@ impl Side {
             // Their text is in the log above.
             Event::Message { .. } | Event::Secrets(_) | Event::ClientUp { .. } | Event::ClientGone { .. } => {
             }
+            Event::EapAsk { check, note, .. } => self.questions.push((check, note)),
         }
     }
 

@@ -7,7 +7,7 @@ use culvert_crypto::{Random, sha1};
 use x509_cert::Certificate;
 use x509_cert::der::{Decode as _, Encode as _};
 
-use crate::der;
+use crate::{Sources, der};
 
 /// A distinguished name, such as `C=CH, O=Example, CN=gw.example`, or only the common name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +52,8 @@ pub struct Request {
     pub not_before: u64,
     /// Until then.
     pub not_after: u64,
+    /// Where one learns whether it is revoked.
+    pub sources: Sources,
 }
 
 /// A certificate that is not to be trusted any more.
@@ -178,6 +180,7 @@ impl Authority {
             usage: Usage::Authority(2),
             not_before,
             not_after,
+            sources: Sources::default(),
         };
         let mut authority = Self { key, certificate: Vec::new(), subject: subject.0.clone(), not_after };
         authority.certificate = authority.issue(&request, random)?;
@@ -253,6 +256,21 @@ impl Authority {
             let names: Vec<u8> = request.names.iter().flat_map(AltName::encode).collect();
             // RFC 5280 4.2.1.6: critical where the subject is empty; ours never is.
             all.push(extension(17, false, &der::value(0x30, &names)));
+        }
+        let uri = |url: &String| der::value(0x86, url.as_bytes());
+        if !request.sources.crl.is_empty() {
+            // 4.2.1.13: one point with all URLs as its full name.
+            let names: Vec<u8> = request.sources.crl.iter().flat_map(uri).collect();
+            let point = der::sequence(&[&der::value(0xa0, &der::value(0xa0, &names))]);
+            all.push(extension(31, false, &der::value(0x30, &point)));
+        }
+        if !request.sources.ocsp.is_empty() {
+            // 4.2.2.1: id-pe-authorityInfoAccess with id-ad-ocsp.
+            let method = der::oid(&[0x2b, 6, 1, 5, 5, 7, 48, 1]);
+            let one = |url: &String| der::sequence(&[&method, &uri(url)]);
+            let access: Vec<u8> = request.sources.ocsp.iter().flat_map(one).collect();
+            let access = der::octets(&der::value(0x30, &access));
+            all.push(der::sequence(&[&der::oid(&[0x2b, 6, 1, 5, 5, 7, 1, 1]), &access]));
         }
         // id-kp: serverAuth, clientAuth, ipsecIKE.
         let purposes: &[u8] = match request.usage {

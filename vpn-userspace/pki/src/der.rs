@@ -1,4 +1,4 @@
-//! Writing DER (X.690): tag, length, content.
+//! DER (X.690), written and read: tag, length, content.
 
 /// A value of a tag.
 pub(crate) fn value(tag: u8, content: &[u8]) -> Vec<u8> {
@@ -61,6 +61,65 @@ pub(crate) fn time(unix: u64) -> Vec<u8> {
         value(0x17, format!("{:02}{rest}", year % 100).as_bytes())
     } else {
         value(0x18, format!("{year:04}{rest}").as_bytes())
+    }
+}
+
+/// Reads DER, value after value; refuses lengths that are not the shortest (X.690 10.1).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(der: &'a [u8]) -> Self {
+        Self(der)
+    }
+
+    /// The tag of the next value.
+    pub(crate) fn peek(&self) -> Option<u8> {
+        self.0.first().copied()
+    }
+
+    /// The next value: its tag and content.
+    pub(crate) fn any(&mut self) -> Option<(u8, &'a [u8])> {
+        let [tag, first, rest @ ..] = self.0 else { return None };
+        let (length, rest) = match first {
+            0..=0x7f => (usize::from(*first), rest),
+            0x81..=0x84 => {
+                let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+                let length = bytes.iter().fold(0_usize, |sum, byte| sum << 8 | usize::from(*byte));
+                let shortest = length >= 0x80 && bytes.first() != Some(&0);
+                (shortest.then_some(length)?, rest)
+            }
+            _ => return None,
+        };
+        let (content, rest) = rest.split_at_checked(length)?;
+        self.0 = rest;
+        Some((*tag, content))
+    }
+
+    /// The content of the next value, if it has this tag; otherwise it stays.
+    pub(crate) fn next(&mut self, tag: u8) -> Option<&'a [u8]> {
+        self.whole(tag).map(|(content, _)| content)
+    }
+
+    /// The same, and the value with its tag and length.
+    pub(crate) fn whole(&mut self, tag: u8) -> Option<(&'a [u8], &'a [u8])> {
+        if self.peek() != Some(tag) {
+            return None;
+        }
+        let before = self.0;
+        let (_, content) = self.any()?;
+        Some((content, before.get(..before.len() - self.0.len())?))
+    }
+
+    /// The inside of the next value, if it has this tag.
+    pub(crate) fn enter(&mut self, tag: u8) -> Option<Self> {
+        self.next(tag).map(Self)
+    }
+
+    /// The inside of the only value.
+    pub(crate) fn only(mut self, tag: u8) -> Option<Self> {
+        let inside = self.enter(tag)?;
+        self.0.is_empty().then_some(inside)
     }
 }
 

@@ -12,6 +12,7 @@ mod facts;
 mod key;
 mod names;
 mod pem;
+mod revocation;
 mod time;
 mod verify;
 
@@ -21,5 +22,6 @@ pub use facts::{CrlFacts, Facts};
 pub use key::{KeyFileError, private_key};
 pub use names::Names;
 pub use pem::{PemError, blocks, decode, encode};
+pub use revocation::{RevocationError, Sources, Status, crl_status, list_of, ocsp_request, ocsp_status};
 pub use time::civil;
 pub use verify::{MAX_CERTIFICATE_LEN, MAX_CERTIFICATES, Trust, Verified, verify};

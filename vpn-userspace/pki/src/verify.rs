@@ -38,6 +38,8 @@ pub struct Verified {
     pub key: PublicKey,
     /// Whom it is for: the caller sees to it that this is the peer.
     pub names: Names,
+    /// DER: the certificate itself, the authorities above it, the trusted one last.
+    pub path: Vec<Vec<u8>>,
 }
 
 /// id-kp-ipsecIKE, 1.3.6.1.5.5.7.3.17 (RFC 4945 5.1.3.12).
@@ -64,7 +66,7 @@ pub fn verify(chain: &[Vec<u8>], trust: Trust<'_>, now: u64) -> Result<Verified,
     let end = EndEntityCert::try_from(own).map_err(|e| explain(&e))?;
     let unix = UnixTime::since_unix_epoch(Duration::from_secs(now));
     let algorithms: Vec<_> = webpki::ALL_VERIFICATION_ALGS.iter().copied().chain([P521]).collect();
-    let judge = |anchors: &[_]| -> Result<(), PkiError> {
+    let judge = |anchors: &[_]| -> Result<Vec<Vec<u8>>, PkiError> {
         // RFC 4945 5.1.3.12: a certificate without extended usages is for everything; of those that name some, IKE's
         // own, and what TLS peers have.
         let usages =
@@ -81,7 +83,9 @@ pub fn verify(chain: &[Vec<u8>], trust: Trust<'_>, now: u64) -> Result<Verified,
             let tried =
                 end.verify_for_usage(&algorithms, anchors, intermediates, unix, usage, revocation, None);
             result = match &tried {
-                Ok(path) => usages_of(path).and_then(|()| length_of(path, &authorities)),
+                Ok(path) => usages_of(path)
+                    .and_then(|()| length_of(path, &authorities))
+                    .map(|()| path_of(path, &authorities)),
                 Err(error) => Err(explain(error)),
             };
             if result != Err(PkiError::ExtendedUsage) {
@@ -90,17 +94,17 @@ pub fn verify(chain: &[Vec<u8>], trust: Trust<'_>, now: u64) -> Result<Verified,
         }
         result
     };
-    match judge(&anchors(&current)) {
+    let path = match judge(&anchors(&current)) {
         // Perhaps it is known why nobody vouches for it.
         Err(PkiError::UnknownIssuer) if judge(&anchors(&old)).is_ok() => {
             return Err(PkiError::AuthorityOutOfDate);
         }
         result => result?,
-    }
+    };
     let certificate = Certificate::from_der(own).map_err(|_| PkiError::Malformed)?;
     let names = Names::read(&certificate).ok_or(PkiError::Malformed)?;
     let spki = certificate.tbs_certificate().subject_public_key_info().to_der();
-    Ok(Verified { key: PublicKey::from_spki(&spki.map_err(|_| PkiError::Malformed)?)?, names })
+    Ok(Verified { key: PublicKey::from_spki(&spki.map_err(|_| PkiError::Malformed)?)?, names, path })
 }
 
 /// Whether an authority's own certificate is valid now; webpki takes its anchors as they are.
@@ -129,6 +133,15 @@ fn usages_of(path: &VerifiedPath<'_>) -> Result<(), PkiError> {
         }
     }
     Ok(())
+}
+
+/// The certificates of a path.
+fn path_of(path: &VerifiedPath<'_>, authorities: &[CertificateDer<'_>]) -> Vec<Vec<u8>> {
+    let ours = |c: &&CertificateDer<'_>| anchor_from_trusted_cert(c).is_ok_and(|a| a == *path.anchor());
+    let mut all = vec![path.end_entity().der().to_vec()];
+    all.extend(path.intermediate_certificates().map(|c| c.der().to_vec()));
+    all.extend(authorities.iter().find(ours).map(|c| c.to_vec()));
+    all
 }
 
 /// RFC 5280 4.2.1.9 for the authority that is trusted: webpki takes only its name and key, and would allow any number of

@@ -8,8 +8,8 @@ use std::process::Command;
 use culvert_crypto::SystemRandom;
 use culvert_crypto::sign::{KeyKind, PrivateKey, generate};
 use culvert_pki::{
-    AltName, Authority, KeyFileError, PkiError, Request, Revoked, Subject, Trust, Usage, blocks, decode,
-    encode, private_key, verify,
+    AltName, Authority, KeyFileError, PkiError, Request, Revoked, Sources, Subject, Trust, Usage, blocks,
+    decode, encode, private_key, verify,
 };
 
 /// 2026-01-01, so that tools that look at the real clock agree for years.
@@ -38,6 +38,7 @@ fn request(key: &PrivateKey) -> Request {
         usage: Usage::Gateway,
         not_before: NOW - DAY,
         not_after: NOW + 3000 * DAY,
+        sources: Sources::default(),
     }
 }
 
@@ -197,6 +198,7 @@ fn deep_and_huge_chains_are_refused() {
             usage: Usage::Authority(9),
             not_before: NOW - DAY,
             not_after: NOW + 100 * DAY,
+            sources: Sources::default(),
         };
         let certificate = above.issue(&request, &mut random).unwrap();
         above = Authority::open(&certificate, below).unwrap();

@@ -10,9 +10,10 @@ use std::fmt;
 
 use culvert_crypto::{Prf, Random, Secret};
 
+use crate::Identity;
 use crate::error::Cause;
 use crate::wire::Id;
-pub use eap::{Eap, EapMethod, EapRun, EapStep};
+pub use eap::{Eap, EapFault, EapMethod, EapNote, EapRun, EapStep};
 pub use ppk::Ppk;
 pub use psk::{Psk, PskError};
 pub use signature::{MAX_CERTIFICATES, MAX_CHAIN, Signer, Trust};
@@ -73,6 +74,25 @@ impl LocalAuth {
         match self {
             Self::Signature(signer) => Some(signer),
             Self::Psk(_) | Self::Eap(_) | Self::User => None,
+        }
+    }
+
+    /// What it means that the peer answers AUTHENTICATION_FAILED.
+    pub(crate) fn refused(&self) -> Cause {
+        match self {
+            Self::Psk(_) | Self::User => Cause::AuthenticationRefused,
+            Self::Signature(_) => Cause::ProofRefused("certificate"),
+            Self::Eap(_) => Cause::ProofRefused("way to authenticate (EAP)"),
+        }
+    }
+
+    /// Who we say that we are, and by what, for people.
+    pub(crate) fn describe(&self, local_id: &Identity) -> String {
+        match self {
+            Self::Signature(signer) if !signer.about.is_empty() => {
+                format!("local id {local_id}, certificate {}", signer.about)
+            }
+            _ => format!("local id {local_id}"),
         }
     }
 

@@ -25,6 +25,11 @@ impl Psk {
         if secret.is_empty() { Err(PskError::Empty) } else { Ok(Self(secret)) }
     }
 
+    /// Its bytes, for whoever needs the secret itself.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The key as IKEv1's PRF takes it.
     pub(crate) fn secret(&self) -> &Secret {
         &self.0

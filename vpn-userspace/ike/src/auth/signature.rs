@@ -22,6 +22,8 @@ pub struct Signer {
     pub schemes: Vec<Scheme>,
     /// Sign RSA with SHA-1 (method 1) for a peer that knows nothing of RFC 7427. Weak.
     pub sha1: bool,
+    /// What the certificate says, for people; may be empty.
+    pub about: String,
 }
 
 /// Which certificates are believed; the endpoint's owner judges them, see

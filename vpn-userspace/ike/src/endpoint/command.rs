@@ -95,6 +95,9 @@ impl Endpoint {
             Command::PeerSeen(tunnel, remote) => self.peer_seen(now, tunnel, remote)?,
             Command::Addresses(addresses) => self.addresses(now, addresses),
             Command::Relocate(tunnel, local) => self.relocate(now, tunnel, local)?,
+            Command::EapAnswered(CheckId { sa, number }, note) => {
+                self.step_v2(now, sa, |sa, ctx| sa.on_eap_answered(ctx, number, &note));
+            }
             Command::Trace(open) => self.tap.open_messages(open),
             Command::Shutdown => self.shut_down(now),
         }

@@ -72,6 +72,15 @@ const TYPES: [(&str, &[u8]); 20] = [
 ];
 
 impl Dn {
+    /// The value of its only common name, if that is text.
+    pub fn common_name(&self) -> Option<&str> {
+        let mut named = self.attributes.iter().filter(|a| a.oid == [0x55, 4, 3]);
+        match (named.next().map(|a| &a.value), named.next()) {
+            (Some(Value::Text(name)), None) => Some(name),
+            _ => None,
+        }
+    }
+
     /// Reads a name in DER.
     pub fn from_der(der: &[u8]) -> Result<Self, IdentityError> {
         if der.len() > MAX {

@@ -20,7 +20,7 @@ pub(super) const ED25519: &[u8] = include_bytes!("../../../crypto/tests/keys/ed2
 pub(super) fn signer(pkcs8: &[u8]) -> Signer {
     let key = PrivateKey::from_pkcs8(pkcs8).unwrap();
     let chain = vec![key.public_key().to_spki()];
-    Signer { key: Arc::new(key), chain, schemes: Vec::new(), sha1: false }
+    Signer { key: Arc::new(key), chain, schemes: Vec::new(), sha1: false, about: "O=Test".into() }
 }
 
 pub(super) fn certificate() -> RemoteAuth {
@@ -111,25 +111,34 @@ fn a_certificate_that_is_not_trusted() {
         Err(CertificateRefused {
             what: "expired in 2020".into(),
             mend: "renew the peer's certificate".into(),
+            ours: "CN=Test CA".into(),
+            theirs: "CN=gw".into(),
         })
     };
     let (a, b) = signed(P256, P384);
     let mut pair = Pair::new(1, a.clone(), b.clone());
     pair.b.judge = Some(refuse);
     let (of_a, of_b) = fails(&mut pair);
-    assert_eq!(of_a, [Cause::AuthenticationRefused]);
+    assert_eq!(of_a, [Cause::ProofRefused("certificate")]);
+    assert_eq!(
+        pair.a.failures[0].offered_local,
+        "local id a.example, certificate O=Test, remote id b.example"
+    );
     assert!(
         matches!(&of_b[..], [Cause::Certificate { identity, .. }] if identity.to_string() == "a.example")
     );
     let text = pair.b.failures[0].to_string();
     assert!(text.contains("expired in 2020") && text.contains("renew the peer's certificate"), "{text}");
     assert_eq!(pair.b.failures[0].tunnel, Some(TUNNEL));
+    let told = |f: &crate::Failure| (f.offered_local.clone(), f.offered_remote.clone());
+    assert_eq!(told(&pair.b.failures[0]), ("CN=Test CA".into(), "CN=gw".into()));
 
     let mut pair = Pair::new(1, a, b);
     pair.a.judge = Some(refuse);
     let (of_a, of_b) = fails(&mut pair);
     assert!(matches!(&of_a[..], [Cause::Certificate { .. }]), "{of_a:?}");
-    assert_eq!(of_b, [Cause::AuthenticationRefused]);
+    assert_eq!(of_b, [Cause::ProofRefused("certificate")]);
+    assert_eq!(told(&pair.a.failures[0]), ("CN=Test CA".into(), "CN=gw".into()));
 }
 
 #[test]
@@ -137,10 +146,10 @@ fn a_certificate_of_another_key() {
     let (mut a, b) = signed(P256, P384);
     a.auth.local = LocalAuth::Signature(Signer { chain: signer(ED25519).chain, ..signer(P256) });
     let (of_a, of_b) = fails(&mut Pair::new(1, a.clone(), b.clone()));
-    assert_eq!(of_a, [Cause::AuthenticationRefused]);
+    assert_eq!(of_a, [Cause::ProofRefused("certificate")]);
     assert!(matches!(of_b[..], [Cause::WrongSignature { scheme: Scheme::EcdsaSha256, .. }]), "{of_b:?}");
     let (_, of_b) = fails(&mut Pair::new(1, b, a));
-    assert_eq!(of_b, [Cause::AuthenticationRefused]);
+    assert_eq!(of_b, [Cause::ProofRefused("certificate")]);
 }
 
 #[test]
@@ -149,7 +158,7 @@ fn nobody_judges() {
     let mut pair = Pair::new(1, a.clone(), b.clone());
     pair.a.judge = None;
     let (of_a, of_b) = fails(&mut pair);
-    assert_eq!((of_a, of_b), (vec![Cause::Unjudged(secs(10))], vec![Cause::AuthenticationRefused]));
+    assert_eq!((of_a, of_b), (vec![Cause::Unjudged(secs(10))], vec![Cause::ProofRefused("certificate")]));
     let mut pair = Pair::new(1, a, b);
     pair.b.judge = None;
     let (of_a, of_b) = fails(&mut pair);
@@ -183,7 +192,7 @@ fn the_tunnel_that_trusts_is_found() {
     pair.command(At::A, Command::Initiate(TUNNEL));
     assert!(pair.run_until(secs(5), |p| p.b.checks.len() == 1));
     let (check, chain) = pair.b.checks.pop().unwrap();
-    let no = CertificateRefused { what: "no".into(), mend: String::new() };
+    let no = CertificateRefused { what: "no".into(), ..CertificateRefused::default() };
     pair.command(At::B, Command::CertificateChecked(check, Err(no)));
     let (check, _) = pair.b.checks.pop().expect("the second tunnel is asked about");
     pair.command(At::B, Command::CertificateChecked(check, crate::testing::as_spki(&chain)));

@@ -4,7 +4,7 @@ use super::*;
 use crate::{Cause, Ppk, Psk};
 
 /// Written as `id:secret`, with `!` behind it where it is required.
-fn ppk(text: &str) -> Option<Ppk> {
+pub(super) fn ppk(text: &str) -> Option<Ppk> {
     let (text, required) = text.strip_suffix('!').map_or((text, false), |text| (text, true));
     let (id, secret) = text.split_once(':')?;
     Some(Ppk { id: id.to_owned(), secret: Psk::new(secret).unwrap(), required })

@@ -133,7 +133,8 @@ fn fails(a: PeerConfig, b: PeerConfig, prepare: impl Fn(&mut Pair)) -> [Option<(
 
 #[test]
 fn certificates_that_are_refused() {
-    let refuse = |_: &[Vec<u8>]| Err(CertificateRefused { what: "expired".into(), mend: String::new() });
+    let refuse =
+        |_: &[Vec<u8>]| Err(CertificateRefused { what: "expired".into(), ..CertificateRefused::default() });
     for mode in MODES {
         for at in [At::A, At::B] {
             let (a, b) = signed(mode, RSA, RSA);

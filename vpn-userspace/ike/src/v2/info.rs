@@ -52,7 +52,9 @@ impl IkeSa {
         }
         if body.notify(notify::AUTHENTICATION_FAILED).is_some() {
             // RFC 7296 2.21.2: the initiator does not believe who we are.
-            ctx.failed(self.failure(Phase::IkeAuth, Cause::AuthenticationRefused));
+            let failure = self.failure(Phase::IkeAuth, self.config.auth.local.refused());
+            let ours = self.config.auth.local.describe(&self.config.local_id);
+            ctx.failed(failure.offered(ours, ""));
             return Reply::Last(Chain::new(), DownReason::AuthenticationFailed);
         }
         if body.notify(notify::INVALID_SYNTAX).is_some() {

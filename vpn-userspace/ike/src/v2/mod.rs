@@ -20,6 +20,7 @@ use std::time::Instant;
 
 use culvert_types::TunnelId;
 
+use crate::EapNote;
 pub(crate) use crate::ctx::{self, Path};
 use crate::job::Done;
 use crate::protect::Opened;
@@ -147,6 +148,14 @@ impl Sa {
         match self {
             Self::AuthSent(s) => s.on_checked(ctx, number, &verdict),
             Self::HalfOpen(s) => Some(s.on_checked(ctx, number, verdict)),
+            other => Some(other),
+        }
+    }
+
+    /// The owner's answer to a question of EAP's.
+    pub(crate) fn on_eap_answered(self, ctx: &mut Ctx<'_>, number: u64, note: &EapNote) -> Option<Self> {
+        match self {
+            Self::HalfOpen(s) => Some(s.on_eap_answered(ctx, number, note)),
             other => Some(other),
         }
     }

@@ -75,6 +75,7 @@ pub(crate) mod notify {
     pub(crate) const COOKIE2: u16 = 16401;
     pub(crate) const NO_NATS_ALLOWED: u16 = 16402;
     pub(crate) const CHILDLESS_SUPPORTED: u16 = 16418;
+    pub(crate) const EAP_ONLY_AUTHENTICATION: u16 = 16417;
     pub(crate) const FRAGMENTATION_SUPPORTED: u16 = 16430;
     pub(crate) const SIGNATURE_HASH_ALGORITHMS: u16 = 16431;
     pub(crate) const USE_PPK: u16 = 16435;

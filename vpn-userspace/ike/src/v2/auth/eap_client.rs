@@ -1,9 +1,10 @@
 //! IKE_AUTH as the initiator that proves itself by EAP (RFC 7296 2.16): the rounds after the responder's own proof.
 
-use super::{AuthSent, Message};
+use super::ppk::Offered;
+use super::{AuthSent, Handshake, Message};
 use crate::auth::{EapRun, EapStep, Psk, psk};
 use crate::ctx::Ctx;
-use crate::error::Cause;
+use crate::error::{Cause, Failure};
 use crate::v2::Sa;
 use crate::window::Retransmission;
 use crate::wire::{Body, Chain, Exchange, Id, Payload, notify};
@@ -67,12 +68,15 @@ impl AuthSent {
             let Some((method, auth)) = body.auth() else {
                 return Err(match body.error() {
                     Some(n) if n.kind == notify::AUTHENTICATION_FAILED => {
-                        (Cause::AuthenticationRefused, false)
+                        (self.config.auth.local.refused(), false)
                     }
                     Some(n) => (Cause::Refused(n.kind), false),
                     None => (Cause::MissingPayload("AUTH"), true),
                 });
             };
+            if let Some(offered) = self.ppk.take() {
+                offered.settle(&mut self.handshake, body).map_err(|cause| (cause, true))?;
+            }
             let (kind, reserved, data) = &eap.id_r;
             let octets = self.handshake.responder_octets(Id { kind: *kind, reserved: *reserved, data });
             let good = method == psk::METHOD && psk::verify(prf, msk, &octets, auth);
@@ -80,30 +84,44 @@ impl AuthSent {
         }
         let Some(message) = body.eap() else {
             return Err(match body.error() {
-                Some(n) if n.kind == notify::AUTHENTICATION_FAILED => (Cause::AuthenticationRefused, false),
+                Some(n) if n.kind == notify::AUTHENTICATION_FAILED => {
+                    (self.config.auth.local.refused(), false)
+                }
                 Some(n) => (Cause::Refused(n.kind), false),
                 None => (Cause::MissingPayload("EAP"), true),
             });
         };
         eap.rounds += 1;
         if eap.rounds > MAX_ROUNDS {
-            return Err((Cause::EapFailed("the server never comes to an end".to_owned()), true));
+            return Err((Failure::of_eap("the server never comes to an end"), true));
         }
         let mut chain = Chain::new();
         match eap.run.handle(message, ctx.random) {
             EapStep::Send(response) | EapStep::Refuse(response, _) => {
                 chain.push(&Payload::Eap(&response));
             }
+            EapStep::Ask(_) => return Err((Failure::of_eap("a client asks nobody"), true)),
             EapStep::Success(_, msk) => {
                 let msk = Psk::new(msk.to_vec()).map_err(|_| (Cause::EapKey, true))?;
                 let (kind, data) = self.config.local_id.to_wire();
-                let octets = self.handshake.initiator_octets(Id { kind, reserved: [0; 3], data: &data });
-                let auth = psk::sign(prf, &msk, &octets);
+                let id = Id { kind, reserved: [0; 3], data: &data };
+                let sign = |handshake: &Handshake| psk::sign(prf, &msk, &handshake.initiator_octets(id));
+                let plain = sign(&self.handshake);
+                // RFC 8784 3: with EAP the PPK is named, and used, in the last round; the responder's first AUTH goes
+                // without.
+                self.ppk =
+                    Offered::start(&mut self.handshake, &self.config).map_err(|cause| (cause, true))?;
+                let auth = sign(&self.handshake);
                 chain.push(&Payload::Auth { method: psk::METHOD, data: &auth });
+                if let (Some(offered), Some(ppk)) = (&self.ppk, &self.config.exchange.ppk) {
+                    Offered::write(&mut chain, ppk, offered.optional().then_some(&plain[..]));
+                }
                 eap.msk = Some(msk);
             }
             // RFC 7296 2.16: after an EAP-Failure of the responder there is nothing to tell it.
-            EapStep::Failure(_, why) => return Err((Cause::EapFailed(why), message.first() != Some(&4))),
+            EapStep::Failure(_, why) => {
+                return Err((Cause::EapFailed(Box::new(why)), message.first() != Some(&4)));
+            }
         }
         Ok(Some(chain))
     }

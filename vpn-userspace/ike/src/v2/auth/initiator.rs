@@ -32,7 +32,7 @@ pub(crate) struct AuthSent {
     /// EAP, once it is under way.
     pub(super) eap: Option<eap_client::Client>,
     /// The post-quantum pre-shared key that the request used, until the answer says whether the peer has it.
-    ppk: Option<Offered>,
+    pub(super) ppk: Option<Offered>,
 }
 
 struct Judging {
@@ -113,6 +113,9 @@ impl AuthSent {
             ppk
         });
         mobike::offer(&mut chain, ctx, &config);
+        if by_eap && config.exchange.eap_only {
+            chain.push(&Payload::Notify(Notify::new(notify::EAP_ONLY_AUTHENTICATION, &[])));
+        }
         vip::request(&mut chain, &config);
         let scope = pairs::wanted(&config, false).into_iter().next().flatten();
         let offer = (!childless).then(|| Offer::new(ctx, &config, handshake.spi_i, false, scope));
@@ -203,10 +206,21 @@ impl AuthSent {
     fn verify(&self, body: &Body<'_>, verdict: Option<&Verdict>) -> Result<Proof, Distrust> {
         let quiet = |cause| Distrust { cause, tell: false };
         let aloud = |cause| Distrust { cause, tell: true };
+        // RFC 5998 4: the responder goes straight to EAP, which will prove it, too.
+        let eap_only = self.config.exchange.eap_only && matches!(self.config.auth.local, LocalAuth::Eap(_));
+        if let (true, Some(id), None, true) = (eap_only, body.id_r(), body.auth(), body.has(kind::EAP)) {
+            let remote_id = Identity::from_wire(id).map_err(|e| aloud(e.into()))?;
+            return match &self.config.remote_id {
+                Some(expected) if !expected.matches(&remote_id) => {
+                    Err(aloud(Cause::WrongRemoteId { expected: expected.clone(), got: remote_id }))
+                }
+                _ => Ok(Proof::Proven(remote_id)),
+            };
+        }
         let (Some(id), Some(auth)) = (body.id_r(), body.auth()) else {
             // RFC 7296 2.21.2: an error about the IKE SA comes without AUTH.
             return Err(match body.error() {
-                Some(n) if n.kind == notify::AUTHENTICATION_FAILED => quiet(Cause::AuthenticationRefused),
+                Some(n) if n.kind == notify::AUTHENTICATION_FAILED => quiet(self.config.auth.local.refused()),
                 Some(n) => quiet(Cause::Refused(n.kind)),
                 None if body.has(kind::EAP) => aloud(Cause::Eap),
                 None => aloud(Cause::MissingPayload(if body.id_r().is_none() { "IDr" } else { "AUTH" })),
@@ -333,17 +347,21 @@ impl AuthSent {
             ctx.send(&self.handshake.path, bytes);
         }
         self.release(ctx);
-        let (ours, theirs) = match &cause {
-            Cause::AuthenticationRefused => {
+        let said = match &cause {
+            Cause::AuthenticationRefused | Cause::ProofRefused(_) => {
                 let remote =
                     self.config.remote_id.as_ref().map_or_else(|| "any".to_owned(), Identity::to_string);
-                (format!("local id {}, remote id {remote}", self.config.local_id), String::new())
+                let ours = self.config.auth.local.describe(&self.config.local_id);
+                Some((format!("{ours}, remote id {remote}"), String::new()))
             }
-            Cause::WrongRemoteId { expected, got } => (expected.to_string(), got.to_string()),
-            _ => (String::new(), String::new()),
+            Cause::WrongRemoteId { expected, got } => Some((expected.to_string(), got.to_string())),
+            _ => None,
         };
         let failure = Failure::new(Some(self.tunnel), &self.config.name, Phase::IkeAuth, cause);
-        ctx.failed(failure.offered(ours, theirs));
+        ctx.failed(match said {
+            Some((ours, theirs)) => failure.offered(ours, theirs),
+            None => failure,
+        });
     }
 
     /// When something is due, and what.

@@ -18,7 +18,7 @@ use crate::v2::closed::Closed;
 use crate::v2::sa::IkeSa;
 use crate::v2::{Arrival, Message, Sa, child, mobike, vip};
 use crate::window::Window;
-use crate::wire::{Body, Chain, Header, Id, Notify, Payload, notify};
+use crate::wire::{Body, Chain, Exchange, Header, Id, Notify, Payload, notify};
 use crate::{CheckId, Childless, Event, Identity, PeerConfig, Unique};
 
 /// Tunnels for which one peer's certificate is judged, at most: several may fit who takes anybody.
@@ -90,8 +90,12 @@ impl HalfOpen {
 
     pub(crate) fn on_request(mut self: Box<Self>, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) -> Option<Sa> {
         let header = &arrival.header;
-        // While a certificate is judged or a job is at work, repetitions wait as well.
-        let fits = !header.flags.response && self.judging.is_none() && !self.rounds.wait();
+        if header.exchange == Exchange::Informational && !header.flags.response && self.eap.is_some() {
+            return Some(self.on_farewell(ctx, arrival));
+        }
+        // While a certificate is judged, a job is at work or EAP waits for somebody, repetitions wait as well.
+        let waits = self.judging.is_some() || self.eap.as_ref().is_some_and(eap_server::Server::waits);
+        let fits = !header.flags.response && !waits && !self.rounds.wait();
         let before = self.rounds.protection_before().unwrap_or(&self.handshake.protection);
         if !fits
             || repeated(&self.window, before, ctx, arrival)
@@ -101,7 +105,7 @@ impl HalfOpen {
         }
         match self.handshake.open(arrival) {
             Ok(message) if !self.rounds.done() => Some(self.on_intermediate(ctx, message)),
-            Ok(message) if self.eap.is_some() => Some(self.on_eap(ctx, &message)),
+            Ok(message) if self.eap.is_some() => Some(self.on_eap(ctx, message)),
             Ok(message) => Some(self.on_message(ctx, message)),
             Err(e) => {
                 tracing::debug!(remote = %arrival.remote, "dropped an IKE_AUTH request: {e}");
