@@ -1,7 +1,9 @@
 //! Slow cryptography as jobs: the endpoint asks for them, its owner runs them wherever it likes and hands back what came out.
 
 use std::fmt;
+use std::sync::Arc;
 
+use culvert_crypto::sign::{PrivateKey, Scheme, SignError};
 use culvert_crypto::{DhError, DhGroup, KeyPair, Prf, Random, Secret, SharedSecret};
 
 /// A piece of slow cryptography. Its owner calls [`run`](Self::run), on any thread and at any time, and gives the
@@ -37,6 +39,8 @@ pub(crate) enum Work {
     Agree(KeyPair, Vec<u8>),
     /// A key pair and its shared secret with the peer's value.
     Answer(DhGroup, Drawn, Vec<u8>),
+    /// A signature over a message.
+    Sign(Arc<PrivateKey>, Scheme, Drawn, Vec<u8>),
 }
 
 /// What came of it.
@@ -44,6 +48,7 @@ pub(crate) enum Done {
     Pair(Result<KeyPair, DhError>),
     Shared(Result<SharedSecret, DhError>),
     Answer(Result<Answered, DhError>),
+    Signature(Result<Vec<u8>, SignError>),
     Lost,
 }
 
@@ -83,6 +88,9 @@ impl Job {
             Work::Generate(group, mut random) => Done::Pair(KeyPair::generate(group, &mut random)),
             Work::Agree(pair, value) => Done::Shared(pair.agree(&value)),
             Work::Answer(group, mut random, value) => Done::Answer(answer(group, &mut random, &value)),
+            Work::Sign(key, scheme, mut random, message) => {
+                Done::Signature(key.sign(scheme, &[&message], &mut random))
+            }
         };
         JobDone { id: self.id, done }
     }

@@ -5,10 +5,11 @@ pub(crate) mod int_auth;
 mod ppk;
 pub(crate) mod psk;
 pub(crate) mod signature;
+pub(crate) mod signing;
 
 use std::fmt;
 
-use culvert_crypto::{Prf, Random, Secret};
+use culvert_crypto::{Prf, Secret};
 
 use crate::Identity;
 use crate::error::Cause;
@@ -17,6 +18,7 @@ pub use eap::{Eap, EapFault, EapMethod, EapNote, EapRun, EapStep};
 pub use ppk::Ppk;
 pub use psk::{Psk, PskError};
 pub use signature::{MAX_CERTIFICATES, MAX_CHAIN, Signer, Trust};
+use signing::Make;
 
 /// How both sides of a tunnel prove who they are. The two need not be of a kind (RFC 7296 2.15).
 #[derive(Debug, Clone)]
@@ -96,19 +98,21 @@ impl LocalAuth {
         }
     }
 
-    /// The AUTH payload: method and data.
+    /// The AUTH payload: method and data. `None`: a job is at work on it.
     pub(crate) fn prove(
         &self,
         prf: Prf,
         octets: &SignedOctets<'_>,
         peer_hashes: &[u16],
-        random: &mut dyn Random,
-    ) -> Result<Proof, Cause> {
+        make: &mut Make<'_>,
+    ) -> Option<Result<Proof, Cause>> {
         match self {
-            Self::Psk(key) => Ok(Proof { method: psk::METHOD, data: psk::sign(prf, key, octets).to_vec() }),
-            Self::Signature(signer) => signer.sign(prf, octets, peer_hashes, random),
+            Self::Psk(key) => {
+                Some(Ok(Proof { method: psk::METHOD, data: psk::sign(prf, key, octets).to_vec() }))
+            }
+            Self::Signature(signer) => signer.sign(prf, octets, peer_hashes, make),
             // There is a key for it only after EAP.
-            Self::Eap(_) | Self::User => Err(Cause::Eap),
+            Self::Eap(_) | Self::User => Some(Err(Cause::Eap)),
         }
     }
 }

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use culvert_crypto::Prf;
 use culvert_crypto::sign::{KeyKind, PrivateKey, PublicKey, Scheme};
-use culvert_crypto::{Prf, Random};
 
+use super::signing::Make;
 use super::{Proof, SignedOctets};
 use crate::error::Cause;
 use crate::wire::{Body, Chain, Notify, Payload, X509_SIGNATURE, notify};
@@ -79,13 +80,17 @@ impl Signer {
         prf: Prf,
         octets: &SignedOctets<'_>,
         peer_hashes: &[u16],
-        random: &mut dyn Random,
-    ) -> Result<Proof, Cause> {
-        let (method, scheme) = self
-            .choose(peer_hashes)
-            .ok_or_else(|| Cause::NoSignature { key: self.key.kind(), hashes: peer_hashes.to_vec() })?;
+        make: &mut Make<'_>,
+    ) -> Option<Result<Proof, Cause>> {
+        let Some((method, scheme)) = self.choose(peer_hashes) else {
+            let (key, hashes) = (self.key.kind(), peer_hashes.to_vec());
+            return Some(Err(Cause::NoSignature { key, hashes }));
+        };
         let parts = [octets.message, octets.peer_nonce, &octets.maced_id(prf), octets.int_auth];
-        let signature = self.key.sign(scheme, &parts, random)?;
+        let signature = match make(&self.key, scheme, &parts)? {
+            Ok(signature) => signature,
+            Err(cause) => return Some(Err(cause)),
+        };
         let mut data = Vec::new();
         if method == DIGITAL_SIGNATURE {
             let identifier = scheme.algorithm_identifier().unwrap_or_default();
@@ -93,7 +98,7 @@ impl Signer {
             data.extend_from_slice(identifier);
         }
         data.extend_from_slice(&signature);
-        Ok(Proof { method, data })
+        Some(Ok(Proof { method, data }))
     }
 
     /// CERT payloads, our own certificate first (RFC 7296 3.6).

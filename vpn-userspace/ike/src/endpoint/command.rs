@@ -166,7 +166,7 @@ impl Endpoint {
         let on_its_way = |key: &u64| {
             matches!(
                 self.sas.get(key),
-                Some(AnySa::V2(Sa::InitSent(_) | Sa::Intermediate(_) | Sa::AuthSent(_)))
+                Some(AnySa::V2(Sa::InitSent(_) | Sa::Intermediate(_) | Sa::Proving(_) | Sa::AuthSent(_)))
             )
         };
         if all.iter().any(on_its_way) {
@@ -197,7 +197,7 @@ impl Endpoint {
                     state.forget(ctx);
                     None
                 }
-                Sa::InitSent(_) | Sa::Intermediate(_) => None,
+                Sa::InitSent(_) | Sa::Intermediate(_) | Sa::Proving(_) => None,
                 other => Some(other),
             });
         }

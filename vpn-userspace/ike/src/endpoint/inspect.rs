@@ -27,7 +27,9 @@ impl Endpoint {
             // The request in flight may be the one that is played with.
             Sa::Intermediate(s) => (&mut s.handshake, 1),
             Sa::AuthSent(s) => (&mut s.handshake, s.window.next_id() - 1),
-            Sa::InitSent(_) | Sa::Opening(_) | Sa::HalfOpen(_) | Sa::Closed(_) => return None,
+            Sa::InitSent(_) | Sa::Opening(_) | Sa::Proving(_) | Sa::HalfOpen(_) | Sa::Closed(_) => {
+                return None;
+            }
         };
         let flags = Flags { initiator: true, response: false };
         let (spi_i, spi_r) = (handshake.spi_i, handshake.spi_r);
@@ -48,6 +50,7 @@ fn state(sa: &Sa) -> String {
         Sa::InitSent(_) => "InitSent".to_owned(),
         Sa::Opening(_) => "Opening".to_owned(),
         Sa::Intermediate(_) => "Intermediate".to_owned(),
+        Sa::Proving(_) => "Proving".to_owned(),
         Sa::AuthSent(_) => "AuthSent".to_owned(),
         Sa::HalfOpen(_) => "HalfOpen".to_owned(),
         Sa::Closed(_) => "Closed".to_owned(),

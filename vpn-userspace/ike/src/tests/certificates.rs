@@ -257,11 +257,14 @@ fn old_methods_serve_peers_that_know_no_others() {
     let id = Id { kind: 2, reserved: [0; 3], data: b"gw" };
     let octets = SignedOctets { message: b"message", peer_nonce: b"nonce", sk_p: b"skp", id, int_auth: &[] };
     let prf = Prf::HmacSha256;
+    let mut now = |key: &Arc<PrivateKey>, scheme: Scheme, parts: &[&[u8]]| {
+        Some(key.sign(scheme, parts, &mut Seeded(1)).map_err(Cause::from))
+    };
     let old = Trust { sha1: true, ..Trust::default() };
     for (key, method) in [(P256, 9), (P384, 10), (P521, 11), (RSA, 1)] {
         let signer = Signer { sha1: true, ..signer(key) };
         let local = LocalAuth::Signature(signer.clone());
-        let proof = local.prove(prf, &octets, &[], &mut Seeded(1)).unwrap();
+        let proof = local.prove(prf, &octets, &[], &mut now).unwrap().unwrap();
         assert_eq!(proof.method, method);
         let public = signer.key.public_key();
         let auth = (proof.method, proof.data.as_slice());
@@ -273,8 +276,8 @@ fn old_methods_serve_peers_that_know_no_others() {
         assert!(signature::verify(prf, &old, public, &octets, (method, &proof.data[1..])).is_err());
     }
     for key in [ED25519, RSA] {
-        let none = LocalAuth::Signature(signer(key)).prove(prf, &octets, &[], &mut Seeded(1));
-        assert!(matches!(none, Err(Cause::NoSignature { .. })));
+        let none = LocalAuth::Signature(signer(key)).prove(prf, &octets, &[], &mut now);
+        assert!(matches!(none, Some(Err(Cause::NoSignature { .. }))));
     }
     // RFC 7427: garbage for an algorithm identifier, and none at all.
     let public = signer(P256);
@@ -292,4 +295,77 @@ fn failures_name_phase_and_blame() {
     fails(&mut pair);
     let failure = &pair.b.failures[0];
     assert_eq!((failure.phase, failure.blame), (Phase::IkeAuth, crate::Blame::Configuration));
+}
+
+/// RSA and P-521 sign beside the event loop, with a PPK twice; the others at once.
+#[test]
+fn slow_signatures_are_jobs() {
+    use crate::testing::Jobs;
+    for (key, slow) in [(RSA, true), (P521, true), (P256, false), (P384, false), (ED25519, false)] {
+        for ppk in [false, true] {
+            let (mut a, mut b) = signed(key, key);
+            if ppk {
+                let secret = Psk::new("a post-quantum secret").unwrap();
+                let ppk = crate::Ppk { id: "ppk".into(), secret, required: false };
+                (a.exchange.ppk, b.exchange.ppk) = (Some(ppk.clone()), Some(ppk));
+            }
+            let mut pair = Pair::new(1, a, b);
+            pair.jobs = Jobs::After(Duration::from_millis(7));
+            pair.connect();
+            let want = if slow { (1 + usize::from(ppk), 1) } else { (0, 0) };
+            assert_eq!((pair.a.asked, pair.b.asked), want, "{ppk}");
+            assert_eq!(pair.a.ike.as_ref().unwrap().ppk, ppk);
+            assert!(pair.a.failures.is_empty() && pair.b.failures.is_empty());
+        }
+    }
+}
+
+#[test]
+fn signatures_that_come_late_or_never() {
+    use crate::testing::Jobs;
+    // At the initiator, which has sent nothing yet; at the responder, whose answer waits for it.
+    for at in [At::A, At::B] {
+        for lost in [false, true] {
+            let mut pair = Pair::new(1, signed(RSA, RSA).0, signed(RSA, RSA).1);
+            pair.jobs = Jobs::Held;
+            pair.command(At::A, Command::Initiate(TUNNEL));
+            pair.run(secs(1));
+            if at == At::B {
+                pair.run_held(At::A);
+                pair.run(secs(1));
+                // Repetitions cost nothing.
+                let request = pair.a.sent.last().unwrap().clone();
+                pair.inject(At::B, &request);
+            }
+            assert_eq!(pair.side(at).jobs.len(), 1);
+            if lost {
+                let (time, id) = (pair.time, pair.side(at).jobs.pop().unwrap().id());
+                pair.side(at).endpoint.handle_job(time, id.lost());
+                pair.drain(at);
+                assert_eq!(pair.side(at).failures.pop().unwrap().cause, Cause::Unfinished);
+                pair.run(secs(60));
+                assert_eq!((pair.a.endpoint.counts(), pair.b.endpoint.counts()), Default::default());
+                continue;
+            }
+            pair.run_held(at);
+            pair.run(secs(1));
+            pair.run_held(At::B);
+            pair.run(secs(1));
+            assert!(pair.agreed(), "{:#?} {:#?}", pair.a.log, pair.b.log);
+        }
+    }
+    // One that never says so is given up; a tunnel that is taken down meanwhile needs none.
+    for stop in [false, true] {
+        let mut pair = Pair::new(1, signed(RSA, RSA).0, signed(RSA, RSA).1);
+        pair.jobs = Jobs::Held;
+        pair.command(At::A, Command::Initiate(TUNNEL));
+        pair.run(secs(1));
+        if stop {
+            pair.command(At::A, Command::Terminate(TUNNEL, true));
+            pair.run_held(At::A);
+        }
+        pair.run(secs(60));
+        assert_eq!(pair.a.failures.pop().map(|f| f.cause), (!stop).then_some(Cause::Unfinished));
+        assert_eq!((pair.a.endpoint.counts(), pair.b.endpoint.counts()), Default::default());
+    }
 }

@@ -72,6 +72,8 @@ pub(crate) enum Sa {
     Opening(Box<init::Opening>),
     /// Initiator, in a round of IKE_INTERMEDIATE.
     Intermediate(Box<auth::Intermediate>),
+    /// Initiator, whose signature for IKE_AUTH is being made.
+    Proving(Box<auth::Proving>),
     /// Initiator, waiting for the answer to IKE_AUTH.
     AuthSent(Box<auth::AuthSent>),
     /// Responder, waiting for IKE_AUTH.
@@ -89,6 +91,7 @@ impl Sa {
             Self::InitSent(_) => 0,
             Self::Opening(s) => s.spi_i(),
             Self::Intermediate(s) => s.handshake.spi_r,
+            Self::Proving(s) => s.handshake.spi_r,
             Self::AuthSent(s) => s.handshake.spi_r,
             Self::HalfOpen(s) => s.handshake.spi_i,
             Self::Up(s) => s.peer_spi(),
@@ -99,7 +102,7 @@ impl Sa {
     /// Whether we are the original initiator of this IKE SA.
     pub(crate) fn initiator(&self) -> bool {
         match self {
-            Self::InitSent(_) | Self::Intermediate(_) | Self::AuthSent(_) => true,
+            Self::InitSent(_) | Self::Intermediate(_) | Self::Proving(_) | Self::AuthSent(_) => true,
             Self::Opening(_) | Self::HalfOpen(_) => false,
             Self::Up(s) => s.initiator,
             Self::Closed(s) => s.initiator,
@@ -111,6 +114,7 @@ impl Sa {
         match self {
             Self::InitSent(s) => Some(s.tunnel),
             Self::Intermediate(s) => Some(s.tunnel),
+            Self::Proving(s) => Some(s.tunnel),
             Self::AuthSent(s) => Some(s.tunnel),
             Self::Opening(_) | Self::HalfOpen(_) => None,
             Self::Up(s) => Some(s.tunnel),
@@ -122,7 +126,7 @@ impl Sa {
     pub(crate) fn on_datagram(self, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) -> Option<Self> {
         match self {
             Self::InitSent(s) => s.on_response(ctx, arrival),
-            Self::Opening(_) => Some(self),
+            Self::Opening(_) | Self::Proving(_) => Some(self),
             Self::Intermediate(s) => s.on_response(ctx, arrival),
             Self::AuthSent(s) => s.on_response(ctx, arrival),
             Self::HalfOpen(s) => s.on_request(ctx, arrival),
@@ -137,6 +141,7 @@ impl Sa {
         match self {
             Self::InitSent(s) => s.on_job(ctx, number, done),
             Self::Intermediate(s) => s.on_job(ctx, number, done),
+            Self::Proving(s) => s.on_job(ctx, number, done),
             Self::HalfOpen(s) => Some(s.on_job(ctx, number, done)),
             Self::Up(s) => s.on_job(ctx, number, done),
             Self::Opening(_) | Self::AuthSent(_) | Self::Closed(_) => Some(self),
@@ -165,6 +170,7 @@ impl Sa {
         match self {
             Self::InitSent(s) => s.on_timeout(ctx),
             Self::Intermediate(s) => s.on_timeout(ctx),
+            Self::Proving(s) => s.on_timeout(ctx),
             Self::AuthSent(s) => s.on_timeout(ctx),
             Self::Opening(s) => (ctx.now < s.expires).then_some(Self::Opening(s)),
             Self::HalfOpen(s) => s.on_timeout(ctx),
@@ -183,6 +189,7 @@ impl Sa {
                 let (when, why) = s.deadline();
                 soonest.at(when, why);
             }
+            Self::Proving(s) => soonest.at(s.patience, "a signature must be made"),
             Self::AuthSent(s) => s.deadline().into_iter().for_each(|(when, why)| soonest.at(when, why)),
             Self::HalfOpen(s) => soonest.at(s.expires, "half-open IKE SA expires"),
             Self::Up(s) => s.deadlines(config, &mut soonest),

@@ -54,13 +54,12 @@ impl HalfOpen {
         let (run, request) = eap.begin(ctx.random);
         let (kind, data) = config.local_id.to_wire();
         let id = Id { kind, reserved: [0; 3], data: &data };
-        let (prf, octets) = (self.handshake.suite.prf, self.handshake.responder_octets(id));
         let asks = |body: Body<'_>| body.notify(notify::EAP_ONLY_AUTHENTICATION).is_some();
         let eap_only = config.exchange.eap_only && first.opened.body().is_ok_and(asks);
         let mut chain = Chain::new();
         chain.push(&Payload::IdR(id));
         if !eap_only {
-            let proof = match config.auth.local.prove(prf, &octets, &self.handshake.peer_hashes, ctx.random) {
+            let proof = match self.own_proof(ctx, &config, false).unwrap_or(Err(Cause::Unfinished)) {
                 Ok(proof) => proof,
                 Err(cause) => {
                     let failure = self.failure(&first, Some((tunnel, &*config)), cause);

@@ -7,7 +7,9 @@ use culvert_types::TunnelId;
 
 use super::eap_client;
 use super::ppk::Offered;
+use super::proving::{self, Proving};
 use super::{Handshake, JUDGEMENT, Verdict, proves};
+use crate::auth::signing::Signing;
 use crate::auth::{self, signature};
 use crate::ctx::{Ctx, Effect, log};
 use crate::error::{Cause, Failure, Phase};
@@ -65,7 +67,8 @@ impl AuthSent {
         mut handshake: Handshake,
         mut window: Window,
         beside: bool,
-    ) -> Option<Box<Self>> {
+        mut signing: Signing,
+    ) -> Option<Sa> {
         if !beside && ctx.is_served(tunnel) {
             log!(debug, config.name, "the peer's own IKE SA came first: ours is given up");
             return None;
@@ -80,8 +83,16 @@ impl AuthSent {
         let id = Id { kind: id_kind, reserved: [0; 3], data: &id_data };
         // RFC 7296 2.16: without AUTH, we ask to prove ourselves by EAP.
         let by_eap = matches!(config.auth.local, LocalAuth::Eap(_));
-        let proofs = if by_eap { Ok(None) } else { proofs(ctx, &config, &mut handshake, id).map(Some) };
+        let proofs = match by_eap {
+            true => Ok(None),
+            false => proofs(ctx, &config, &mut handshake, id, &mut signing),
+        };
         let proofs = match proofs {
+            Ok(None) if !by_eap => {
+                let patience = ctx.now + ctx.config.half_open_lifetime;
+                let state = Proving { tunnel, config, handshake, window, beside, signing, patience };
+                return Some(Sa::Proving(Box::new(state)));
+            }
             Ok(proofs) => proofs,
             Err(cause) => {
                 ctx.failed(Failure::new(Some(tunnel), &config.name, Phase::IkeAuth, cause));
@@ -124,7 +135,8 @@ impl AuthSent {
         let bytes = handshake.protection.seal(&header, &chain);
         window.sent(bytes.clone(), Retransmission::new(ctx.now, &ctx.config.retransmit, None));
         ctx.send(&handshake.path, bytes);
-        Some(Box::new(Self { tunnel, handshake, window, config, offer, judging: None, eap: None, ppk }))
+        let (judging, eap) = (None, None);
+        Some(Sa::AuthSent(Box::new(Self { tunnel, handshake, window, config, offer, judging, eap, ppk })))
     }
 
     pub(crate) fn on_response(mut self: Box<Self>, ctx: &mut Ctx<'_>, arrival: &Arrival<'_>) -> Option<Sa> {
@@ -418,20 +430,31 @@ struct Proofs {
     ppk: Option<Offered>,
 }
 
-/// RFC 8784 3: AUTH with the PPK, and without it for a peer that may do without.
+/// RFC 8784 3: AUTH with the PPK, and without it for a peer that may do without. `None`: a job is at work on one.
 fn proofs(
     ctx: &mut Ctx<'_>,
     config: &PeerConfig,
     handshake: &mut Handshake,
     id: Id<'_>,
-) -> Result<Proofs, Cause> {
-    let prf = handshake.suite.prf;
-    let prove = |handshake: &Handshake, ctx: &mut Ctx<'_>| {
+    signing: &mut Signing,
+) -> Result<Option<Proofs>, Cause> {
+    let owner = (handshake.spi_i, true);
+    let mut prove = |handshake: &Handshake, ctx: &mut Ctx<'_>| {
         let octets = handshake.initiator_octets(id);
-        config.auth.local.prove(prf, &octets, &handshake.peer_hashes, ctx.random)
+        let how = (handshake.suite.prf, handshake.peer_hashes.as_slice());
+        proving::prove(ctx, config, how, &octets, owner, signing).transpose()
     };
     let plain = prove(handshake, ctx)?;
     let ppk = Offered::start(handshake, config)?;
-    let mixed = if ppk.is_some() { Some(prove(handshake, ctx)?) } else { None };
-    Ok(Proofs { plain, mixed, ppk })
+    let mixed = if ppk.is_some() { prove(handshake, ctx)? } else { None };
+    match (plain, ppk, mixed) {
+        (Some(plain), None, _) => Ok(Some(Proofs { plain, mixed: None, ppk: None })),
+        (Some(plain), Some(ppk), Some(mixed)) => {
+            Ok(Some(Proofs { plain, mixed: Some(mixed), ppk: Some(ppk) }))
+        }
+        (_, ppk, _) => {
+            ppk.into_iter().for_each(|ppk| ppk.withdraw(handshake));
+            Ok(None)
+        }
+    }
 }

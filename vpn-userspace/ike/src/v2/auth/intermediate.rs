@@ -11,6 +11,7 @@ use culvert_types::TunnelId;
 use super::{AuthSent, HalfOpen, Handshake};
 use crate::PeerConfig;
 use crate::auth::int_auth::Chunks;
+use crate::auth::signing::Signing;
 use crate::ctx::{Ctx, log};
 use crate::error::{Cause, Failure, Phase};
 use crate::job::Done;
@@ -73,7 +74,7 @@ pub(crate) fn go_on(
     let mut left: VecDeque<DhGroup> = handshake.suite.additional.methods().collect();
     let window = Window::new(1, 0);
     let Some(method) = left.pop_front() else {
-        return AuthSent::start(ctx, tunnel, config, handshake, window, beside).map(Sa::AuthSent);
+        return AuthSent::start(ctx, tunnel, config, handshake, window, beside, Signing::default());
     };
     let half = match Half::start(ctx, handshake.spi_i, method) {
         Ok(half) => half,
@@ -171,7 +172,7 @@ impl Intermediate {
         drop(self.handshake.advance(shared, &request, &message.opened.chunks(), next_id, ctx));
         let Some(method) = self.left.pop_front() else {
             let Self { tunnel, handshake, config, beside, window, .. } = *self;
-            return AuthSent::start(ctx, tunnel, config, handshake, window, beside).map(Sa::AuthSent);
+            return AuthSent::start(ctx, tunnel, config, handshake, window, beside, Signing::default());
         };
         match Half::start(ctx, self.handshake.spi_i, method) {
             Ok(half) => self.half = half,
@@ -338,8 +339,11 @@ impl HalfOpen {
         Ok(Some((chain, answered.shared)))
     }
 
-    /// Our half of a round is there.
+    /// Our half of a round is there, or our signature.
     pub(crate) fn on_job(mut self: Box<Self>, ctx: &mut Ctx<'_>, number: u64, done: &mut Option<Done>) -> Sa {
+        if self.signing.on_job(number, done) {
+            return self.on_signature(ctx);
+        }
         let ours = self.rounds.answering.as_mut().is_some_and(|a| a.on_job(number, done));
         match self.rounds.request.take_if(|_| ours) {
             Some(message) => self.on_intermediate(ctx, *message),

@@ -6,6 +6,7 @@ mod eap_server;
 mod initiator;
 mod intermediate;
 mod ppk;
+mod proving;
 mod responder;
 
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use culvert_crypto::sign::PublicKey;
 
 pub(crate) use initiator::AuthSent;
 pub(crate) use intermediate::{Intermediate, announce, go_on};
+pub(crate) use proving::Proving;
 pub(crate) use responder::HalfOpen;
 
 use super::mobike::Mobility;

@@ -50,6 +50,11 @@ impl Offered {
         }
     }
 
+    /// Takes it back: the request cannot be put together yet.
+    pub(super) fn withdraw(self, handshake: &mut Handshake) {
+        handshake.unmix(self.plain);
+    }
+
     /// Whether a peer that does not have the PPK is served.
     pub(super) fn optional(&self) -> bool {
         !self.required

@@ -8,7 +8,9 @@ use culvert_types::TunnelId;
 use super::eap_server;
 use super::intermediate::Rounds;
 use super::ppk::{self, Reading};
+use super::proving::Unsigned;
 use super::{Handshake, Verdict, proves, repeated};
+use crate::auth::signing::Signing;
 use crate::auth::{self, Psk, RemoteAuth, psk, signature};
 use crate::ctx::{Ctx, Effect};
 use crate::endpoint::instance;
@@ -39,6 +41,10 @@ pub(crate) struct HalfOpen {
     verdicts: Vec<(TunnelId, Verdict)>,
     /// The IKE_INTERMEDIATE exchanges that come before IKE_AUTH.
     pub(super) rounds: Rounds,
+    /// Our own signature.
+    pub(super) signing: Signing,
+    /// The request whose answer waits for it.
+    pub(super) unsigned: Option<Unsigned>,
 }
 
 struct Judging {
@@ -78,6 +84,8 @@ impl HalfOpen {
             eap: None,
             verdicts: Vec::new(),
             rounds,
+            signing: Signing::default(),
+            unsigned: None,
         })
     }
 
@@ -94,8 +102,11 @@ impl HalfOpen {
             return Some(self.on_farewell(ctx, arrival));
         }
         // While a certificate is judged, a job is at work or EAP waits for somebody, repetitions wait as well.
-        let waits = self.judging.is_some() || self.eap.as_ref().is_some_and(eap_server::Server::waits);
-        let fits = !header.flags.response && !waits && !self.rounds.wait();
+        let waits = self.judging.is_some()
+            || self.rounds.wait()
+            || self.unsigned.is_some()
+            || self.eap.as_ref().is_some_and(eap_server::Server::waits);
+        let fits = !header.flags.response && !waits;
         let before = self.rounds.protection_before().unwrap_or(&self.handshake.protection);
         if !fits
             || repeated(&self.window, before, ctx, arrival)
@@ -142,9 +153,9 @@ impl HalfOpen {
             Err(e) => Err(Box::new(self.failure(&message, None, e.into()))),
         };
         match proof {
-            Ok(Proof::Proven(proven)) => self.establish(ctx, &message, None, proven),
+            Ok(Proof::Proven(proven)) => self.prove_and_establish(ctx, message, proven),
             Ok(Proof::Eap(tunnel, config, identity)) => {
-                self.begin_eap(ctx, message, (tunnel, config, identity))
+                self.prove_and_begin_eap(ctx, message, (tunnel, config, identity))
             }
             Ok(Proof::Ask(tunnel, identity, chain)) => {
                 let check = CheckId { sa: self.handshake.spi_r, number: self.verdicts.len() as u64 };
@@ -367,13 +378,15 @@ impl HalfOpen {
         if let Some(ppk) = ppk {
             drop(self.handshake.mix(ppk));
         }
-        let handshake = &self.handshake;
         let (id_kind, id_data) = config.local_id.to_wire();
         let id = Id { kind: id_kind, reserved: [0; 3], data: &id_data };
-        let (prf, octets) = (handshake.suite.prf, handshake.responder_octets(id));
+        let prf = self.handshake.suite.prf;
         let proof = match eap.and_then(|(_, msk)| msk) {
-            Some(msk) => Ok(auth::Proof { method: psk::METHOD, data: psk::sign(prf, msk, &octets).to_vec() }),
-            None => config.auth.local.prove(prf, &octets, &handshake.peer_hashes, ctx.random),
+            Some(msk) => {
+                let octets = self.handshake.responder_octets(id);
+                Ok(auth::Proof { method: psk::METHOD, data: psk::sign(prf, msk, &octets).to_vec() })
+            }
+            None => self.own_proof(ctx, &config, true).unwrap_or(Err(Cause::Unfinished)),
         };
         let proof = match proof {
             Ok(proof) => proof,
@@ -398,7 +411,7 @@ impl HalfOpen {
             // RFC 8784 3: without data: the key that the initiator named is in use.
             chain.push(&Payload::Notify(Notify::new(notify::PPK_IDENTITY, &[])));
         }
-        let addressed = vip::hand_out(ctx, &config, &remote_id, &body, handshake.spi_r);
+        let addressed = vip::hand_out(ctx, &config, &remote_id, &body, self.handshake.spi_r);
         let childless = body.sa().is_none();
         let chosen = addressed.map_err(child::Refusal::plain).and_then(|(addresses, reply)| {
             let narrowed = vip::narrowed(&config, &addresses);
