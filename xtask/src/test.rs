@@ -62,14 +62,21 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut sum = Sum::default();
 
     headline("building");
-    // One profile for everything: on two cores a second build would cost more than it brings.
-    process::run(cargo().args(["build", "--workspace", "--all-targets"]))?;
+    // One profile for everything: on two cores a second build would cost more than it brings. And every call names the
+    // whole workspace: of a part, cargo would build with other features, and half of the dependencies again.
+    process::run(cargo().args(["build", "--workspace", "--bins", "--tests", "--examples"]))?;
 
     let filter = args.filter.as_deref();
     if all || args.unit {
         headline("unit and protocol tests");
         let mut command = cargo();
-        command.args(["test", "--workspace", "--exclude", "culvert-tests", "--no-fail-fast", "--"]);
+        command.args(["test", "--workspace", "--no-fail-fast", "--lib", "--bins"]);
+        for name in integration_tests()? {
+            command.args(["--test", &name]);
+        }
+        follow(command.arg("--").args(filter), "", &mut sum)?;
+        let mut command = cargo();
+        command.args(["test", "--workspace", "--no-fail-fast", "--doc", "--"]);
         follow(command.args(filter), "", &mut sum)?;
         println!("{}", mistakes::summary()?);
     }
@@ -77,7 +84,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         for (name, title, threads) in END_TO_END {
             headline(title);
             let mut command = cargo();
-            command.args(["test", "--package", "culvert-tests", "--test", name, "--"]);
+            command.args(["test", "--workspace", "--test", name, "--"]);
             command.args(["--test-threads", &threads.to_string()]).args(filter);
             command.env("CULVERT_BIN_DIR", process::target_dir().join("debug"));
             follow(&mut command, name, &mut sum)?;
@@ -127,19 +134,21 @@ fn in_vm(filter: Option<&str>, sum: &mut Sum) -> Result<()> {
     Ok(())
 }
 
+/// The integration tests of all crates but those that are [`END_TO_END`].
+fn integration_tests() -> Result<Vec<String>> {
+    let text = process::text(cargo().args(["metadata", "--format-version", "1", "--no-deps"]))?;
+    let metadata: serde_json::Value = serde_json::from_str(&text).context("cannot read `cargo metadata`")?;
+    let packages = metadata["packages"].as_array().context("`cargo metadata` names no packages")?;
+    let others = packages.iter().filter(|package| package["name"] != "culvert-tests");
+    let targets = others.filter_map(|package| package["targets"].as_array()).flatten();
+    let tests = targets.filter(|target| target["test"] == true && target["kind"][0] == "test");
+    Ok(tests.filter_map(|target| target["name"].as_str().map(str::to_owned)).collect())
+}
+
 /// Where cargo has put a test program of culvert-tests.
 fn test_program(name: &str) -> Result<PathBuf> {
     let mut command = cargo();
-    command.args([
-        "test",
-        "--package",
-        "culvert-tests",
-        "--test",
-        name,
-        "--no-run",
-        "--message-format",
-        "json",
-    ]);
+    command.args(["test", "--workspace", "--test", name, "--no-run", "--message-format", "json"]);
     let messages = process::text(command.stderr(Stdio::inherit()))?;
     let executable = messages
         .lines()

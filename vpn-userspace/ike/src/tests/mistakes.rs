@@ -249,7 +249,7 @@ fn nobody_gets_past_authentication() {
         Requests { esp: esp.clone(), ike: Vec::new(), rekeyed: [0, 0, 0x10, 9], config: config.clone() };
     let cases: Vec<(u8, Vec<Payload<'_>>)> = vec![
         (IKE_AUTH, rest.to_vec()),
-        (IKE_AUTH, with(&[id.clone()])),
+        (IKE_AUTH, with(std::slice::from_ref(&id))),
         (IKE_AUTH, with(&[id.clone(), empty_auth])),
         (IKE_AUTH, with(&[id.clone(), zero_auth])),
         (IKE_AUTH, with(&[id.clone(), other_method])),
