@@ -31,6 +31,7 @@ const REKEYS: [(&str, (&str, &str), &str, Rekey); 8] = [
 pub(crate) fn rows() -> Vec<Cell> {
     let plain = |name: &str| Cell::new(THEME, name, "aes128gcm16-prfsha256-ecp256", "aes128gcm16");
     let mut rows = vec![
+        crate::cookies::row(THEME),
         // The first group that the initiator offers is not the responder's: INVALID_KE_PAYLOAD (RFC 7296 1.2).
         plain("another_group_is_asked_for").suites("aes128gcm16-prfsha256-ecp384", "aes128gcm16").by_role(
             |case, role| {

@@ -8,6 +8,7 @@ mod addresses;
 mod algorithms;
 mod auth;
 mod children;
+mod cookies;
 mod eap;
 mod exchanges;
 mod failures;
