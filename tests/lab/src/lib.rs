@@ -9,6 +9,7 @@ pub mod capture;
 pub mod cleanup;
 pub mod culvert;
 pub mod freeradius;
+pub mod load;
 pub mod measure;
 pub mod netns;
 pub mod process;

@@ -48,10 +48,11 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("culvert", &["culvert-api", "culvert-crypto", "culvert-pki"]),
-    ("culvert-lab", &[]),
+    ("culvert-lab", &["culvert-traffic"]),
     ("culvert-load", &["culvert-types", "culvert-crypto", "culvert-pki", "culvert-ike"]),
-    ("culvert-tests", &["culvert-lab"]),
-    ("xtask", &["culvert-lab"]),
+    ("culvert-traffic", &[]),
+    ("culvert-tests", &["culvert-lab", "culvert-traffic"]),
+    ("xtask", &["culvert-lab", "culvert-traffic"]),
 ];
 
 /// Where `unsafe` may stand.
