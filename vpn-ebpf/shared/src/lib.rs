@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 pub mod address;
+pub mod esp;
 pub mod judge;
 pub mod layout;
 pub mod limit;
