@@ -12,3 +12,4 @@ pub mod probe;
 pub mod tun;
 pub mod wan;
 pub mod xfrm;
+pub mod xsk;
