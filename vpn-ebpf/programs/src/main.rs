@@ -8,6 +8,7 @@
 #![allow(internal_features)]
 
 mod maps;
+mod redirect;
 mod source;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
@@ -15,8 +16,8 @@ use aya_ebpf::helpers::bpf_xdp_get_buff_len;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use culvert_ebpf_shared::judge::NO_SLOT;
-use culvert_ebpf_shared::layout::{MODE_LEARN, MODE_OFF};
-use culvert_ebpf_shared::{Parsed, Verdict, judge, parse_ethernet, parse_ip};
+use culvert_ebpf_shared::layout::{MODE_LEARN, MODE_OFF, Sa};
+use culvert_ebpf_shared::{Judgement, Parsed, Verdict, judge, parse_ethernet, parse_ip};
 use maps::Maps;
 use source::{Linear, SkbPacket, XdpPacket};
 
@@ -31,9 +32,13 @@ pub fn culvert_xdp(ctx: XdpContext) -> u32 {
     if linear.missed() {
         parsed = parse_ethernet(&XdpPacket { ctx: ctx.ctx, length });
     }
-    match decide(&parsed, length, 1, mode) {
-        Verdict::Pass => xdp_action::XDP_PASS,
+    let (verdict, judgement) = decide(&parsed, length, 1, mode);
+    match verdict {
         Verdict::Drop => xdp_action::XDP_DROP,
+        Verdict::Pass if judgement.path == Sa::PATH_XSK => {
+            redirect::to_worker(&ctx, judgement.worker, length)
+        }
+        Verdict::Pass => xdp_action::XDP_PASS,
     }
 }
 
@@ -46,7 +51,7 @@ pub fn culvert_tc(ctx: TcContext) -> i32 {
     if linear.missed() {
         parsed = parse_ethernet(&SkbPacket { skb: ctx.skb.skb });
     }
-    skb_action(decide(&parsed, ctx.len(), segments(&ctx), mode))
+    skb_action(decide(&parsed, ctx.len(), segments(&ctx), mode).0)
 }
 
 /// For links whose packets begin with the IP header.
@@ -58,7 +63,7 @@ pub fn culvert_tc_ip(ctx: TcContext) -> i32 {
     if linear.missed() {
         parsed = parse_ip(&SkbPacket { skb: ctx.skb.skb }, 0);
     }
-    skb_action(decide(&parsed, ctx.len(), segments(&ctx), mode))
+    skb_action(decide(&parsed, ctx.len(), segments(&ctx), mode).0)
 }
 
 #[inline(always)]
@@ -79,7 +84,7 @@ fn judged_mode() -> Option<u32> {
 
 /// Judges and counts.
 #[inline(always)]
-fn decide(parsed: &Parsed, length: u32, segments: u64, mode: u32) -> Verdict {
+fn decide(parsed: &Parsed, length: u32, segments: u64, mode: u32) -> (Verdict, Judgement) {
     let judgement = judge(parsed, &Maps);
     let verdict = judgement.reason.verdict();
     let learning = mode == MODE_LEARN && matches!(verdict, Verdict::Drop);
@@ -87,7 +92,7 @@ fn decide(parsed: &Parsed, length: u32, segments: u64, mode: u32) -> Verdict {
     if judgement.slot != NO_SLOT {
         maps::count_sa(judgement.slot, segments, parsed.ip_len as u64);
     }
-    if learning { Verdict::Pass } else { verdict }
+    (if learning { Verdict::Pass } else { verdict }, judgement)
 }
 
 /// UNSPEC, not OK: programs that others attached behind this one get to see the packet.

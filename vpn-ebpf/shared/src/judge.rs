@@ -35,6 +35,10 @@ pub struct Judgement {
     pub reason: Reason,
     /// Slot of the SA whose packet this is, if it passed as such; else [`NO_SLOT`].
     pub slot: u32,
+    /// [`Sa::path`] of that SA; else the stack.
+    pub path: u32,
+    /// [`Sa::worker`] of that SA; else 0.
+    pub worker: u32,
 }
 
 /// Of no SA.
@@ -46,7 +50,7 @@ pub const IKE_HEADER: u32 = 28;
 /// Judges a packet. Only packets to the gateway's own addresses are dropped: others are forwarded, not ours to judge.
 #[inline(always)]
 pub fn judge<T: Tables + ?Sized>(parsed: &Parsed, tables: &T) -> Judgement {
-    let mut slot = NO_SLOT;
+    let (mut slot, mut path, mut worker) = (NO_SLOT, Sa::PATH_STACK, 0);
     let reason = if let Class::Other = parsed.class {
         Reason::Other
     } else if !tables.is_local(&parsed.destination) {
@@ -65,14 +69,14 @@ pub fn judge<T: Tables + ?Sized>(parsed: &Parsed, tables: &T) -> Judgement {
                 Some(sa) => {
                     let reason = judge_esp(parsed, sa);
                     if let Reason::Esp = reason {
-                        slot = sa.slot;
+                        (slot, path, worker) = (sa.slot, sa.path, sa.worker);
                     }
                     reason
                 }
             },
         }
     };
-    Judgement { reason, slot }
+    Judgement { reason, slot, path, worker }
 }
 
 #[inline(always)]

@@ -60,6 +60,10 @@ pub struct Sa {
     pub align_mask: u8,
     /// `Sa::…` flags.
     pub flags: u8,
+    /// Where its valid packets go: `Sa::PATH_…`.
+    pub path: u32,
+    /// Which of the workers behind the path owns the SA.
+    pub worker: u32,
 }
 
 impl Sa {
@@ -67,6 +71,13 @@ impl Sa {
     pub const ESN: u8 = 1;
     /// The peer may send from anywhere (behind a NAT that may rebind).
     pub const ANY_REMOTE: u8 = 2;
+
+    /// [`Sa::path`]: on to the kernel's stack.
+    pub const PATH_STACK: u32 = 0;
+    /// [`Sa::path`]: to the AF_XDP socket of its worker at the queue where the packet arrived; without one, to the stack.
+    pub const PATH_XSK: u32 = 1;
+    /// [`Sa::path`]: to ESP in eBPF.
+    pub const PATH_BPF: u32 = 2;
 }
 
 /// Key of `SAS`: the SPI as it is on the wire (network byte order). The gateway chooses its inbound SPIs itself, so
@@ -137,11 +148,13 @@ const _: () = {
     assert!(offset_of!(Config, ike_ceiling) == 16);
     assert!(offset_of!(Config, mode) == 32);
     assert!(offset_of!(Config, reserved) == 36);
-    assert!(size_of::<Sa>() == 48);
+    assert!(size_of::<Sa>() == 56);
     assert!(offset_of!(Sa, local) == 16);
     assert!(offset_of!(Sa, floor) == 32);
     assert!(offset_of!(Sa, slot) == 40);
     assert!(offset_of!(Sa, min_len) == 44);
     assert!(offset_of!(Sa, align_mask) == 46);
     assert!(offset_of!(Sa, flags) == 47);
+    assert!(offset_of!(Sa, path) == 48);
+    assert!(offset_of!(Sa, worker) == 52);
 };

@@ -13,6 +13,7 @@ pub mod layout;
 pub mod limit;
 pub mod packet;
 pub mod reason;
+pub mod redirect;
 pub mod replay;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -48,6 +48,8 @@ fn world() -> World {
         min_len: 44,
         align_mask: 15,
         flags: Sa::ESN,
+        path: Sa::PATH_XSK,
+        worker: 1,
     };
     let roaming = Sa { remote: Address::UNSPECIFIED, flags: Sa::ANY_REMOTE, slot: 4, ..sa };
     World {
@@ -62,6 +64,8 @@ fn reason(world: &World, source: &str, destination: &str, protocol: u8, payload:
     let packet = ip(address(source), address(destination), protocol, payload);
     let judgement = judge(&parse_ip(packet.as_slice(), 0), world);
     assert_eq!((judgement.slot != NO_SLOT), judgement.reason == Reason::Esp);
+    let path = if judgement.reason == Reason::Esp { (Sa::PATH_XSK, 1) } else { (Sa::PATH_STACK, 0) };
+    assert_eq!((judgement.path, judgement.worker), path);
     judgement.reason
 }
 

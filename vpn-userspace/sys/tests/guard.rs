@@ -3,6 +3,8 @@
 #![allow(unsafe_code)]
 #[path = "guard/bench.rs"]
 mod bench;
+#[path = "guard/xsk.rs"]
+mod xsk;
 
 use bench::{Bench, GATEWAY4, GATEWAY6, Namespace, PEER4, PEER6, STRANGER4, UNGUARDED4, ip};
 use culvert_ebpf_shared::testing::{esp, extension, ike, ip as ip_packet, ipv4, ipv6, marked, udp};

@@ -96,6 +96,12 @@ pub enum GuardError {
         /// How many it can hold.
         most: u32,
     },
+    /// All places for AF_XDP sockets are taken.
+    #[error("the guard leads to {most} AF_XDP sockets, and that is all it can; use fewer queues or workers")]
+    TooManySockets {
+        /// How many it can hold.
+        most: u32,
+    },
     /// The alignment of an SA is not a power of two up to 128.
     #[error("an SA's alignment must be a power of two up to 128, not {alignment}")]
     InvalidAlignment {

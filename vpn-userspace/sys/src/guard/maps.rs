@@ -1,9 +1,11 @@
 //! The guard's maps, typed: names and layouts are those of vpn-ebpf.
 use super::GuardError;
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, XskMap};
 use culvert_ebpf_shared::layout::{Config, Counter, Plain, Present, Sa, SaKey, counter_index};
+use culvert_ebpf_shared::redirect::{XskKey, XskSlot};
 use culvert_ebpf_shared::{Address, Reason};
 use culvert_types::Spi;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// A value as aya takes it.
 #[repr(transparent)]
@@ -26,6 +28,8 @@ pub(super) struct Maps {
     sas: HashMap<MapData, Wire<SaKey>, Wire<Sa>>,
     sa_counters: PerCpuArray<MapData, Wire<Counter>>,
     counters: PerCpuArray<MapData, Wire<Counter>>,
+    xsks: XskMap<MapData>,
+    xsk_slots: HashMap<MapData, Wire<XskKey>, Wire<XskSlot>>,
 }
 
 impl Maps {
@@ -39,6 +43,8 @@ impl Maps {
             sas: map("SAS")?.try_into().map_err(GuardError::map("SAS"))?,
             sa_counters: map("SA_COUNTERS")?.try_into().map_err(GuardError::map("SA_COUNTERS"))?,
             counters: map("COUNTERS")?.try_into().map_err(GuardError::map("COUNTERS"))?,
+            xsks: map("XSKS")?.try_into().map_err(GuardError::map("XSKS"))?,
+            xsk_slots: map("XSK_SLOTS")?.try_into().map_err(GuardError::map("XSK_SLOTS"))?,
         })
     }
 
@@ -89,6 +95,25 @@ impl Maps {
     pub(super) fn counter(&self, reason: Reason, learning: bool) -> Result<Counter, GuardError> {
         let index = counter_index(reason, learning);
         self.counters.get(&index, 0).map(|values| sum(&values)).map_err(GuardError::map("COUNTERS"))
+    }
+}
+
+impl Maps {
+    pub(super) fn set_xsk(
+        &mut self,
+        key: XskKey,
+        slot: XskSlot,
+        socket: BorrowedFd<'_>,
+    ) -> Result<(), GuardError> {
+        // The socket first: an entry that leads to none would be no loss, but a detour.
+        self.xsks.set(slot.slot, socket.as_raw_fd(), 0).map_err(GuardError::map("XSKS"))?;
+        self.xsk_slots.insert(Wire(key), Wire(slot), 0).map_err(GuardError::map("XSK_SLOTS"))
+    }
+
+    pub(super) fn unset_xsk(&mut self, key: XskKey, slot: u32) -> Result<(), GuardError> {
+        gone(self.xsk_slots.remove(&Wire(key))).map_err(GuardError::map("XSK_SLOTS"))?;
+        // The kernel empties the place of a socket that was closed.
+        gone(self.xsks.unset(slot)).map_err(GuardError::map("XSKS"))
     }
 }
 

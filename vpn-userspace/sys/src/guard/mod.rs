@@ -9,9 +9,11 @@ mod attach;
 mod error;
 mod link;
 mod maps;
+mod redirect;
 
 pub use attach::{AttachMode, Attached, AttachedMode};
 pub use error::GuardError;
+pub use redirect::SaPath;
 
 use attach::Hook;
 use culvert_ebpf_shared::layout::{Config, MAX_SAS, MODE_LEARN, MODE_OFF, MODE_ON, Sa};
@@ -19,6 +21,7 @@ use culvert_ebpf_shared::limit::Rate;
 use culvert_ebpf_shared::{Address, Reason, Verdict};
 use culvert_types::Spi;
 use maps::Maps;
+use redirect::Redirects;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -115,6 +118,7 @@ pub struct Guard {
     locals: Vec<IpAddr>,
     free_slots: Vec<u32>,
     hooks: Vec<Hook>,
+    redirects: Redirects,
     // Last, so that links go before the programs.
     ebpf: aya::Ebpf,
 }
@@ -142,6 +146,7 @@ impl Guard {
             locals: Vec::new(),
             free_slots: (0..MAX_SAS).rev().collect(),
             hooks: Vec::new(),
+            redirects: Redirects::default(),
             ebpf,
         };
         guard.set_local_addresses(&options.local_addresses)?;
@@ -232,6 +237,8 @@ impl Guard {
             min_len: sa.min_len,
             align_mask: sa.alignment - 1,
             flags: if sa.esn { Sa::ESN } else { 0 } | if sa.remote.is_none() { Sa::ANY_REMOTE } else { 0 },
+            path: Sa::PATH_STACK,
+            worker: 0,
         };
         let inserted = self.maps.clear_sa_counter(slot).and_then(|()| self.maps.insert_sa(sa.spi, entry));
         if let Err(error) = inserted {

@@ -48,7 +48,7 @@ impl Namespace {
         })
     }
 
-    fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 }
@@ -212,7 +212,7 @@ fn packet_socket(interface: &str) -> Socket {
     socket
 }
 
-fn wait_for_carrier(interface: &str) {
+pub(crate) fn wait_for_carrier(interface: &str) {
     let end = Instant::now() + Duration::from_secs(5);
     while Instant::now() < end {
         let output = Command::new("ip").args(["-o", "link", "show", "dev", interface]).output().unwrap();

@@ -1,0 +1,31 @@
+//! Handing packets to AF_XDP sockets. What has no socket goes on to the stack.
+use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::btf_maps::{HashMap, XskMap};
+use aya_ebpf::macros::btf_map;
+use aya_ebpf::programs::XdpContext;
+use culvert_ebpf_shared::redirect::{MAX_XSKS, XskKey, XskSlot};
+
+#[btf_map]
+static XSKS: XskMap<{ MAX_XSKS as usize }> = XskMap::new();
+
+#[btf_map]
+static XSK_SLOTS: HashMap<XskKey, XskSlot, { MAX_XSKS as usize }> = HashMap::new();
+
+/// To the worker's socket at the queue where the packet arrived, if there is one and the packet fits its frames.
+#[inline(always)]
+pub(crate) fn to_worker(ctx: &XdpContext, worker: u32, length: u32) -> u32 {
+    // SAFETY: the context of the program.
+    let (device, queue) = unsafe { ((*ctx.ctx).ingress_ifindex, (*ctx.ctx).rx_queue_index) };
+    let Some(found) = XSK_SLOTS.get_ptr(&XskKey { device, queue, worker }) else {
+        return xdp_action::XDP_PASS;
+    };
+    // SAFETY: user space replaces whole entries; the old one stays readable until this program ends (RCU).
+    let XskSlot { slot, longest } = unsafe { *found };
+    if length > longest {
+        return xdp_action::XDP_PASS;
+    }
+    // The flags are what is done where the map is empty.
+    match XSKS.redirect(slot, xdp_action::XDP_PASS as u64) {
+        Ok(action) | Err(action) => action,
+    }
+}

@@ -1,0 +1,38 @@
+//! Which AF_XDP socket gets a packet: map layouts of the redirects.
+use crate::layout::Plain;
+use core::mem::size_of;
+
+/// Sockets that the map `XSKS` has room for: devices x queues x workers.
+pub const MAX_XSKS: u32 = 1024;
+
+/// Key of `XSK_SLOTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct XskKey {
+    /// Index of the device that the packet arrived at.
+    pub device: u32,
+    /// Its receive queue.
+    pub queue: u32,
+    /// The worker that shall have it.
+    pub worker: u32,
+}
+
+/// Value of `XSK_SLOTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct XskSlot {
+    /// Index into `XSKS`.
+    pub slot: u32,
+    /// The longest packet that a frame of the socket has room for, with its Ethernet header. Longer ones go to the stack.
+    pub longest: u32,
+}
+
+// SAFETY: repr(C), words of one size, no padding.
+unsafe impl Plain for XskKey {}
+// SAFETY: as above.
+unsafe impl Plain for XskSlot {}
+
+const _: () = {
+    assert!(size_of::<XskKey>() == 12);
+    assert!(size_of::<XskSlot>() == 8);
+};

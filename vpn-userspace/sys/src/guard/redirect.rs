@@ -1,0 +1,77 @@
+//! Which packets leave the stack's way: SAs with a path of their own, and the AF_XDP sockets that they lead to.
+use super::{Guard, GuardError};
+use crate::xsk::Receiver;
+use culvert_ebpf_shared::layout::Sa;
+use culvert_ebpf_shared::redirect::{MAX_XSKS, XskKey, XskSlot};
+use culvert_types::Spi;
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+
+/// Where the valid packets of an SA go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SaPath {
+    /// The kernel's stack.
+    #[default]
+    Stack,
+    /// The AF_XDP socket of this worker at the queue where the packet arrived. A packet that arrives where there is none,
+    /// one too long for its frames, and all packets of interfaces whose guard is not XDP, go to the stack.
+    Xsk {
+        /// The worker.
+        worker: u32,
+    },
+}
+
+/// The sockets that the guard knows, by where they are in the map.
+#[derive(Debug, Default)]
+pub(super) struct Redirects {
+    slots: HashMap<XskKey, u32>,
+}
+
+impl Guard {
+    /// Sends the SA's packets this way from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`GuardError::NoSuchSa`].
+    pub fn set_path(&mut self, spi: Spi, path: SaPath) -> Result<(), GuardError> {
+        let entry = self.sas.get_mut(&spi).ok_or(GuardError::NoSuchSa { spi })?;
+        (entry.path, entry.worker) = match path {
+            SaPath::Stack => (Sa::PATH_STACK, 0),
+            SaPath::Xsk { worker } => (Sa::PATH_XSK, worker),
+        };
+        self.maps.update_sa(spi, *entry)
+    }
+
+    /// Gives packets of SAs of this worker, arriving at the receiver's queue, to the receiver; in place of another one if
+    /// there was one.
+    ///
+    /// # Errors
+    ///
+    /// [`GuardError::TooManySockets`].
+    pub fn add_receiver(&mut self, worker: u32, receiver: &Receiver) -> Result<(), GuardError> {
+        let queue = receiver.queue();
+        let key = XskKey { device: queue.index(), queue: queue.queue(), worker };
+        let slot = match self.redirects.slots.get(&key) {
+            Some(slot) => *slot,
+            None => (0..MAX_XSKS)
+                .find(|slot| !self.redirects.slots.values().any(|used| used == slot))
+                .ok_or(GuardError::TooManySockets { most: MAX_XSKS })?,
+        };
+        let longest = u32::try_from(queue.longest()).unwrap_or(u32::MAX);
+        self.maps.set_xsk(key, XskSlot { slot, longest }, receiver.as_fd())?;
+        self.redirects.slots.insert(key, slot);
+        Ok(())
+    }
+
+    /// Gives no more packets to the sockets at a device, by its index: they go to the stack.
+    pub fn remove_receivers(&mut self, device: u32) -> Result<(), GuardError> {
+        let keys: Vec<XskKey> =
+            self.redirects.slots.keys().copied().filter(|key| key.device == device).collect();
+        for key in keys {
+            if let Some(slot) = self.redirects.slots.remove(&key) {
+                self.maps.unset_xsk(key, slot)?;
+            }
+        }
+        Ok(())
+    }
+}
