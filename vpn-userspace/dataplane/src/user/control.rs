@@ -7,12 +7,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use culvert_sys::event::{Poller, Waker};
-use culvert_sys::wan::WanSocket;
 use culvert_types::{Spi, TunnelId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::inbound::InboundEntry;
 use super::outbound::OutboundEntry;
+use super::port::{Route, WanIn, WanPath};
 use super::tunnel::TunnelShared;
 use crate::{DataplaneError, DataplaneEvent};
 
@@ -27,14 +27,14 @@ pub(crate) enum Outbound {
     Add(Box<OutboundEntry>, bool),
     Activate(TunnelId, Spi),
     Remove(TunnelId, Spi),
-    /// Send the packets of these SAs, by their inbound SPI, from this socket to that address.
-    Move(TunnelId, Arc<[Spi]>, Arc<WanSocket>, SocketAddr),
+    /// Send the packets of these SAs, by their inbound SPI, on this path to that address.
+    Move(TunnelId, Arc<[Spi]>, WanPath, Route),
     Stop,
 }
 
 /// For a worker of the inbound direction.
 pub(crate) enum Inbound {
-    AddSocket(Arc<WanSocket>),
+    AddPort(WanIn),
     /// Own the SA, and say so.
     Add(Box<InboundEntry>, oneshot::Sender<()>),
     /// Own an SA that another worker owned.

@@ -1,8 +1,7 @@
-//! The inbound worker: receives trains from its WAN sockets, opens, checks, coalesces and writes them to
-//! the tunnels' devices.
+//! The inbound worker: receives trains from its WAN ports, opens, checks, coalesces and gives them to the LAN.
 
 use std::collections::HashMap;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,21 +12,21 @@ use culvert_esp::mss::{self, Checksum};
 use culvert_esp::packet::Packet;
 use culvert_esp::selectors::Selectors;
 use culvert_esp::tunnel::{self, Overhead};
-use culvert_sys::batch::{Datagram, ReceiveBatch};
+use culvert_sys::batch::Datagram;
 use culvert_sys::errno;
-use culvert_sys::wan::{WanKind, WanSocket};
+use culvert_sys::wan::{PathError, WanKind};
 use culvert_types::Spi;
 
-use super::coalesce::{Coalescer, Joined, MAX_TCP_SEGMENTS};
+use super::coalesce::Coalescer;
 use super::control::{Control, Events, Inbound, WAKE};
 use super::counters::{Counters, Flow, Reason};
+use super::port::tun::TunWrite;
+use super::port::{LanOut, LanWrite, WanIn, WanReceive};
 use super::rate::RateLimit;
 use super::tunnel::{PATH_MTU_LIFETIME, TunnelShared};
 use crate::DataplaneEvent;
 
-/// Slots of a receive batch.
-const SLOTS: usize = 16;
-/// Batches from one socket before the others have their turn.
+/// Batches from one port before the others have their turn.
 const BUDGET: usize = 16;
 /// Sequence numbers of 32 bits leave the peer this much before it must have rekeyed.
 const SOFT_SEQUENCE: u64 = u32::MAX as u64 - (u32::MAX / 8) as u64;
@@ -51,10 +50,10 @@ pub(crate) struct InboundEntry {
 }
 
 pub(crate) struct InboundWorker {
-    sockets: Vec<Arc<WanSocket>>,
+    ports: Vec<WanIn>,
     entries: Vec<InboundEntry>,
     by_spi: HashMap<u32, usize>,
-    batch: ReceiveBatch,
+    lan: LanOut,
     coalescer: Coalescer,
     /// Packets that met no SA.
     unknown: Arc<Flow>,
@@ -67,10 +66,10 @@ pub(crate) struct InboundWorker {
 impl InboundWorker {
     pub(crate) fn new(unknown: Arc<Flow>, events: Events) -> Self {
         Self {
-            sockets: Vec::new(),
+            ports: Vec::new(),
             entries: Vec::new(),
             by_spi: HashMap::new(),
-            batch: ReceiveBatch::new(SLOTS),
+            lan: LanOut::Tun(TunWrite),
             coalescer: Coalescer::new(),
             unknown,
             events,
@@ -100,12 +99,13 @@ impl InboundWorker {
                     }
                     continue;
                 }
-                let Some(socket) = self.sockets.get(event.token as usize).cloned() else { continue };
+                let Some(port) = self.ports.get(event.token as usize) else { continue };
                 if event.error {
-                    self.path_errors(&socket);
+                    let errors = port.path_errors();
+                    self.path_errors(&errors);
                 }
                 if event.readable {
-                    self.serve(&socket);
+                    self.serve(event.token as usize);
                 }
             }
         }
@@ -114,9 +114,9 @@ impl InboundWorker {
     /// False to stop.
     fn handle(&mut self, command: Inbound, control: &Control<Inbound>) -> io::Result<bool> {
         match command {
-            Inbound::AddSocket(socket) => {
-                control.poller.add(&*socket, self.sockets.len() as u64)?;
-                self.sockets.push(socket);
+            Inbound::AddPort(port) => {
+                control.poller.add(&port, self.ports.len() as u64)?;
+                self.ports.push(port);
             }
             Inbound::Add(entry, done) => {
                 self.adopt(*entry);
@@ -186,9 +186,9 @@ impl InboundWorker {
     }
 
     /// What the path said about packets that we sent.
-    fn path_errors(&mut self, socket: &WanSocket) {
+    fn path_errors(&mut self, errors: &[PathError]) {
         let now = Instant::now();
-        for error in socket.path_errors() {
+        for error in errors {
             let Some(outer) = error.mtu else { continue };
             for entry in self.entries.iter().filter(|e| e.peer.ip() == error.to.ip()) {
                 let inner = entry.overhead.inner_mtu(outer as usize) as u32;
@@ -201,29 +201,33 @@ impl InboundWorker {
         }
     }
 
-    fn serve(&mut self, socket: &WanSocket) {
+    fn serve(&mut self, port: usize) {
+        let Some(port) = self.ports.get_mut(port) else { return };
         for _ in 0..BUDGET {
             // Anything but packets: nothing there, or an error that the error queue explains.
-            let Ok(received) = self.batch.receive(socket) else { return };
+            let Ok(more) = port.receive() else { return };
             let mut path = Path {
                 entries: &mut self.entries,
                 by_spi: &self.by_spi,
+                lan: &mut self.lan,
                 coalescer: &mut self.coalescer,
                 unknown: &self.unknown,
                 events: &self.events,
                 ike: &mut self.ike,
-                socket,
+                kind: port.kind(),
+                local: port.local(),
                 latest: None,
                 packets: 0,
                 bytes: 0,
             };
-            let (buf, datagrams) = self.batch.parts();
+            let (buf, datagrams) = port.parts();
             for datagram in datagrams {
                 path.datagram(buf, datagram);
             }
             path.flush(buf);
             path.account();
-            if received < SLOTS {
+            port.release();
+            if !more {
                 return;
             }
         }
@@ -240,11 +244,13 @@ fn report_mtu(tunnel: &TunnelShared, changed: Option<u32>, events: &Events) {
 struct Path<'a> {
     entries: &'a mut [InboundEntry],
     by_spi: &'a HashMap<u32, usize>,
+    lan: &'a mut LanOut,
     coalescer: &'a mut Coalescer,
     unknown: &'a Flow,
     events: &'a Events,
     ike: &'a mut RateLimit,
-    socket: &'a WanSocket,
+    kind: WanKind,
+    local: SocketAddr,
     /// The SA of the last packet: most often the next one's too.
     latest: Option<usize>,
     /// Delivered of that SA, not yet counted.
@@ -266,7 +272,7 @@ impl Path<'_> {
             if self.coalescer.is_full() {
                 self.flush(buf);
             }
-            match self.socket.kind() {
+            match self.kind {
                 WanKind::Udp => self.udp(buf, range, datagram),
                 WanKind::Esp => self.esp(buf, range, datagram),
             }
@@ -280,7 +286,7 @@ impl Path<'_> {
             [0, 0, 0, 0, message @ ..] => {
                 if self.ike.allow(Instant::now()) {
                     let _ = self.events.send(DataplaneEvent::Ike {
-                        local: self.socket.local(),
+                        local: self.local,
                         remote: datagram.from,
                         bytes: message.to_vec(),
                     });
@@ -344,21 +350,16 @@ impl Path<'_> {
         mss::clamp(bytes, entry.tunnel.mtu(), Checksum::Complete);
         self.packets += 1;
         self.bytes += inner.len() as u64;
-        let join_udp = entry.tunnel.tun.offloads().uso;
+        let join_udp = self.lan.offloads(&entry.tunnel).uso;
         self.coalescer.push(index, buf, inner, join_udp);
     }
 
-    /// Writes what the coalescer holds to the devices.
+    /// Gives what the coalescer holds to the LAN.
     fn flush(&mut self, buf: &[u8]) {
-        let entries = &*self.entries;
-        self.coalescer.drain(|joined| {
+        let Self { entries, lan, coalescer, .. } = self;
+        coalescer.drain(|joined| {
             let entry = &entries[joined.tunnel];
-            let written = if joined.pieces.len() > SMALL {
-                write::<{ MAX_TCP_SEGMENTS + 2 }>(&entry.tunnel, buf, &joined)
-            } else {
-                write::<{ SMALL + 2 }>(&entry.tunnel, buf, &joined)
-            };
-            if let Err(error) = written {
+            if let Err(error) = lan.write(&entry.tunnel, buf, &joined) {
                 let reason = match error.raw_os_error().unwrap_or(0) {
                     errno::EIO | errno::EBADFD | errno::EFAULT => Reason::TunDown,
                     _ => Reason::TunRefused,
@@ -366,6 +367,7 @@ impl Path<'_> {
                 entry.counters.inn.drops.add(reason, joined.pieces.len() as u64);
             }
         });
+        lan.flush();
     }
 
     /// Counts what was delivered of the latest SA.
@@ -379,20 +381,4 @@ impl Path<'_> {
             let _ = self.events.send(DataplaneEvent::SoftLimit { inbound: entry.spi });
         }
     }
-}
-
-/// Pieces for which a small array of parts does.
-const SMALL: usize = 6;
-
-fn write<const N: usize>(tunnel: &TunnelShared, buf: &[u8], joined: &Joined<'_>) -> io::Result<usize> {
-    let vnet = joined.vnet.encode();
-    let mut parts = [IoSlice::new(&[]); N];
-    let mut used = 0;
-    let pieces = joined.pieces.iter().map(|r| buf.get(r.clone()).unwrap_or_default());
-    let header = (!joined.header.is_empty()).then_some(joined.header);
-    for (part, bytes) in parts.iter_mut().zip([&vnet[..]].into_iter().chain(header).chain(pieces)) {
-        *part = IoSlice::new(bytes);
-        used += 1;
-    }
-    tunnel.tun.write(&parts[..used])
 }

@@ -1,7 +1,7 @@
 //! The user engine: ESP in workers, between TUN devices and WAN sockets.
 //!
 //! Outbound workers own TUN devices and outbound SAs, inbound workers own WAN sockets and inbound
-//! SAs. What belongs to one worker no other touches: there is no lock on the packet path. The engine
+//! SAs; how packets reach them is the [`port`]s' affair. What belongs to one worker no other touches: there is no lock on the packet path. The engine
 //! here is what the facade calls; it speaks to workers by [`control`] and reads their counters.
 //!
 //! Knows nothing of IKE but the shape of its result ([`setup`]), and nothing of routes.
@@ -11,10 +11,10 @@ mod control;
 mod counters;
 mod inbound;
 mod outbound;
+mod port;
 mod rate;
 pub(crate) mod setup;
 pub(crate) mod split;
-mod transmit;
 mod tunnel;
 
 use std::collections::HashMap;
@@ -35,6 +35,8 @@ use self::control::{Events, Inbound, Outbound, Worker};
 use self::counters::{Counters, Flow};
 use self::inbound::{InboundEntry, InboundWorker};
 use self::outbound::{OutboundEntry, OutboundWorker, Warned};
+use self::port::socket::SocketReceive;
+use self::port::{Route, WanIn, WanPath};
 use self::setup::SaSetup;
 use self::tunnel::TunnelShared;
 use crate::{
@@ -133,7 +135,8 @@ impl UserEngine {
             )?);
         }
         let worker = self.wans.len() % self.inbound.len();
-        self.inbound[worker].control.send(Inbound::AddSocket(udp.clone()))?;
+        let port = WanIn::Socket(SocketReceive::new(udp.clone()));
+        self.inbound[worker].control.send(Inbound::AddPort(port))?;
         self.wans.push(Wan { address, udp, esp: None, worker });
         Ok(())
     }
@@ -246,8 +249,8 @@ impl UserEngine {
             inbound: setup.inbound,
             sa: OutboundSa::new(setup.outbound, setup.suite, &setup.outbound_keys, setup.esn)?,
             selectors,
-            socket,
-            to: setup.remote,
+            path: WanPath::Socket(socket),
+            route: Route { local: setup.local, remote: setup.remote },
             counters: counters.clone(),
             limits: setup.limits,
             bytes: 0,
@@ -312,7 +315,8 @@ impl UserEngine {
             }
         }
         self.inbound[worker].control.send(Inbound::Move(moving.clone(), remote))?;
-        self.outbound[outbound].control.send(Outbound::Move(id, moving, socket, remote))
+        let route = Route { local: local.ip(), remote };
+        self.outbound[outbound].control.send(Outbound::Move(id, moving, WanPath::Socket(socket), route))
     }
 
     /// Sends an IKE message from the UDP port that ESP uses too, behind the non-ESP marker.
@@ -394,7 +398,8 @@ impl UserEngine {
             return Ok((esp.clone(), wan.worker));
         }
         let esp = Arc::new(WanSocket::esp(local, &self.options)?);
-        self.inbound[wan.worker].control.send(Inbound::AddSocket(esp.clone()))?;
+        let port = WanIn::Socket(SocketReceive::new(esp.clone()));
+        self.inbound[wan.worker].control.send(Inbound::AddPort(port))?;
         wan.esp = Some(esp.clone());
         Ok((esp, wan.worker))
     }

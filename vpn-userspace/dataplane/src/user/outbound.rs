@@ -1,7 +1,7 @@
-//! The outbound worker: reads super-packets from its tunnels' devices, splits, seals and sends them.
+//! The outbound worker: takes packets and super-packets from its LAN ports, splits, seals and sends them.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,22 +10,21 @@ use culvert_esp::packet::Packet;
 use culvert_esp::selectors::Selectors;
 use culvert_esp::tunnel::Rules;
 use culvert_esp::{OutboundSa, SealError, icmp};
-use culvert_sys::errno;
-use culvert_sys::tun::{MAX_READ, VNET_HEADER_LEN, VnetHeader};
-use culvert_sys::wan::WanSocket;
+use culvert_sys::tun::VnetHeader;
 use culvert_types::{Spi, TunnelId};
 
 use super::control::{Control, Events, Outbound, WAKE};
 use super::counters::{Counters, Reason};
+use super::port::tun::{LanBatch, TunRead};
+use super::port::{LanIn, LanRead, Route, WanOut, WanPath, WanTransmit};
 use super::rate::RateLimit;
 use super::setup::Limits;
 use super::split::{self, Plan};
-use super::transmit::SendQueue;
 use super::tunnel::TunnelShared;
 use crate::DataplaneEvent;
 
-/// Reads from one device before the others have their turn.
-const BUDGET: usize = 256;
+/// Batches from one port before the others have their turn.
+const BUDGET: usize = 64;
 
 /// The outbound half of an SA, owned by one worker.
 pub(crate) struct OutboundEntry {
@@ -34,8 +33,8 @@ pub(crate) struct OutboundEntry {
     pub(crate) inbound: Spi,
     pub(crate) sa: OutboundSa,
     pub(crate) selectors: Selectors,
-    pub(crate) socket: Arc<WanSocket>,
-    pub(crate) to: SocketAddr,
+    pub(crate) path: WanPath,
+    pub(crate) route: Route,
     pub(crate) counters: Arc<Counters>,
     pub(crate) limits: Limits,
     pub(crate) bytes: u64,
@@ -50,20 +49,29 @@ pub(crate) enum Warned {
     Hard,
 }
 
+/// An SA, and the worker's port of its path.
+struct Owned {
+    entry: OutboundEntry,
+    port: usize,
+    /// It has sent since the counters were brought up to date.
+    used: bool,
+}
+
 struct Tunnel {
     shared: Arc<TunnelShared>,
+    lan: LanIn,
     token: u64,
     /// Those in use, the newest first: a packet goes into the first whose selectors take it.
-    active: Vec<OutboundEntry>,
-    standby: Vec<OutboundEntry>,
+    active: Vec<Owned>,
+    standby: Vec<Owned>,
     trigger: RateLimit,
     icmp: RateLimit,
 }
 
 pub(crate) struct OutboundWorker {
     tunnels: Vec<Tunnel>,
-    queue: SendQueue,
-    buf: Vec<u8>,
+    wan: Vec<WanOut>,
+    batch: LanBatch,
     rules: Rules,
     events: Events,
     next_token: u64,
@@ -71,14 +79,7 @@ pub(crate) struct OutboundWorker {
 
 impl OutboundWorker {
     pub(crate) fn new(rules: Rules, events: Events) -> Self {
-        Self {
-            tunnels: Vec::new(),
-            queue: SendQueue::new(),
-            buf: vec![0; MAX_READ],
-            rules,
-            events,
-            next_token: 0,
-        }
+        Self { tunnels: Vec::new(), wan: Vec::new(), batch: LanBatch::new(), rules, events, next_token: 0 }
     }
 
     /// Serves until told to stop.
@@ -96,8 +97,8 @@ impl OutboundWorker {
                         }
                     }
                 } else if let Some(index) = self.tunnels.iter().position(|t| t.token == event.token) {
-                    let served =
-                        self.tunnels[index].serve(&mut self.queue, &mut self.buf, &self.rules, &self.events);
+                    let (rules, events) = (&self.rules, &self.events);
+                    let served = self.tunnels[index].serve(&mut self.wan, &mut self.batch, rules, events);
                     if let Err(error) = served {
                         self.lose_device(index, &error, &control);
                     }
@@ -112,9 +113,11 @@ impl OutboundWorker {
             Outbound::AddTunnel(shared) => {
                 let token = self.next_token;
                 self.next_token += 1;
-                control.poller.add(&shared.tun, token)?;
+                let lan = LanIn::Tun(TunRead::new(shared.clone()));
+                control.poller.add(&lan, token)?;
                 self.tunnels.push(Tunnel {
                     shared,
+                    lan,
                     token,
                     active: Vec::new(),
                     standby: Vec::new(),
@@ -125,14 +128,15 @@ impl OutboundWorker {
             Outbound::RemoveTunnel(id, done) => {
                 if let Some(index) = self.tunnels.iter().position(|t| t.shared.id == id) {
                     let tunnel = self.tunnels.swap_remove(index);
-                    let _ = control.poller.remove(&tunnel.shared.tun);
+                    let _ = control.poller.remove(&tunnel.lan);
                 }
                 let _ = done.send(());
             }
             Outbound::Add(entry, use_now) => {
+                let port = self.port(&entry.path);
                 if let Some(tunnel) = self.tunnel(entry.tunnel) {
                     let spi = entry.inbound;
-                    tunnel.standby.push(*entry);
+                    tunnel.standby.push(Owned { entry: *entry, port, used: false });
                     if use_now {
                         tunnel.activate(spi);
                     }
@@ -145,16 +149,18 @@ impl OutboundWorker {
             }
             Outbound::Remove(id, spi) => {
                 if let Some(tunnel) = self.tunnel(id) {
-                    tunnel.standby.retain(|e| e.inbound != spi);
-                    tunnel.active.retain(|e| e.inbound != spi);
+                    tunnel.standby.retain(|o| o.entry.inbound != spi);
+                    tunnel.active.retain(|o| o.entry.inbound != spi);
                 }
             }
-            Outbound::Move(id, moving, socket, to) => {
+            Outbound::Move(id, moving, path, route) => {
+                let port = self.port(&path);
                 if let Some(tunnel) = self.tunnel(id) {
                     let all = tunnel.active.iter_mut().chain(&mut tunnel.standby);
-                    for entry in all.filter(|e| moving.contains(&e.inbound)) {
-                        entry.socket = socket.clone();
-                        entry.to = to;
+                    for owned in all.filter(|o| moving.contains(&o.entry.inbound)) {
+                        owned.port = port;
+                        owned.entry.path = path.clone();
+                        owned.entry.route = route;
                     }
                 }
             }
@@ -167,10 +173,18 @@ impl OutboundWorker {
         self.tunnels.iter_mut().find(|t| t.shared.id == id)
     }
 
+    /// This worker's port of a path: paths are few, and last as long as the workers.
+    fn port(&mut self, path: &WanPath) -> usize {
+        self.wan.iter().position(|p| p.is_of(path)).unwrap_or_else(|| {
+            self.wan.push(path.open());
+            self.wan.len() - 1
+        })
+    }
+
     /// The interface was removed under us: the tunnel stays, silent, until it is created anew.
     fn lose_device(&mut self, index: usize, error: &io::Error, control: &Control<Outbound>) {
         let tunnel = self.tunnels.swap_remove(index);
-        let _ = control.poller.remove(&tunnel.shared.tun);
+        let _ = control.poller.remove(&tunnel.lan);
         let name = tunnel.shared.tun.name();
         let cause =
             format!("interface {name} is gone ({error}): somebody removed it; take the tunnel down and up");
@@ -181,77 +195,84 @@ impl OutboundWorker {
 impl Tunnel {
     /// An SA in use for the same selectors moves back to standby, from where its removal takes it.
     fn activate(&mut self, spi: Spi) {
-        if let Some(index) = self.standby.iter().position(|e| e.inbound == spi) {
-            let entry = self.standby.swap_remove(index);
-            let before = self.active.extract_if(.., |e| e.selectors == entry.selectors);
+        if let Some(index) = self.standby.iter().position(|o| o.entry.inbound == spi) {
+            let owned = self.standby.swap_remove(index);
+            let before = self.active.extract_if(.., |o| o.entry.selectors == owned.entry.selectors);
             self.standby.extend(before);
-            self.active.insert(0, entry);
+            self.active.insert(0, owned);
         }
     }
 
-    /// Takes what the device has. An error means that the device is gone.
+    /// Takes what the port has. An error means that the device is gone.
     fn serve(
         &mut self,
-        queue: &mut SendQueue,
-        buf: &mut [u8],
+        wan: &mut [WanOut],
+        batch: &mut LanBatch,
         rules: &Rules,
         events: &Events,
     ) -> io::Result<()> {
+        let Self { shared, lan, active, trigger, icmp, .. } = self;
+        let mut path = Path { shared, active, trigger, icmp, wan, rules, events };
         let mut result = Ok(());
-        // Whose packets are in the queue.
-        let mut last = None;
         for _ in 0..BUDGET {
-            let read = match self.shared.tun.read(buf) {
-                Ok(read) => read,
+            match lan.receive(batch) {
+                Ok((buf, packets)) => {
+                    for packet in packets {
+                        let bytes = buf.get(packet.bytes.clone()).unwrap_or_default();
+                        path.take(&packet.vnet, bytes);
+                    }
+                }
                 Err(e) => {
-                    match e.raw_os_error().unwrap_or(0) {
-                        // EFAULT: the interface is down.
-                        errno::EAGAIN | errno::EINTR | errno::EFAULT => {}
-                        _ => result = Err(e),
+                    if e.kind() != io::ErrorKind::WouldBlock {
+                        result = Err(e);
                     }
                     break;
                 }
-            };
-            let Some((header, packet)) = buf.get(..read).and_then(|b| b.split_at_checked(VNET_HEADER_LEN))
-            else {
-                continue;
-            };
-            let vnet = VnetHeader::decode(header).unwrap_or_default();
-            self.take(&vnet, packet, &mut last, queue, rules, events);
+            }
         }
-        self.flush(last, queue);
-        for entry in &mut self.active {
-            entry.check_limits(events);
-        }
+        path.flush_all();
+        path.account();
         result
     }
+}
 
-    fn flush(&mut self, last: Option<usize>, queue: &mut SendQueue) {
-        if let Some(entry) = last.and_then(|index| self.active.get_mut(index)) {
-            entry.flush(queue);
+/// The packets of one tunnel on their way out.
+struct Path<'a> {
+    shared: &'a TunnelShared,
+    active: &'a mut [Owned],
+    trigger: &'a mut RateLimit,
+    icmp: &'a mut RateLimit,
+    wan: &'a mut [WanOut],
+    rules: &'a Rules,
+    events: &'a Events,
+}
+
+impl Path<'_> {
+    fn flush_all(&mut self) {
+        let active = &*self.active;
+        for port in self.wan.iter_mut().filter(|p| !p.is_empty()) {
+            flush(port, active);
         }
     }
 
-    fn take(
-        &mut self,
-        vnet: &VnetHeader,
-        bytes: &[u8],
-        last: &mut Option<usize>,
-        queue: &mut SendQueue,
-        rules: &Rules,
-        events: &Events,
-    ) {
-        let packet = Packet::parse(bytes);
-        let fits = |entry: &OutboundEntry| packet.as_ref().is_ok_and(|p| entry.selectors.matches_outbound(p));
-        // What no SA takes is counted by the newest.
-        let index = self.active.iter().position(fits).unwrap_or(0);
-        if *last != Some(index) {
-            // Another SA may send from another socket.
-            self.flush(last.take(), queue);
-            *last = Some(index);
+    /// Brings the counters of those that have sent up to date.
+    fn account(&mut self) {
+        for owned in self.active.iter_mut().filter(|o| o.used) {
+            owned.used = false;
+            let entry = &mut owned.entry;
+            entry.counters.out.set_sequence(entry.sa.sequence(), 0);
+            entry.check_limits(self.events);
         }
-        let Tunnel { shared, active, trigger, icmp: icmp_limit, .. } = self;
-        let Some(entry) = active.get_mut(index) else {
+    }
+
+    fn take(&mut self, vnet: &VnetHeader, bytes: &[u8]) {
+        let packet = Packet::parse(bytes);
+        let fits = |o: &Owned| packet.as_ref().is_ok_and(|p| o.entry.selectors.matches_outbound(p));
+        let found = self.active.iter().position(fits);
+        // What no SA takes is counted by the newest.
+        let index = found.unwrap_or(0);
+        let Self { shared, active, trigger, icmp: icmp_limit, wan, rules, events } = self;
+        let Some(owned) = active.get_mut(index) else {
             // The kernel's own chatter on a new interface (MLD, IGMP) asks for no tunnel.
             if packet.is_ok_and(|p| is_link_local(&p)) {
                 shared.counters.out.drops.add(Reason::LinkLocal, 1);
@@ -263,12 +284,12 @@ impl Tunnel {
             }
             return;
         };
-        let drops = &entry.counters.out.drops;
+        let drops = &owned.entry.counters.out.drops;
         let Ok(packet) = packet else {
             drops.add(Reason::Malformed, 1);
             return;
         };
-        if !entry.selectors.matches_outbound(&packet) {
+        if found.is_none() {
             if is_link_local(&packet) {
                 drops.add(Reason::LinkLocal, 1);
                 return;
@@ -302,27 +323,36 @@ impl Tunnel {
             answer(shared, icmp_limit, || icmp::packet_too_big(bytes, packet.destination(), mtu));
             return;
         }
+        let Some(port) = wan.get_mut(owned.port) else { return };
         let tos = rules.outer_traffic_class(packet.traffic_class());
         let next_header = if packet.is_ipv4() { 4 } else { 41 };
-        let header_len = entry.sa.header_len();
+        let header_len = owned.entry.sa.header_len();
         let (mut packets, mut inner_bytes) = (0, 0);
-        for index in 0..count {
-            if queue.is_full() {
-                entry.flush(queue);
+        for segment in 0..count {
+            if port.is_full() {
+                flush(port, active);
             }
+            let Some(Owned { entry, .. }) = active.get_mut(index) else { break };
             if entry.warned == Warned::Hard {
-                entry.counters.out.drops.add(Reason::Exhausted, (count - index) as u64);
+                entry.counters.out.drops.add(Reason::Exhausted, (count - segment) as u64);
                 break;
             }
-            let slot = queue.slot();
+            let len = match &plan {
+                Plan::Single(single) => single.len(),
+                Plan::Segments(segments) => segments.len(segment),
+            };
+            let Some(slot) = port.slot(entry.sa.sealed_len(len)) else {
+                entry.counters.out.drops.add(Reason::WanBusy, 1);
+                continue;
+            };
             let Some(room) = slot.get_mut(header_len..) else { break };
-            let (written, len) = match &plan {
+            let written = match &plan {
                 Plan::Single(single) => {
                     let written = single.write(room);
                     mss::clamp(room, mtu, Checksum::Complete);
-                    (written, single.len())
+                    written
                 }
-                Plan::Segments(segments) => (segments.write(index, room), segments.len(index)),
+                Plan::Segments(segments) => segments.write(segment, room),
             };
             let sealed = if written {
                 entry.sa.seal(slot, len, next_header)
@@ -331,7 +361,7 @@ impl Tunnel {
             };
             match sealed {
                 Ok(sealed) => {
-                    queue.commit(sealed, tos, entry.to, entry.socket.segmentation());
+                    port.commit(sealed, tos, &entry.route, index as u32);
                     packets += 1;
                     inner_bytes += len as u64;
                 }
@@ -339,6 +369,8 @@ impl Tunnel {
                 Err(SealError::NoRoom { .. }) => entry.counters.out.drops.add(Reason::Malformed, 1),
             }
         }
+        let Some(Owned { entry, used, .. }) = active.get_mut(index) else { return };
+        *used = true;
         entry.bytes += inner_bytes;
         entry.counters.out.add(packets, inner_bytes);
         if entry.sa.sequence() >= entry.limits.hard_packets || entry.bytes >= entry.limits.hard_bytes {
@@ -347,14 +379,16 @@ impl Tunnel {
     }
 }
 
-impl OutboundEntry {
-    fn flush(&mut self, queue: &mut SendQueue) {
-        if !queue.is_empty() {
-            queue.flush(&self.socket, &self.counters.out.drops);
-            self.counters.out.set_sequence(self.sa.sequence(), 0);
+/// Sends what the port holds. What is lost is counted by its SA.
+fn flush(port: &mut WanOut, active: &[Owned]) {
+    port.flush(&mut |owner, reason, packets| {
+        if let Some(owned) = active.get(owner as usize) {
+            owned.entry.counters.out.drops.add(reason, packets);
         }
-    }
+    });
+}
 
+impl OutboundEntry {
     fn check_limits(&mut self, events: &Events) {
         let (sequence, limits) = (self.sa.sequence(), &self.limits);
         let hard = sequence >= limits.hard_packets || self.bytes >= limits.hard_bytes;

@@ -1,93 +1,126 @@
-//! The send buffer of a worker: sealed packets side by side, sent as trains of equal ones.
+//! The WAN ports `udp` and `raw`: sealed packets side by side in a buffer, sent as trains of equal ones, and batches
+//! of what a socket has received.
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_sys::batch::{MAX_SEGMENTS, MAX_TRAIN, SendBatch, Train};
+use culvert_sys::batch::{Datagram, MAX_SEGMENTS, MAX_TRAIN, ReceiveBatch, SendBatch, Train};
 use culvert_sys::errno;
 use culvert_sys::event::wait_writable;
-use culvert_sys::wan::WanSocket;
+use culvert_sys::wan::{PathError, WanKind, WanSocket};
 
-use super::counters::{Drops, Reason};
+use super::{Route, WanReceive, WanTransmit};
+use crate::user::counters::Reason;
 
 /// Bytes of the buffer.
 const CAPACITY: usize = 320 << 10;
 /// From here on it is sent: four super-packets and some.
 const FULL: usize = 192 << 10;
+/// Trains from which on it is sent.
+const MANY: usize = 256;
 /// How often a full socket is waited for, and how long each time, before the train is dropped.
 const WAITS: u32 = 20;
 const WAIT: Duration = Duration::from_millis(5);
+/// Slots of a batch: of super-packets that the kernel joined, and of raw packets, which it does not join.
+const UDP_SLOTS: usize = 16;
+const RAW_SLOTS: usize = 64;
 
 /// Sealed packets on their way to one socket.
-pub(crate) struct SendQueue {
+pub(crate) struct SocketTransmit {
+    socket: Arc<WanSocket>,
     buf: Vec<u8>,
     used: usize,
     trains: Vec<Train>,
+    /// Whose packets they are, train by train.
+    owners: Vec<u32>,
     /// Nothing can be added to the last train.
     closed: bool,
+    segmentation: bool,
     batch: SendBatch,
 }
 
-impl SendQueue {
-    pub(crate) fn new() -> Self {
+impl SocketTransmit {
+    pub(crate) fn new(socket: Arc<WanSocket>) -> Self {
         Self {
             buf: vec![0; CAPACITY],
             used: 0,
-            trains: Vec::with_capacity(1024),
+            // More than are ever full: a train that is taken apart becomes many.
+            trains: Vec::with_capacity(MANY + 4 * MAX_SEGMENTS),
+            owners: Vec::with_capacity(MANY + 4 * MAX_SEGMENTS),
             closed: true,
+            segmentation: socket.segmentation(),
             batch: SendBatch::default(),
+            socket,
         }
     }
 
-    /// Whether it should be flushed before more is added.
+    pub(crate) fn is_of(&self, socket: &Arc<WanSocket>) -> bool {
+        Arc::ptr_eq(&self.socket, socket)
+    }
+
+    /// Makes single datagrams of a train.
+    fn take_apart(&mut self, index: usize) {
+        let (train, owner) = (self.trains[index].clone(), self.owners[index]);
+        let count = train.datagrams();
+        let singles = train.bytes.clone().step_by(train.segment.max(1)).map(|start| {
+            let end = (start + train.segment).min(train.bytes.end);
+            Train { bytes: start..end, segment: end - start, tos: train.tos, to: train.to }
+        });
+        self.trains.splice(index..=index, singles);
+        self.owners.splice(index..=index, std::iter::repeat_n(owner, count));
+    }
+}
+
+impl WanTransmit for SocketTransmit {
     #[inline]
-    pub(crate) fn is_full(&self) -> bool {
-        self.used >= FULL || self.trains.len() >= 256
+    fn is_full(&self) -> bool {
+        self.used >= FULL || self.trains.len() >= MANY
     }
 
     #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.trains.is_empty()
     }
 
-    /// Room for one packet of at most 64 KB and its trailer. Flush whenever it [`is_full`](Self::is_full).
     #[inline]
-    pub(crate) fn slot(&mut self) -> &mut [u8] {
-        self.buf.get_mut(self.used..).unwrap_or_default()
+    fn slot(&mut self, need: usize) -> Option<&mut [u8]> {
+        self.buf.get_mut(self.used..).filter(|room| room.len() >= need)
     }
 
-    /// Takes the first `len` bytes of the slot as one datagram.
     #[inline]
-    pub(crate) fn commit(&mut self, len: usize, tos: u8, to: SocketAddr, segmentation: bool) {
+    fn commit(&mut self, len: usize, tos: u8, route: &Route, owner: u32) {
         let bytes = self.used..self.used + len;
         self.used += len;
-        if segmentation
+        if self.segmentation
             && !self.closed
-            && let Some(train) = self.trains.last_mut()
+            && let (Some(train), Some(of)) = (self.trains.last_mut(), self.owners.last())
             && train.tos == tos
             && len <= train.segment
             && train.bytes.len() + len <= MAX_TRAIN
             && train.bytes.len() < train.segment * MAX_SEGMENTS
-            && train.to == to
+            && *of == owner
+            && train.to == route.remote
         {
             train.bytes.end = bytes.end;
             // Only the last datagram of a train may be shorter.
             self.closed = len < train.segment;
             return;
         }
-        self.trains.push(Train { bytes, segment: len, tos, to });
+        self.trains.push(Train { bytes, segment: len, tos, to: route.remote });
+        self.owners.push(owner);
         self.closed = false;
     }
 
-    /// Sends everything. What cannot be sent is dropped and counted by reason.
-    pub(crate) fn flush(&mut self, socket: &WanSocket, drops: &Drops) {
+    fn flush(&mut self, lost: &mut dyn FnMut(u32, Reason, u64)) {
         let mut next = 0;
         let mut waits = 0;
         // A pending error of the socket concerns an earlier packet: what met it is tried once more.
         let mut retried = false;
         while next < self.trains.len() {
-            let error = match self.batch.send(socket, &self.buf, &self.trains[next..]) {
+            let error = match self.batch.send(&self.socket, &self.buf, &self.trains[next..]) {
                 Ok(sent) => {
                     next += sent.max(1);
                     (waits, retried) = (0, false);
@@ -101,14 +134,14 @@ impl SendQueue {
                 errno::EINTR => continue,
                 errno::EAGAIN if waits < WAITS => {
                     waits += 1;
-                    let _ = wait_writable(socket, WAIT);
+                    let _ = wait_writable(&*self.socket, WAIT);
                     continue;
                 }
                 errno::EIO | errno::EINVAL | errno::EMSGSIZE if train.datagrams() > 1 => {
                     // EIO: the device has no checksum offload, which trains need. The others: one
                     // datagram is larger than the MTU; sent alone it gets an answer that says so.
                     if number == errno::EIO {
-                        socket.give_up_segmentation();
+                        self.socket.give_up_segmentation();
                     }
                     self.take_apart(next);
                     continue;
@@ -119,23 +152,59 @@ impl SendQueue {
                 }
                 _ => {}
             }
-            drops.add(reason_of(&error), train.datagrams() as u64);
+            lost(self.owners[next], reason_of(&error), train.datagrams() as u64);
             next += 1;
             (waits, retried) = (0, false);
         }
         self.trains.clear();
+        self.owners.clear();
         self.used = 0;
         self.closed = true;
+        self.segmentation = self.socket.segmentation();
+    }
+}
+
+/// Batches from one socket.
+pub(crate) struct SocketReceive {
+    socket: Arc<WanSocket>,
+    batch: ReceiveBatch,
+    slots: usize,
+}
+
+impl SocketReceive {
+    pub(crate) fn new(socket: Arc<WanSocket>) -> Self {
+        let slots = if socket.kind() == WanKind::Udp { UDP_SLOTS } else { RAW_SLOTS };
+        Self { socket, batch: ReceiveBatch::new(slots), slots }
+    }
+}
+
+impl WanReceive for SocketReceive {
+    fn kind(&self) -> WanKind {
+        self.socket.kind()
     }
 
-    /// Makes single datagrams of a train.
-    fn take_apart(&mut self, index: usize) {
-        let train = self.trains[index].clone();
-        let singles = train.bytes.clone().step_by(train.segment.max(1)).map(|start| {
-            let end = (start + train.segment).min(train.bytes.end);
-            Train { bytes: start..end, segment: end - start, tos: train.tos, to: train.to }
-        });
-        self.trains.splice(index..=index, singles);
+    fn local(&self) -> SocketAddr {
+        self.socket.local()
+    }
+
+    fn receive(&mut self) -> io::Result<bool> {
+        Ok(self.batch.receive(&self.socket)? == self.slots)
+    }
+
+    fn parts(&mut self) -> (&mut [u8], &[Datagram]) {
+        self.batch.parts()
+    }
+
+    fn release(&mut self) {}
+
+    fn path_errors(&self) -> Vec<PathError> {
+        self.socket.path_errors()
+    }
+}
+
+impl AsFd for SocketReceive {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -162,7 +231,6 @@ fn reason_of(error: &io::Error) -> Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use culvert_sys::batch::ReceiveBatch;
     use culvert_sys::event::Poller;
     use culvert_sys::wan::WanOptions;
 
@@ -171,49 +239,64 @@ mod tests {
         WanSocket::udp(free, &WanOptions::default()).unwrap()
     }
 
-    fn commit(queue: &mut SendQueue, byte: u8, len: usize, tos: u8, to: SocketAddr) {
-        queue.slot()[..len].fill(byte);
-        queue.commit(len, tos, to, true);
+    fn commit(queue: &mut SocketTransmit, byte: u8, len: usize, tos: u8, to: SocketAddr) {
+        queue.slot(len).unwrap()[..len].fill(byte);
+        queue.commit(len, tos, &Route { local: to.ip(), remote: to }, 7);
     }
 
-    fn lengths(queue: &SendQueue) -> Vec<(usize, usize)> {
+    fn new_queue() -> SocketTransmit {
+        SocketTransmit::new(Arc::new(socket()))
+    }
+
+    fn lengths(queue: &SocketTransmit) -> Vec<(usize, usize)> {
         queue.trains.iter().map(|t| (t.datagrams(), t.bytes.len())).collect()
     }
 
     #[test]
     fn trains_end_with_a_shorter_packet_another_tos_or_their_limit() {
         let to = "127.0.0.1:9".parse().unwrap();
-        let mut queue = SendQueue::new();
+        let mut queue = new_queue();
         for (byte, len, tos) in [(1, 100, 0), (2, 100, 0), (3, 60, 0), (4, 60, 0), (5, 60, 1), (6, 80, 1)] {
             commit(&mut queue, byte, len, tos, to);
         }
         assert_eq!(lengths(&queue), [(3, 260), (1, 60), (1, 60), (1, 80)]);
-        let mut queue = SendQueue::new();
+        let mut queue = new_queue();
         (0..65).for_each(|i| commit(&mut queue, i, 10, 0, to));
         assert_eq!(lengths(&queue), [(64, 640), (1, 10)]);
-        let mut queue = SendQueue::new();
+        let mut queue = new_queue();
         (0..3).for_each(|i| commit(&mut queue, i, 30_000, 0, to));
         assert_eq!(lengths(&queue), [(2, 60_000), (1, 30_000)]);
-        let mut queue = SendQueue::new();
-        (0..2).for_each(|_| queue.commit(10, 0, to, false));
+        let mut queue = new_queue();
+        queue.segmentation = false;
+        (0..2).for_each(|i| commit(&mut queue, i, 10, 0, to));
         assert_eq!(lengths(&queue), [(1, 10), (1, 10)]);
     }
 
     #[test]
+    fn a_train_is_of_one_owner() {
+        let to = "127.0.0.1:9".parse().unwrap();
+        let route = Route { local: "127.0.0.1".parse().unwrap(), remote: to };
+        let mut queue = new_queue();
+        for owner in [1, 1, 2, 1] {
+            queue.commit(10, 0, &route, owner);
+        }
+        assert_eq!(lengths(&queue), [(2, 20), (1, 10), (1, 10)]);
+        assert_eq!(queue.owners, [1, 2, 1]);
+    }
+
+    #[test]
     fn what_is_queued_arrives_in_order_and_what_cannot_go_is_counted() {
-        let (a, b) = (socket(), socket());
-        let (mut queue, drops) = (SendQueue::new(), Drops::default());
+        let (mut queue, b) = (new_queue(), socket());
         for i in 0..200u8 {
             commit(&mut queue, i, 200 - usize::from(i % 7), 0, b.local());
         }
         // Broadcast without permission: EACCES, in the midst of the others.
         commit(&mut queue, 0, 20, 0, "255.255.255.255:9".parse().unwrap());
         commit(&mut queue, 200, 20, 0, b.local());
-        queue.flush(&a, &drops);
+        let mut lost = Vec::new();
+        queue.flush(&mut |owner, reason, packets| lost.push((owner, reason, packets)));
         assert!(queue.is_empty());
-        let mut counted = Vec::new();
-        drops.collect(&mut counted);
-        assert_eq!(counted, [("wan-firewall", 1)]);
+        assert_eq!(lost, [(7, Reason::WanFirewall, 1)]);
 
         let (mut batch, mut poller, mut got) = (ReceiveBatch::new(8), Poller::new().unwrap(), Vec::new());
         poller.add(&b, 0).unwrap();
@@ -230,7 +313,7 @@ mod tests {
     #[test]
     fn a_train_taken_apart_keeps_its_packets() {
         let to = "127.0.0.1:9".parse().unwrap();
-        let mut queue = SendQueue::new();
+        let mut queue = new_queue();
         for len in [50, 50, 20] {
             commit(&mut queue, 0, len, 3, to);
         }
