@@ -1,0 +1,76 @@
+//! One behaviour: a corpus of packets through every engine and port, whose verdicts, bytes and counters must be those of
+//! the book, whatever the path. Needs root.
+//!
+//! The rules are DESIGN's: RFC 4301 (selectors, headers), 4303 (ESP), 6040 (ECN), 3948 (UDP), 1191 and 8201 (path MTU).
+//! What the kernel's ESP does otherwise is said in the case, by [`Bench::kernel`]. Its paths say that they are skipped
+//! where the kernel has no ESP; CULVERT_EXPECT_ESP=1 makes that a failure.
+
+mod bench;
+mod esp;
+mod inbound;
+mod outbound;
+mod packets;
+mod streams;
+mod wire;
+
+use bench::{Bench, Path};
+use culvert_dataplane::EngineChoice;
+use culvert_sys::probe::KernelEsp;
+
+fn corpus(path: Path) {
+    let mut bench = Bench::new(path);
+    outbound::cases(&mut bench);
+    inbound::cases(&mut bench);
+    streams::cases(&mut bench);
+    // Last: it moves the replay window far away.
+    inbound::sequence_numbers(&mut bench);
+    bench.finish();
+}
+
+fn user(suite: &'static str, encap: bool, outer_ipv6: bool) {
+    corpus(Path { engine: EngineChoice::User, suite, encap, outer_ipv6 });
+}
+
+fn xfrm(suite: &'static str, encap: bool, outer_ipv6: bool) {
+    if let Err(reason) = KernelEsp::probe().available() {
+        assert!(std::env::var_os("CULVERT_EXPECT_ESP").is_none(), "this kernel should have ESP: {reason}");
+        println!("skipped: {reason}");
+        return;
+    }
+    corpus(Path { engine: EngineChoice::Xfrm, suite, encap, outer_ipv6 });
+}
+
+#[test]
+fn user_tun_udp() {
+    user("aes128gcm16", true, false);
+}
+
+#[test]
+fn user_tun_udp_ipv6() {
+    user("chacha20poly1305", true, true);
+}
+
+#[test]
+fn user_tun_raw() {
+    user("aes256-sha256", false, false);
+}
+
+#[test]
+fn user_tun_raw_ipv6() {
+    user("aes256gcm16", false, true);
+}
+
+#[test]
+fn xfrm_udp() {
+    xfrm("aes128gcm16", true, false);
+}
+
+#[test]
+fn xfrm_plain() {
+    xfrm("aes256-sha256", false, false);
+}
+
+#[test]
+fn xfrm_plain_ipv6() {
+    xfrm("aes256gcm16", false, true);
+}
