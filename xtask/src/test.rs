@@ -3,6 +3,7 @@ use crate::ci::mistakes;
 use crate::process::{self, cargo, is_root, shown};
 use crate::setup;
 use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
@@ -108,28 +109,60 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 /// This very program, also when the build of the workspace has put another in its place meanwhile.
 const MYSELF: &str = "/proc/self/exe";
 
-/// Kernels under which a part of the tests runs, with the tests and their title.
-const IN_VM: [(&str, &str, &str); 1] =
-    [("6.12", "vm_interop", "Culvert with strongSwan on the kernel's ESP, kernel 6.12")];
+/// Test programs that run under another kernel too, with the part of them that does (all, if empty).
+type InVm = &'static [(&'static str, &'static str)];
 
-/// Kernels on which the eBPF programs must load and judge packets: the oldest supported, Debian's, the newest.
-const GUARD: [&str; 3] = ["6.1", "6.12", "7.3"];
+/// The classifier loads and judges packets; the kernel's ESP treats the corpus as ours does.
+const EVERYWHERE: InVm = &[("guard", ""), ("behaviour", "xfrm_")];
+/// What is long, or the same on each kernel: tunnels of the engine `xfrm`, with Culvert and with strongSwan.
+const AT_LENGTH: InVm =
+    &[("guard", ""), ("behaviour", "xfrm_"), ("xfrm", ""), ("engines", "xfrm"), ("vm_interop", "")];
+
+/// Virtual machines, in two rows that run side by side: the oldest supported kernel and the newest, and Debian's.
+const MACHINES: [&[(&str, InVm)]; 2] = [&[("6.1", EVERYWHERE), ("7.3", EVERYWHERE)], &[("6.12", AT_LENGTH)]];
 
 fn in_vm(filter: Option<&str>, sum: &mut Sum) -> Result<()> {
-    for kernel in GUARD.into_iter().filter(|_| filter.is_none()) {
-        headline(&format!("the classifier under kernel {kernel}"));
-        let mut command = Command::new(MYSELF);
-        follow(command.args(["vm", "--kernel", kernel]), &format!("kernel {kernel}"), sum)?;
+    headline("under other kernels: the classifier, the corpus over kernel ESP, tunnels of the engine xfrm");
+    let mut programs = BTreeMap::new();
+    for (name, _) in EVERYWHERE.iter().chain(AT_LENGTH) {
+        programs.insert(*name, test_program(name)?);
     }
-    for (kernel, name, title) in IN_VM {
-        headline(title);
-        let program = test_program(name)?;
-        let mut command = Command::new(MYSELF);
-        command.args(["vm", "--kernel", kernel, "--timeout", "1200", "--", "env"]);
-        command.arg(format!("CULVERT_BIN_DIR={}", process::target_dir().join("debug").display()));
-        // A guest without KVM is slow: one at a time.
-        command.arg(program).args(["--color", "never", "--test-threads", "1"]).args(filter);
-        follow(&mut command, name, sum)?;
+    let row = |machines: &[(&str, InVm)]| -> Result<Sum> {
+        let mut sum = Sum::default();
+        for (kernel, tests) in machines {
+            let mut script = vec!["code=0".to_owned()];
+            for (name, part) in *tests {
+                let program = programs[name].display();
+                // A guest without KVM is slow: one at a time.
+                script.push(format!("{program} --color never --test-threads 1 {part} $* || code=1"));
+            }
+            script.push("exit $code".to_owned());
+            let mut command = Command::new(MYSELF);
+            command.args([
+                "vm",
+                "--kernel",
+                kernel,
+                "--timeout",
+                "1200",
+                "--",
+                "env",
+                "CULVERT_EXPECT_ESP=1",
+            ]);
+            command.arg(format!("CULVERT_BIN_DIR={}", process::target_dir().join("debug").display()));
+            command.args(["sh", "-c", &script.join("\n"), "sh"]).args(filter);
+            follow(&mut command, &format!("kernel {kernel}"), &mut sum)?;
+        }
+        Ok(sum)
+    };
+    let sums = std::thread::scope(|scope| {
+        let rows = MACHINES.map(|machines| scope.spawn(|| row(machines)));
+        rows.map(|row| row.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    for one in sums {
+        let one = one?;
+        sum.passed += one.passed;
+        sum.ignored += one.ignored;
+        sum.failed.extend(one.failed);
     }
     Ok(())
 }
@@ -145,7 +178,7 @@ fn integration_tests() -> Result<Vec<String>> {
     Ok(tests.filter_map(|target| target["name"].as_str().map(str::to_owned)).collect())
 }
 
-/// Where cargo has put a test program of culvert-tests.
+/// Where cargo has put a test program.
 fn test_program(name: &str) -> Result<PathBuf> {
     let mut command = cargo();
     command.args(["test", "--workspace", "--test", name, "--no-run", "--message-format", "json"]);
@@ -177,7 +210,7 @@ fn follow(command: &mut Command, group: &str, sum: &mut Sum) -> Result<()> {
             // Crates without tests have nothing to tell.
             if !line.is_empty() && line != "running 0 tests" && !line.starts_with("test result: ok. 0 passed")
             {
-                println!("{line}");
+                println!("{}{line}", prefix(group));
             }
         }
     }
@@ -187,6 +220,11 @@ fn follow(command: &mut Command, group: &str, sum: &mut Sum) -> Result<()> {
         sum.failed.push(format!("`{}` ({status}, after {passed} tests that passed)", shown(command)));
     }
     Ok(())
+}
+
+/// Says whose line it is where two machines talk at once.
+fn prefix(group: &str) -> String {
+    if group.starts_with("kernel ") { format!("[{group}] ") } else { String::new() }
 }
 
 impl Sum {
