@@ -15,6 +15,10 @@ const FLAGS: &[&str] = &[
     "-Clink-arg=--disable-expand-memcpy-in-order",
 ];
 
+/// What the crate finds the objects by, and their names.
+const OBJECTS: [(&str, &str); 2] =
+    [("CULVERT_EBPF_OBJECT", "culvert-ebpf"), ("CULVERT_STEER_OBJECT", "culvert-steer")];
+
 fn main() -> ExitCode {
     match build() {
         Ok(()) => ExitCode::SUCCESS,
@@ -41,7 +45,7 @@ fn build() -> Result<(), String> {
     let target_dir = PathBuf::from(variable("OUT_DIR")?).join("ebpf");
     let output = Command::new(variable("CARGO")?)
         .current_dir(ebpf.join("programs"))
-        .args(["build", "--release", "--target", TARGET, "-Zbuild-std=core", "--bin", "culvert-ebpf"])
+        .args(["build", "--release", "--target", TARGET, "-Zbuild-std=core", "--bins"])
         .arg("--target-dir")
         .arg(&target_dir)
         // `-Z build-std` and inline atomics are not stable; the compiler is the one in use, so they are what they are.
@@ -64,8 +68,10 @@ fn build() -> Result<(), String> {
             String::from_utf8_lossy(&output.stderr)
         ));
     }
-    let object = target_dir.join(TARGET).join("release/culvert-ebpf");
-    println!("cargo::rustc-env=CULVERT_EBPF_OBJECT={}", object.display());
+    for (variable, object) in OBJECTS {
+        let object = target_dir.join(TARGET).join("release").join(object);
+        println!("cargo::rustc-env={variable}={}", object.display());
+    }
     Ok(())
 }
 

@@ -9,6 +9,7 @@
 
 mod maps;
 mod redirect;
+mod runtime;
 mod source;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
@@ -111,15 +112,4 @@ fn segments(ctx: &TcContext) -> u64 {
         0 => 1,
         segments => segments as u64,
     }
-}
-
-/// The kernel takes GPL-only helpers from programs that say so.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 4] = *b"GPL\0";
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // Nothing here can panic, and the verifier refuses an endless loop: a panic would not load.
-    loop {}
 }

@@ -15,6 +15,7 @@ pub mod packet;
 pub mod reason;
 pub mod redirect;
 pub mod replay;
+pub mod steer;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 

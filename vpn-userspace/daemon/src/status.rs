@@ -80,7 +80,9 @@ impl Daemon {
         let secrets = secrets.map(|path| {
             format!("the keys of every IKE SA are written to {} (log.ike_secrets)", path.display())
         });
-        secrets.into_iter().collect()
+        let undivided =
+            self.plane.undivided().map(|why| format!("each WAN address has one inbound worker: {why}"));
+        secrets.into_iter().chain(undivided).collect()
     }
 
     fn wan(&self) -> Vec<Wan> {

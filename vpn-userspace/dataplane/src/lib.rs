@@ -30,6 +30,7 @@ pub use types::{
 };
 use user::UserEngine;
 use user::setup::SaSetup;
+use user::wans::Steerings;
 use xfrm::XfrmEngine;
 
 /// Every tunnel and SA of the gateway, whatever engine serves them. Dropping it stops the workers and
@@ -55,9 +56,10 @@ impl Dataplane {
         mut config: DataplaneConfig,
     ) -> Result<(Self, mpsc::UnboundedReceiver<DataplaneEvent>), DataplaneError> {
         let (events, receiver) = mpsc::unbounded_channel();
-        let xfrm = XfrmEngine::start(&config, events.clone()).await;
+        let steerings = Steerings::default();
+        let xfrm = XfrmEngine::start(&config, steerings.clone(), events.clone()).await;
         config.share_natt_port |= xfrm.available().is_ok();
-        let user = UserEngine::start(&config, events)?;
+        let user = UserEngine::start(&config, steerings, events)?;
         Ok((
             Self { xfrm, user, tunnels: HashMap::new(), sas: HashMap::new(), clients: HashMap::new() },
             receiver,
@@ -115,6 +117,11 @@ impl Dataplane {
     /// What engines there are, whether they can serve here, and with which suites.
     pub fn engines(&self) -> Vec<EngineInfo> {
         vec![self.xfrm.info(), EngineInfo::user()]
+    }
+
+    /// Why each WAN address has one inbound worker of the engine `user` only; `None` if there are more, or shall not be.
+    pub fn undivided(&self) -> Option<&str> {
+        self.user.undivided()
     }
 
     /// Removes a tunnel with its SAs and its interface. Returns when the interface is gone.

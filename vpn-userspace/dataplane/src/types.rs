@@ -141,6 +141,8 @@ pub struct SaStats {
     pub outbound: Spi,
     /// Who does its ESP.
     pub engine: Engine,
+    /// The inbound worker that owns it, counted from 0; `None` in the kernel.
+    pub worker: Option<u32>,
     /// Packets opened and delivered.
     pub packets_in: u64,
     /// Inner bytes of them.

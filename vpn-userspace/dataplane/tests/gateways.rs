@@ -104,6 +104,37 @@ fn a_tunnel_without_an_sa_drops_counts_and_asks_for_one_once_per_second() {
 }
 
 #[test]
+fn a_port_is_divided_among_workers_each_of_which_learns_of_its_paths() {
+    let site = Site::new().unwrap();
+    let options = Options::default();
+    let mut a = Gateway::start(&site.gateway_a, true, WAN_A, &options);
+    let mut b = Gateway::start(&site.gateway_b, false, WAN_B, &options);
+    assert_eq!(a.dataplane.undivided(), None);
+    // Another peer's SA takes the first worker; a rekeyed SA stays with its peer's.
+    a.install(9, address("203.0.113.9"), false);
+    a.install(1, address(WAN_B), true);
+    b.install(1, address(WAN_A), true);
+    assert!(reaches(&site.host_a, HOST_B).unwrap());
+    a.install(2, address(WAN_B), true);
+    b.install(2, address(WAN_A), true);
+    let workers: Vec<_> = a.stats().iter().map(|s| s.worker).collect();
+    assert_eq!(workers, [Some(1), Some(1), Some(0)], "two of one peer, one of another");
+    assert!(reaches(&site.host_a, HOST_B).unwrap());
+    assert!(bulk(&site, HOST_B, &Iperf { reverse: true, ..Iperf::default() }) > 0.05);
+    assert!(a.stats()[1].packets_in > 1000);
+    assert_eq!(a.dropped("unknown-spi") + b.dropped("unknown-spi"), 0);
+    // The kernel tells any socket of the port what the path said.
+    let before = mtu_of(&site.gateway_a);
+    site.wan.ip("link set to-b mtu 1400").unwrap();
+    run_ping(&site.host_a, &format!("-c 2 -i 0.2 -W 1 -M do -s {} {HOST_B}", before - 28));
+    let mtu = a.event(|e| match e {
+        DataplaneEvent::Mtu { mtu, .. } if *mtu < before => Some(*mtu),
+        _ => None,
+    });
+    assert_eq!(mtu, Some(before - 100));
+}
+
+#[test]
 fn what_no_selector_takes_is_dropped_and_answered() {
     let site = Site::new().unwrap();
     let narrow = Options { nets: (vec![LAN_A], vec!["10.2.0.0/30"]), ..Options::default() };

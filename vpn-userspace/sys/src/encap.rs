@@ -28,6 +28,11 @@ pub struct EncapError {
 }
 
 impl EncapError {
+    /// The port at this address cannot be divided between the kernel's socket and ours.
+    pub fn undivided(address: SocketAddr, source: io::Error) -> Self {
+        Self { what: "divide the port", address: address.to_string(), source }
+    }
+
     /// The errno.
     pub fn errno(&self) -> Option<i32> {
         self.source.raw_os_error()

@@ -9,6 +9,7 @@ pub mod event;
 pub mod guard;
 pub mod netlink;
 pub mod probe;
+pub mod steer;
 pub mod tun;
 pub mod wan;
 pub mod xfrm;

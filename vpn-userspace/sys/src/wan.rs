@@ -100,6 +100,11 @@ impl WanSocket {
         Self::open(WanKind::Udp, local, options)
     }
 
+    /// A further socket on the port of one that was opened with `share_port`, of whose group it becomes a member.
+    pub fn join(&self, options: &WanOptions) -> Result<Self, WanError> {
+        Self::open(self.kind, self.local, &WanOptions { share_port: true, ..*options })
+    }
+
     /// A raw socket for ESP (protocol 50) on a WAN address.
     pub fn esp(local: IpAddr, options: &WanOptions) -> Result<Self, WanError> {
         Self::open(WanKind::Esp, SocketAddr::new(local, 0), options)

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use culvert_sys::event::{Poller, Waker};
+use culvert_sys::wan::PathError;
 use culvert_types::{Spi, TunnelId};
 use tokio::sync::{mpsc, oneshot};
 
@@ -35,6 +36,10 @@ pub(crate) enum Outbound {
 /// For a worker of the inbound direction.
 pub(crate) enum Inbound {
     AddPort(WanIn),
+    /// Another worker, whose packets' errors may come here, and the other way round.
+    Sibling(ControlSender<Inbound>),
+    /// What the path said about packets of SAs of whoever has them.
+    PathErrors(Arc<[PathError]>),
     /// Own the SA, and say so.
     Add(Box<InboundEntry>, oneshot::Sender<()>),
     /// Own an SA that another worker owned.

@@ -18,7 +18,7 @@ use culvert_sys::wan::{PathError, WanKind};
 use culvert_types::Spi;
 
 use super::coalesce::Coalescer;
-use super::control::{Control, Events, Inbound, WAKE};
+use super::control::{Control, ControlSender, Events, Inbound, WAKE};
 use super::counters::{Counters, Flow, Reason};
 use super::port::tun::TunWrite;
 use super::port::{LanOut, LanWrite, WanIn, WanReceive};
@@ -51,6 +51,7 @@ pub(crate) struct InboundEntry {
 
 pub(crate) struct InboundWorker {
     ports: Vec<WanIn>,
+    siblings: Vec<ControlSender<Inbound>>,
     entries: Vec<InboundEntry>,
     by_spi: HashMap<u32, usize>,
     lan: LanOut,
@@ -67,6 +68,7 @@ impl InboundWorker {
     pub(crate) fn new(unknown: Arc<Flow>, events: Events) -> Self {
         Self {
             ports: Vec::new(),
+            siblings: Vec::new(),
             entries: Vec::new(),
             by_spi: HashMap::new(),
             lan: LanOut::Tun(TunWrite),
@@ -103,6 +105,7 @@ impl InboundWorker {
                 if event.error {
                     let errors = port.path_errors();
                     self.path_errors(&errors);
+                    self.tell_siblings(errors);
                 }
                 if event.readable {
                     self.serve(event.token as usize);
@@ -118,6 +121,8 @@ impl InboundWorker {
                 control.poller.add(&port, self.ports.len() as u64)?;
                 self.ports.push(port);
             }
+            Inbound::Sibling(other) => self.siblings.push(other),
+            Inbound::PathErrors(errors) => self.path_errors(&errors),
             Inbound::Add(entry, done) => {
                 self.adopt(*entry);
                 let _ = done.send(());
@@ -198,6 +203,19 @@ impl InboundWorker {
                     self.learned.push((entry.tunnel.clone(), now + PATH_MTU_LIFETIME));
                 }
             }
+        }
+    }
+
+    /// All sockets of a port are one to those who report errors: they may be about another worker's SAs.
+    fn tell_siblings(&self, mut errors: Vec<PathError>) {
+        errors.retain(|e| e.mtu.is_some());
+        if errors.is_empty() {
+            return;
+        }
+        let errors: Arc<[PathError]> = errors.into();
+        for sibling in &self.siblings {
+            // One that is gone has said so.
+            let _ = sibling.send(Inbound::PathErrors(errors.clone()));
         }
     }
 

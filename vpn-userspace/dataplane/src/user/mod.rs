@@ -16,6 +16,7 @@ mod rate;
 pub(crate) mod setup;
 pub(crate) mod split;
 mod tunnel;
+pub(crate) mod wans;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -32,44 +33,35 @@ use culvert_types::{Spi, TunnelId};
 use tokio::sync::oneshot;
 
 use self::control::{Events, Inbound, Outbound, Worker};
-use self::counters::{Counters, Flow};
-use self::inbound::{InboundEntry, InboundWorker};
+use self::counters::Counters;
+use self::inbound::InboundEntry;
 use self::outbound::{OutboundEntry, OutboundWorker, Warned};
-use self::port::socket::SocketReceive;
-use self::port::{Route, WanIn, WanPath};
+use self::port::{Route, WanPath};
 use self::setup::SaSetup;
 use self::tunnel::TunnelShared;
+use self::wans::{Steerings, Wans};
 use crate::{
     DataplaneConfig, DataplaneError, DataplaneEvent, Engine, SaStats, TunnelDrops, TunnelReport, TunnelSpec,
 };
 
 /// Super-packets that wait for an outbound worker.
 const TUN_QUEUE: u32 = 2000;
+/// Most workers for either direction.
+const MOST_WORKERS: usize = 256;
+/// How long packets to the address that an SA left are still its worker's.
+const MOVING: Duration = Duration::from_secs(5);
 /// The MTU of the WAN before a peer's route is known.
 const ETHERNET_MTU: usize = 1500;
 
 /// User-space ESP for any number of tunnels.
 pub(crate) struct UserEngine {
-    natt_port: u16,
-    options: WanOptions,
     rules: Rules,
     events: Events,
-    wans: Vec<Wan>,
+    wans: Wans,
     tunnels: HashMap<TunnelId, Tunnel>,
     sas: HashMap<Spi, Sa>,
-    /// Packets that met no SA, by inbound worker.
-    unknown: Vec<Arc<Flow>>,
-    inbound: Vec<Worker<Inbound>>,
     outbound: Vec<Worker<Outbound>>,
     most_workers: usize,
-}
-
-struct Wan {
-    address: IpAddr,
-    udp: Arc<WanSocket>,
-    /// Opened for the first SA without UDP encapsulation.
-    esp: Option<Arc<WanSocket>>,
-    worker: usize,
 }
 
 struct Tunnel {
@@ -82,6 +74,9 @@ struct Tunnel {
 struct Sa {
     tunnel: TunnelId,
     outbound: Spi,
+    local: IpAddr,
+    /// The peer, whose SAs are all one worker's.
+    remote: IpAddr,
     encap: bool,
     worker: usize,
     counters: Arc<Counters>,
@@ -89,56 +84,40 @@ struct Sa {
 
 impl UserEngine {
     /// Opens the UDP sockets and starts the inbound workers.
-    pub(crate) fn start(config: &DataplaneConfig, events: Events) -> Result<Self, DataplaneError> {
+    pub(crate) fn start(
+        config: &DataplaneConfig,
+        steerings: Steerings,
+        events: Events,
+    ) -> Result<Self, DataplaneError> {
         let options = WanOptions {
             buffer: config.socket_buffer,
             dont_fragment: config.dont_fragment,
             share_port: config.share_natt_port,
         };
-        let most_workers = config.workers.max(1);
+        let most_workers = config.workers.clamp(1, MOST_WORKERS);
         let mut engine = Self {
-            natt_port: config.natt_port,
-            options,
             rules: Rules { copy_dscp: config.copy_dscp, ..Rules::default() },
+            wans: Wans::new(config.natt_port, options, most_workers, steerings, events.clone()),
             events,
-            wans: Vec::new(),
             tunnels: HashMap::new(),
             sas: HashMap::new(),
-            unknown: Vec::new(),
-            inbound: Vec::new(),
             outbound: Vec::new(),
             most_workers,
         };
         for &address in &config.wan {
-            engine.add_wan(address)?;
+            engine.add_address(address)?;
         }
         Ok(engine)
     }
 
     /// Listens on a further address.
     pub(crate) fn add_address(&mut self, address: IpAddr) -> Result<(), DataplaneError> {
-        if self.wans.iter().any(|w| w.address == address) { Ok(()) } else { self.add_wan(address) }
+        self.wans.add(address)
     }
 
-    fn add_wan(&mut self, address: IpAddr) -> Result<(), DataplaneError> {
-        let udp = Arc::new(WanSocket::udp(SocketAddr::new(address, self.natt_port), &self.options)?);
-        if self.inbound.len() < self.most_workers {
-            let unknown = Arc::new(Flow::default());
-            self.unknown.push(unknown.clone());
-            let events = self.events.clone();
-            let name = format!("cv-in-{}", self.inbound.len());
-            self.inbound.push(Worker::spawn(
-                name,
-                &self.events,
-                || Inbound::Stop,
-                move |control| InboundWorker::new(unknown, events).run(control),
-            )?);
-        }
-        let worker = self.wans.len() % self.inbound.len();
-        let port = WanIn::Socket(SocketReceive::new(udp.clone()));
-        self.inbound[worker].control.send(Inbound::AddPort(port))?;
-        self.wans.push(Wan { address, udp, esp: None, worker });
-        Ok(())
+    /// Why each WAN address has one inbound worker only; `None` if there are more, or shall not be.
+    pub(crate) fn undivided(&self) -> Option<&str> {
+        self.wans.undivided()
     }
 
     /// Creates the tunnel's device, up, and gives it to an outbound worker.
@@ -147,7 +126,7 @@ impl UserEngine {
             return Err(DataplaneError::TunnelExists(spec.id));
         }
         let tun = Tun::create(&spec.interface)?;
-        let outer_ipv6 = !self.wans.is_empty() && self.wans.iter().all(|w| w.address.is_ipv6());
+        let outer_ipv6 = self.wans.is_ipv6();
         let fits = |&suite| Overhead { outer_ipv6, udp: true, suite }.inner_mtu(ETHERNET_MTU) as u32;
         let guess = spec.suites.iter().map(fits).min().unwrap_or(1400);
         let ipv6 = spec.inside.iter().chain(&spec.remote_nets).any(|n| n.addr().is_ipv6());
@@ -191,9 +170,11 @@ impl UserEngine {
     /// Removes the tunnel's SAs and its device. Returns when the device is gone.
     pub(crate) async fn remove_tunnel(&mut self, id: TunnelId) -> Result<(), DataplaneError> {
         let tunnel = self.tunnels.remove(&id).ok_or(DataplaneError::UnknownTunnel(id))?;
-        self.sas.retain(|_, sa| sa.tunnel != id);
-        for worker in &self.inbound {
-            worker.control.send(Inbound::RemoveTunnel(id))?;
+        for (spi, sa) in self.sas.extract_if(|_, sa| sa.tunnel == id) {
+            self.wans.disown(sa.local, spi, Duration::ZERO);
+        }
+        for control in self.wans.controls() {
+            control.send(Inbound::RemoveTunnel(id))?;
         }
         let (done, gone) = oneshot::channel();
         self.outbound[tunnel.outbound].control.send(Outbound::RemoveTunnel(id, done))?;
@@ -222,7 +203,8 @@ impl UserEngine {
             return Err(DataplaneError::SpiTaken(setup.inbound));
         }
         let (shared, mtu, outbound) = (tunnel.shared.clone(), tunnel.mtu, tunnel.outbound);
-        let (socket, worker) = self.socket(setup.local, setup.encap)?;
+        let (socket, workers) = self.wans.socket(setup.local, setup.encap)?;
+        let worker = self.inbound_worker(workers.clone(), setup.remote.ip());
         let counters = Arc::new(Counters::default());
         let selectors = Selectors::new(&setup.local_ts, &setup.remote_ts);
         let inbound_entry = InboundEntry {
@@ -264,11 +246,21 @@ impl UserEngine {
                 let _ = self.events.send(DataplaneEvent::Mtu { tunnel: setup.tunnel, mtu });
             }
         }
+        // An SPI that the map has no room for stays the first worker's.
+        let worker = if self.wans.own(setup.local, setup.inbound, worker) { worker } else { workers.start };
         let (done, installed) = oneshot::channel();
-        self.inbound[worker].control.send(Inbound::Add(Box::new(inbound_entry), done))?;
+        self.wans.control(worker).send(Inbound::Add(Box::new(inbound_entry), done))?;
         installed.await.map_err(|_| DataplaneError::WorkerGone)?;
         self.outbound[outbound].control.send(Outbound::Add(Box::new(outbound_entry), use_outbound))?;
-        let sa = Sa { tunnel: setup.tunnel, outbound: setup.outbound, encap: setup.encap, worker, counters };
+        let sa = Sa {
+            tunnel: setup.tunnel,
+            outbound: setup.outbound,
+            local: setup.local,
+            remote: setup.remote.ip(),
+            encap: setup.encap,
+            worker,
+            counters,
+        };
         self.sas.insert(setup.inbound, sa);
         Ok(())
     }
@@ -283,7 +275,9 @@ impl UserEngine {
     pub(crate) fn remove(&mut self, inbound: Spi, drain: Duration) -> Result<(), DataplaneError> {
         let (sa, tunnel) = self.sa(inbound)?;
         self.outbound[tunnel.outbound].control.send(Outbound::Remove(sa.tunnel, inbound))?;
-        self.inbound[sa.worker].control.send(Inbound::Remove(inbound, drain))?;
+        self.wans.control(sa.worker).send(Inbound::Remove(inbound, drain))?;
+        let local = sa.local;
+        self.wans.disown(local, inbound, drain);
         self.sas.remove(&inbound);
         Ok(())
     }
@@ -302,19 +296,28 @@ impl UserEngine {
             return Ok(());
         }
         let moving: Arc<[Spi]> = moving.into();
-        let (socket, worker) = self.socket(local.ip(), encap)?;
+        let (socket, workers) = self.wans.socket(local.ip(), encap)?;
         let remote = if encap { remote } else { SocketAddr::new(remote.ip(), 0) };
         for spi in moving.iter() {
             let Some(sa) = self.sas.get_mut(spi) else { continue };
             // Every SA of an IKE SA is encapsulated, or none is: NAT detection is the IKE SA's.
-            sa.encap = encap;
-            if sa.worker != worker {
-                let to = self.inbound[worker].control.clone();
-                self.inbound[sa.worker].control.send(Inbound::HandOver(moving.clone(), remote, to))?;
-                sa.worker = worker;
+            (sa.encap, sa.remote) = (encap, remote.ip());
+            let stays = workers.contains(&sa.worker) && self.wans.own(local.ip(), *spi, sa.worker);
+            if local.ip() != sa.local {
+                self.wans.disown(sa.local, *spi, MOVING);
+                sa.local = local.ip();
+            }
+            if !stays {
+                let to = self.wans.control(workers.start).clone();
+                let from = self.wans.control(sa.worker);
+                from.send(Inbound::HandOver(moving.clone(), remote, to))?;
+                sa.worker = workers.start;
+                self.wans.own(local.ip(), *spi, sa.worker);
             }
         }
-        self.inbound[worker].control.send(Inbound::Move(moving.clone(), remote))?;
+        for control in self.wans.controls() {
+            control.send(Inbound::Move(moving.clone(), remote))?;
+        }
         let route = Route { local: local.ip(), remote };
         self.outbound[outbound].control.send(Outbound::Move(id, moving, WanPath::Socket(socket), route))
     }
@@ -326,16 +329,16 @@ impl UserEngine {
         remote: SocketAddr,
         bytes: &[u8],
     ) -> Result<(), DataplaneError> {
-        self.wan(local)?
-            .udp
+        self.wans
+            .udp(local)?
             .send_parts(remote, [&[0; 4], bytes], true)
             .map_err(|source| DataplaneError::Send { to: remote, source })
     }
 
     /// Sends a NAT keepalive (RFC 3948 2.3).
     pub(crate) fn send_keepalive(&self, local: IpAddr, remote: SocketAddr) -> Result<(), DataplaneError> {
-        self.wan(local)?
-            .udp
+        self.wans
+            .udp(local)?
             .send_parts(remote, [&[0xff], &[]], true)
             .map_err(|source| DataplaneError::Send { to: remote, source })
     }
@@ -348,6 +351,7 @@ impl UserEngine {
                 inbound,
                 outbound: sa.outbound,
                 engine: Engine::User,
+                worker: Some(sa.worker as u32),
                 packets_in: c.inn.packets(),
                 bytes_in: c.inn.bytes(),
                 packets_out: c.out.packets(),
@@ -368,14 +372,12 @@ impl UserEngine {
     }
 
     pub(crate) fn wan_drops(&self) -> Vec<(&'static str, u64)> {
-        let mut all = Vec::new();
-        self.unknown.iter().for_each(|u| u.drops.collect(&mut all));
-        all
+        self.wans.drops()
     }
 
     /// The UDP socket of a WAN address, for who must steer its port.
     pub(crate) fn udp_socket(&self, local: IpAddr) -> Option<&Arc<WanSocket>> {
-        self.wans.iter().find(|w| w.address == local).map(|w| &w.udp)
+        self.wans.udp(local).ok()
     }
 
     fn sa(&self, inbound: Spi) -> Result<(&Sa, &Tunnel), DataplaneError> {
@@ -384,23 +386,10 @@ impl UserEngine {
         Ok((sa, tunnel))
     }
 
-    fn wan(&self, local: IpAddr) -> Result<&Wan, DataplaneError> {
-        self.wans.iter().find(|w| w.address == local).ok_or(DataplaneError::NotWan(local))
-    }
-
-    /// The socket for an SA's packets, and the inbound worker that owns it.
-    fn socket(&mut self, local: IpAddr, encap: bool) -> Result<(Arc<WanSocket>, usize), DataplaneError> {
-        let wan = self.wans.iter_mut().find(|w| w.address == local).ok_or(DataplaneError::NotWan(local))?;
-        if encap {
-            return Ok((wan.udp.clone(), wan.worker));
-        }
-        if let Some(esp) = &wan.esp {
-            return Ok((esp.clone(), wan.worker));
-        }
-        let esp = Arc::new(WanSocket::esp(local, &self.options)?);
-        let port = WanIn::Socket(SocketReceive::new(esp.clone()));
-        self.inbound[wan.worker].control.send(Inbound::AddPort(port))?;
-        wan.esp = Some(esp.clone());
-        Ok((esp, wan.worker))
+    /// The worker for an SA with this peer: that of the peer's other SAs, or the one with the fewest.
+    fn inbound_worker(&self, workers: std::ops::Range<usize>, peer: IpAddr) -> usize {
+        let of_peer = self.sas.values().find(|sa| sa.remote == peer && workers.contains(&sa.worker));
+        let load = |i: &usize| self.sas.values().filter(|sa| sa.worker == *i).count();
+        of_peer.map_or_else(|| workers.clone().min_by_key(load).unwrap_or(workers.start), |sa| sa.worker)
     }
 }

@@ -28,6 +28,7 @@ use tokio::task::AbortHandle;
 
 use self::tunnel::{OutboundState, OuterRules, Tunnel};
 use crate::user::setup::SaSetup;
+use crate::user::wans::Steerings;
 use crate::{
     DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineInfo, SaStats, TunnelDrops, TunnelReport,
     TunnelSpec,
@@ -58,6 +59,8 @@ struct Drive {
     monitor: AbortHandle,
     /// The kernel's sockets on the UDP port, while there are tunnels.
     sockets: HashMap<IpAddr, EncapSocket>,
+    /// Who divides the ports.
+    steerings: Steerings,
 }
 
 /// What timers and the monitor reach too.
@@ -116,13 +119,14 @@ impl XfrmEngine {
     /// Probes the kernel, sweeps what an earlier process left, and begins to listen to the kernel's reports.
     pub(crate) async fn start(
         config: &DataplaneConfig,
+        steerings: Steerings,
         events: mpsc::UnboundedSender<DataplaneEvent>,
     ) -> Self {
         let kernel = tokio::task::spawn_blocking(KernelEsp::probe)
             .await
             .unwrap_or_else(|_| KernelEsp::unavailable("the probe failed by a fault of its own"));
         let mut unavailable = kernel.available().err();
-        let drive = match Drive::start(events, unavailable.is_none()).await {
+        let drive = match Drive::start(steerings, events, unavailable.is_none()).await {
             Ok(drive) => drive,
             Err(e) => {
                 unavailable.get_or_insert(e.to_string());
@@ -343,6 +347,7 @@ impl XfrmEngine {
 impl Drive {
     /// Sweeps, and if the kernel can serve begins to listen.
     async fn start(
+        steerings: Steerings,
         events: mpsc::UnboundedSender<DataplaneEvent>,
         serve: bool,
     ) -> Result<Option<Self>, NetlinkError> {
@@ -371,7 +376,7 @@ impl Drive {
         let shared = Arc::new(Shared { xfrm, state: Mutex::default(), events });
         let reports = XfrmMonitor::open()?;
         let monitor = tokio::spawn(monitor::run(reports, Arc::downgrade(&shared))).abort_handle();
-        Ok(Some(Self { shared, netlink, monitor, sockets: HashMap::new() }))
+        Ok(Some(Self { shared, netlink, monitor, sockets: HashMap::new(), steerings }))
     }
 
     async fn create(
@@ -414,7 +419,7 @@ impl Drive {
         for address in wan {
             if !self.sockets.contains_key(address) {
                 let socket = EncapSocket::open(SocketAddr::new(*address, port))?;
-                socket.divide_by_spi_parity()?;
+                self.steerings.admit(&socket)?;
                 self.sockets.insert(*address, socket);
             }
         }
@@ -530,6 +535,7 @@ fn stats_of(xfrm: &Xfrm, tunnel: TunnelId, pair: &tunnel::Pair) -> SaStats {
         inbound: pair.inbound,
         outbound: pair.outbound,
         engine: Engine::Xfrm,
+        worker: None,
         packets_in,
         bytes_in,
         packets_out,

@@ -133,7 +133,7 @@ pub(super) fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32>
 }
 
 /// An error with its causes, in one line (the verifier's log aside), saying nothing twice.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

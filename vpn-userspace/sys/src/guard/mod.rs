@@ -13,6 +13,7 @@ mod redirect;
 
 pub use attach::{AttachMode, Attached, AttachedMode};
 pub use error::GuardError;
+pub(crate) use error::chain;
 pub use redirect::SaPath;
 
 use attach::Hook;
