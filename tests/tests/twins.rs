@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use culvert_lab::measure::{Echo, Iperf, IperfServer};
+use anyhow::{Context, Result, ensure};
+use culvert_lab::measure::{Echo, Iperf, IperfServer, ping};
 use culvert_lab::topology::HOST_B;
+use culvert_lab::wait_for;
 use culvert_tests::{Case, Initiator, Twins, traffic};
+use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
+use pcap_file::pcapng::{Block, PcapNgReader};
 
 fn case(ike: &str, esp: &str) -> Case {
     Case::new(ike, esp, Initiator::Culvert)
@@ -156,4 +159,44 @@ rekeyed! {
     child_rekeyed_cbc: "aes256-sha256-ecp256", |t| t.a.rekey_child();
     ike_rekeyed_by_the_initiator: "aes128gcm16", |t| t.a.rekey_ike();
     ike_rekeyed_by_the_responder: "aes128gcm16", |t| t.b.rekey_ike();
+}
+
+/// What goes through the tunnel stands in the capture twice: as it is, and as ESP.
+#[test]
+fn a_capture_shows_both_sides_of_esp() -> Result<()> {
+    let twins = connects(&case("aes128gcm16-prfsha256-ecp256", "aes128gcm16-ecp256"))?;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("a.pcapng");
+    let file = path.to_str().context("a path in UTF-8")?;
+    let mut running = twins.a.cli_beside(&["capture", "site/a", "--write", file, "--count", "40"])?;
+    wait_for("the capture to begin", Duration::from_secs(5), || {
+        std::fs::metadata(&path).ok().filter(|m| m.len() > 0)
+    })?;
+    ping(&twins.site.host_a, HOST_B, 10, Duration::from_millis(10))?;
+    ensure!(running.wait(Duration::from_secs(10))?.success(), "culvert capture failed");
+
+    let spi = |end: &str| -> Result<Vec<u8>> {
+        let text = twins.a.site()?.child()[end].as_str().context("no SPI")?.to_owned();
+        Ok(u32::from_str_radix(&text, 16)?.to_be_bytes().to_vec())
+    };
+    let (spi_in, spi_out) = (spi("spi_in")?, spi("spi_out")?);
+    let mut seen = [0; 4];
+    let mut reader = PcapNgReader::new(std::fs::File::open(&path)?)?;
+    while let Some(block) = reader.next_block() {
+        let Block::EnhancedPacket(packet) = block? else { continue };
+        let sent = packet.options.contains(&EnhancedPacketOption::Flags(2));
+        if packet.interface_id == 0 {
+            // The tunnel's interface: ICMP echo in IPv4, without a link-layer header.
+            ensure!(packet.data[9] == 1, "{:02x?}", packet.data);
+            ensure!(sent == (packet.data[20] == 8), "requests go out");
+            seen[usize::from(sent)] += 1;
+        } else {
+            // ESP in UDP behind Ethernet.
+            let spi = if sent { &spi_out } else { &spi_in };
+            ensure!(packet.data[42..46] == spi[..], "{:02x?}", packet.data);
+            seen[2 + usize::from(sent)] += 1;
+        }
+    }
+    ensure!(seen == [10; 4], "inside in and out, outside in and out: {seen:?}");
+    Ok(())
 }

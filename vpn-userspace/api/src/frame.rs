@@ -75,7 +75,8 @@ pub fn decode_request(line: &[u8]) -> Result<Request, FrameError> {
     }
 }
 
-const KNOWN: [&str; 9] = ["status", "up", "down", "rekey", "reload", "logs", "counters", "trace", "explain"];
+const KNOWN: [&str; 10] =
+    ["status", "up", "down", "rekey", "reload", "logs", "counters", "trace", "explain", "capture"];
 
 /// Reads a response line (with or without its newline).
 pub fn decode_response(line: &[u8]) -> Result<Response, FrameError> {
@@ -171,6 +172,7 @@ mod tests {
                 r#"{"request":"trace","target":"c","datagrams":true}"#,
             ),
             (Request::Explain { target: "c/t".parse().unwrap() }, r#"{"request":"explain","target":"c/t"}"#),
+            (Request::Capture { target: "c".parse().unwrap() }, r#"{"request":"capture","target":"c"}"#),
         ];
         assert_eq!(cases.len(), KNOWN.len());
         for (request, text) in cases {

@@ -12,6 +12,7 @@
 //!
 //! This crate does no I/O; [`frame`] turns bytes into lines and lines into values.
 
+mod capture;
 mod explain;
 pub mod frame;
 mod protocol;
@@ -20,6 +21,7 @@ mod target;
 mod trace;
 mod words;
 
+pub use capture::{Capture, CapturePlace};
 pub use explain::{Explanation, Happening, Reason, TunnelHistory, What};
 pub use protocol::{
     Change, ChangeKind, Counters, Done, ErrorCode, Failure, Level, LogRecord, LogsRequest, Reloaded, Request,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::capture::Capture;
 use crate::explain::Explanation;
 use crate::status::{Counter, Status};
 use crate::target::Target;
@@ -50,6 +51,12 @@ pub enum Request {
         /// Also the datagrams.
         #[serde(default)]
         datagrams: bool,
+    },
+    /// Packet sockets that see a connection's or tunnel's packets inside and the WAN's; answered with
+    /// [`Response::Capture`].
+    Capture {
+        /// Whose.
+        target: Target,
     },
     /// What happened to a connection or tunnel and why; answered with [`Response::Explanation`].
     Explain {
@@ -147,6 +154,8 @@ pub enum Response {
     Trace(TraceRecord),
     /// To [`Request::Explain`].
     Explanation(Explanation),
+    /// To [`Request::Capture`].
+    Capture(Capture),
     /// The request was not carried out.
     Error(Failure),
     /// An answer that this version does not know.

@@ -106,6 +106,28 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write a tunnel's packets to a file, before ESP and after it
+    #[command(
+        after_help = "Runs until interrupted or a limit is reached. The file has an interface for each place: the \
+        tunnels' own, and the\nWAN's with IKE and ESP of these peers. Packets that go by AF_XDP or are sealed in eBPF \
+        pass no interface\nwhere a capture could see them.\n\n\
+        Examples:\n  \
+        culvert capture hangzhou/a --write a.pcapng\n  \
+        culvert capture hangzhou --write - --duration 30s | tshark -r -"
+    )]
+    Capture {
+        /// Whose packets
+        target: Target,
+        /// The file, in pcap-ng; - for the standard output
+        #[arg(short, long, value_name = "FILE")]
+        write: PathBuf,
+        /// End after so many packets
+        #[arg(short, long, value_name = "N")]
+        count: Option<u64>,
+        /// End after this time
+        #[arg(short, long, value_name = "DURATION")]
+        duration: Option<Span>,
+    },
     /// Give a connection or tunnel new keys now
     #[command(
         after_help = "A rekey right after set-up shows whether both sides agree on perfect forward secrecy.\n\n\

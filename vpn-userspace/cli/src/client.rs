@@ -2,15 +2,20 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use culvert_api::frame::{self, Lines, MAX_RESPONSE};
 use culvert_api::{Failure, Request, Response, Status, Target};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 /// How long culvertd may take to answer. Taking tunnels down waits for the peers, hence so long.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// As many as come with one answer (SCM_MAX_FD).
+const MOST_SOCKETS: usize = 253;
 
 /// A connection to culvertd.
 pub(crate) struct Client {
@@ -168,6 +173,36 @@ impl Client {
         match decode(&line)? {
             Response::Error(failure) => Err(ClientError::Refused(failure)),
             response => Ok(response),
+        }
+    }
+
+    /// The next answer, with the sockets that come with it.
+    pub(crate) fn receive_with_sockets(&mut self) -> Result<(Response, Vec<OwnedFd>), ClientError> {
+        let mut sockets = Vec::new();
+        let mut chunk = [0; 16 * 1024];
+        self.stream.set_read_timeout(self.patience).map_err(|error| self.failed(error))?;
+        loop {
+            if let Some(line) = self.lines.next_line().map_err(|e| ClientError::Answer(e.to_string()))? {
+                return match decode(&line)? {
+                    Response::Error(failure) => Err(ClientError::Refused(failure)),
+                    response => Ok((response, sockets)),
+                };
+            }
+            let mut room = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_SOCKETS))];
+            let mut control = RecvAncillaryBuffer::new(&mut room);
+            let mut parts = [io::IoSliceMut::new(&mut chunk)];
+            let flags = RecvFlags::CMSG_CLOEXEC;
+            match recvmsg(&self.stream, &mut parts, &mut control, flags) {
+                Ok(message) if message.bytes == 0 => return Err(ClientError::Closed(self.path.clone())),
+                Ok(message) => self.lines.push(chunk.get(..message.bytes).unwrap_or_default()),
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(self.failed(error.into())),
+            }
+            for message in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(more) = message {
+                    sockets.extend(more);
+                }
+            }
         }
     }
 

@@ -3,7 +3,9 @@
 //! Exit codes: 0 done, 1 failed (no culvertd, refused, a tunnel did not come up), 2 wrong usage.
 
 mod args;
+mod capture;
 mod client;
+mod pcap;
 mod pki;
 mod render;
 mod trace;
@@ -79,6 +81,11 @@ fn run(args: &Args) -> Result<ExitCode> {
                 }
                 other => return Err(ClientError::unexpected(&other).into()),
             }
+        }
+        Command::Capture { target, write, count, duration } => {
+            let duration = duration.map(|span| span.0);
+            let options = capture::Options { target, file: write, count: *count, duration };
+            capture::capture(&mut client, &mut out, &options)?;
         }
         Command::Trace { target, pcap, json } => {
             let options = trace::Options { target: target.as_ref(), json: *json, pcap: pcap.as_deref() };

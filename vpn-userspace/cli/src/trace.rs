@@ -1,22 +1,16 @@
 //! `culvert trace`: IKE messages as they pass, in words, and as a capture for a packet analyser.
 
-use std::borrow::Cow;
-use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use culvert_api::{Request, Response, Target, TraceRecord};
 use pcap_file::DataLink;
-use pcap_file::pcapng::PcapNgWriter;
-use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketBlock;
-use pcap_file::pcapng::blocks::interface_description::{
-    InterfaceDescriptionBlock, InterfaceDescriptionOption,
-};
 
 use crate::client::{Client, ClientError};
+use crate::pcap::PcapNg;
 use crate::render;
 
 /// What to do with each message.
@@ -59,21 +53,14 @@ pub(crate) fn trace(client: &mut Client, out: &mut impl Write, options: &Options
 }
 
 /// A pcap-ng file of raw IP packets.
-struct Capture(PcapNgWriter<File>);
+struct Capture(PcapNg);
 
 impl Capture {
     fn create(path: &Path) -> Result<Self> {
-        let cannot = || format!("cannot write {}; choose another file for --pcap", path.display());
-        let file = File::create(path).with_context(cannot)?;
-        let mut writer = PcapNgWriter::new(file).with_context(cannot)?;
-        let interface = InterfaceDescriptionBlock {
-            linktype: DataLink::RAW,
-            snaplen: 0,
-            // Times count nanoseconds.
-            options: vec![InterfaceDescriptionOption::IfTsResol(9)],
-        };
-        writer.write_pcapng_block(interface).with_context(cannot)?;
-        Ok(Self(writer))
+        let mut file = PcapNg::create(path, "--pcap")?;
+        file.interface(None, DataLink::RAW)?;
+        file.flush()?;
+        Ok(Self(file))
     }
 
     fn record(&mut self, record: &TraceRecord) -> Result<()> {
@@ -83,15 +70,8 @@ impl Capture {
         let Some(payload) = decode(hex) else { return Ok(()) };
         let (from, to) = if record.sent { (local, remote) } else { (remote, local) };
         let packet = packet(from, to, &payload);
-        let block = EnhancedPacketBlock {
-            interface_id: 0,
-            timestamp: Duration::from_micros(record.time_us),
-            original_len: u32::try_from(packet.len()).unwrap_or(u32::MAX),
-            data: Cow::Owned(packet),
-            options: Vec::new(),
-        };
-        self.0.write_pcapng_block(block).map_err(|error| io::Error::other(error.to_string()))?;
-        Ok(())
+        self.0.packet(0, Duration::from_micros(record.time_us), record.sent, &packet)?;
+        Ok(self.0.flush()?)
     }
 }
 
@@ -137,6 +117,8 @@ fn packet(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
+
     use pcap_file::pcapng::{Block, PcapNgReader};
 
     #[test]

@@ -1,6 +1,7 @@
 //! The control socket: lines of JSON in, answers out. Log requests are served here; everything else goes
 //! to the event loop.
 
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,6 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use culvert_api::frame::{self, FrameError, Lines};
 use culvert_api::{ErrorCode, LogsRequest, Request, Response, Target};
+use culvert_sys::capture::PacketSocket;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -112,6 +115,7 @@ impl Client {
                 Ok(Some(line)) => match frame::decode_request(&line) {
                     Ok(Request::Logs(request)) => self.logs(request).await?,
                     Ok(Request::Trace { target, datagrams }) => self.trace(target, datagrams).await?,
+                    Ok(request @ Request::Capture { .. }) => self.capture(request).await?,
                     Ok(request) => {
                         let response = self.ask(request).await;
                         self.write(&response).await?;
@@ -217,6 +221,48 @@ impl Client {
             }
         }
         self.write(&Response::done("")).await
+    }
+
+    /// Answers with packet sockets, and has nothing more to do with what they see.
+    async fn capture(&mut self, request: Request) -> std::io::Result<()> {
+        let mut capture = match self.ask(request).await {
+            Response::Capture(capture) => capture,
+            other => return self.write(&other).await,
+        };
+        let mut sockets = Vec::new();
+        for place in &mut capture.places {
+            match PacketSocket::open(&place.interface) {
+                Ok(socket) => {
+                    place.ethernet = socket.ethernet;
+                    sockets.push(socket.fd);
+                }
+                Err(error) => {
+                    let text = format!("cannot listen on {}: {error}", place.interface);
+                    let mend = "culvertd needs CAP_NET_RAW, and the interface must be there";
+                    return self.write(&Response::error(ErrorCode::Internal, text, mend)).await;
+                }
+            }
+        }
+        let line = frame::encode(&Response::Capture(capture));
+        let numbers: Vec<i32> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+        let send = async {
+            loop {
+                self.stream.writable().await?;
+                let sent = self.stream.try_io(tokio::io::Interest::WRITABLE, || {
+                    let with = [ControlMessage::ScmRights(&numbers)];
+                    let parts = [std::io::IoSlice::new(&line)];
+                    let flags = MsgFlags::MSG_NOSIGNAL;
+                    Ok(sendmsg::<()>(self.stream.as_raw_fd(), &parts, &with, flags, None)?)
+                });
+                match sent {
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    other => return other,
+                }
+            }
+        };
+        let sent = tokio::time::timeout(WRITE_TIMEOUT, send).await??;
+        let rest = line.get(sent..).unwrap_or_default();
+        tokio::time::timeout(WRITE_TIMEOUT, self.stream.write_all(rest)).await?
     }
 
     async fn write(&mut self, response: &Response) -> std::io::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use culvert_api::{ErrorCode, Explanation, Request, Response, Target, TunnelHistory};
+use culvert_api::{Capture, CapturePlace, ErrorCode, Explanation, Request, Response, Target, TunnelHistory};
 use culvert_gateway::Input;
 use culvert_ike::{Command, CommandError};
 use culvert_types::{Spi, TunnelId};
@@ -32,11 +32,32 @@ impl Daemon {
                 self.trace(true);
                 Response::done("")
             }
+            Request::Capture { target } => self.capture(&target),
             Request::Logs(_) => Response::error(ErrorCode::Internal, "logs are served elsewhere", ""),
         };
         self.settle().await;
         // The client may have gone; what it asked for is done all the same.
         let _ = ask.answer.send(response);
+    }
+
+    /// Where the packets of tunnels pass. The sockets are opened where the answer is sent.
+    fn capture(&self, target: &Target) -> Response {
+        let place = |interface: &str, inside| CapturePlace {
+            interface: interface.to_owned(),
+            inside,
+            ethernet: false,
+        };
+        let covered = self.tunnels.values().filter(|t| target.covers(&t.connection, &t.name));
+        let tunnels = covered.filter_map(|t| self.config.connection(&t.connection)?.tunnel(t.configured()));
+        let mut places: Vec<CapturePlace> = tunnels.map(|t| place(&t.interface, true)).collect();
+        places.sort_by(|a, b| a.interface.cmp(&b.interface));
+        // Clients of one tunnel share its interface.
+        places.dedup();
+        if places.is_empty() {
+            return unknown(target);
+        }
+        places.extend(self.config.gateway.wan.iter().map(|interface| place(interface, false)));
+        Response::Capture(Capture { places })
     }
 
     /// What happened to tunnels. Those are told of too that could not be set up.

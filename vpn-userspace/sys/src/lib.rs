@@ -3,6 +3,7 @@
 
 mod address;
 pub mod batch;
+pub mod capture;
 pub mod encap;
 pub mod errno;
 pub mod event;
