@@ -12,6 +12,7 @@ pub mod freeradius;
 pub mod load;
 pub mod measure;
 pub mod netns;
+pub mod openvpn;
 pub mod process;
 pub mod settings;
 pub mod strongswan;
@@ -19,15 +20,18 @@ mod swan_sas;
 pub mod topology;
 pub mod transfer;
 pub mod vici;
+pub mod wireguard;
 
 pub use capture::Capture;
 pub use culvert::{Connection, Culvert, GatewayConfig, Tunnel};
 pub use freeradius::{FreeRadius, RadiusConfig};
 pub use netns::Namespace;
+pub use openvpn::OpenVpn;
 pub use process::Process;
 pub use strongswan::{StrongSwan, SwanChild, SwanConfig, SwanConnection, SwanEngine};
 pub use topology::{Site, SiteOptions};
 pub use transfer::transfer;
+pub use wireguard::WireGuard;
 
 use std::time::{Duration, Instant};
 

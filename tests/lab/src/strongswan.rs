@@ -14,6 +14,7 @@ use crate::netns::Namespace;
 use crate::process::{Process, run};
 use crate::settings::Settings;
 pub use crate::swan_sas::{SwanChildSa, SwanIke};
+use crate::topology::{LAN_A, LAN_B, Site, WAN_A, WAN_B};
 use crate::{vici, wait_for};
 
 /// Who does ESP for strongSwan.
@@ -230,6 +231,26 @@ impl StrongSwan {
         }
         swan.load_all(config)?;
         Ok(swan)
+    }
+
+    /// Both ends of a site with user-space ESP at its best, each charon bound to a core of its own, and the tunnel up.
+    ///
+    /// # Errors
+    /// When strongSwan is not installed, does not start, or the tunnel does not come up.
+    pub fn pinned_pair(site: &Site, esp: &str) -> Result<(Self, Self)> {
+        let start = |gateway, local, remote, local_ts, remote_ts| {
+            let mut connection = SwanConnection::new(local, remote, local_ts, remote_ts);
+            connection.children.iter_mut().for_each(|child| child.esp_proposals = esp.into());
+            Self::start(gateway, SwanEngine::User, &[connection])
+        };
+        let a = start(&site.gateway_a, WAN_A, WAN_B, LAN_A, LAN_B)?;
+        let b = start(&site.gateway_b, WAN_B, WAN_A, LAN_B, LAN_A)?;
+        a.initiate("net")?;
+        a.wait_child("net", Duration::from_secs(5))?;
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        a.pin(0)?;
+        b.pin(1 % cpus)?;
+        Ok((a, b))
     }
 
     /// Whether a running charon can take this configuration by [`StrongSwan::load_all`]: what it has from its start is

@@ -140,6 +140,24 @@ impl Stream {
     }
 }
 
+/// A frame with one UDP datagram, whose checksum is left out (RFC 768): its payload may be changed later.
+pub fn datagram(from: &Endpoint, to: &Endpoint, payload: &[u8]) -> Vec<u8> {
+    let size = IPV4 + UDP + payload.len();
+    let mut frame = [&to.mac[..], &from.mac, &[0x08, 0]].concat();
+    let [high, low] = (size as u16).to_be_bytes();
+    let mut ip = vec![0x45, 0, high, low, 0, 0, 0x40, 0, 64, 17, 0, 0];
+    ip.extend(from.at.ip().octets());
+    ip.extend(to.at.ip().octets());
+    let sum = fold(words(&ip));
+    ip[10..12].copy_from_slice(&(!sum).to_be_bytes());
+    for word in [from.at.port(), to.at.port(), (UDP + payload.len()) as u16, 0] {
+        ip.extend(word.to_be_bytes());
+    }
+    frame.extend(ip);
+    frame.extend(payload);
+    frame
+}
+
 /// Sum of the 16-bit words of an even number of bytes, fewer than 65536 of them.
 fn words(bytes: &[u8]) -> u32 {
     bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum()
@@ -182,6 +200,15 @@ mod tests {
         }
         assert_eq!(Label::read(&[0; LABEL]), None);
         assert_eq!(Label::read(&[0; 3]), None);
+    }
+
+    #[test]
+    fn single_datagrams_are_whole() {
+        let stream = stream(1, Sizes::imix());
+        let frame = datagram(&stream.from, &stream.to, b"hello");
+        assert_eq!(frame.len(), ETHERNET + 33);
+        assert_eq!(fold(words(&frame[ETHERNET..ETHERNET + 20])), 0xffff);
+        assert_eq!(frame[ETHERNET + 24..], [0, 13, 0, 0, b'h', b'e', b'l', b'l', b'o']);
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod search;
 mod sink;
 mod tally;
 
-pub use frame::{Endpoint, Mac, Sizes, Stream};
+pub use frame::{Endpoint, Mac, Sizes, Stream, datagram};
 pub use generator::{Sent, generate};
 pub use injector::{Injector, Link};
 pub use latency::{Latencies, PingPong};
