@@ -6,6 +6,7 @@ mod debian;
 mod demo;
 mod fuzz;
 mod lab;
+mod page;
 mod process;
 mod setup;
 mod test;

@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: what a build or a test needs on this host, installed once and only if missing.
 mod bpf_linker;
 pub(crate) mod packages;
+pub(crate) mod peers;
 mod rust_src;
 
 use crate::process;

@@ -1,5 +1,6 @@
 //! report.html: the table, and throughput over time as inline SVG. One file that needs nothing else.
 use super::figures::{Figures, Leg, Run, kernel};
+use crate::page::{escape, head, nice};
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 860.0;
@@ -17,7 +18,7 @@ fn colour(leg: Leg) -> &'static str {
 }
 
 pub(super) fn html(figures: &Figures) -> String {
-    let mut page = String::from(HEAD);
+    let mut page = head("Culvert demo");
     let _ = write!(
         page,
         "<h1>Culvert demo</h1><p>hostA – gatewayA – WAN – gatewayB – hostB in network namespaces of one machine: \
@@ -124,40 +125,9 @@ fn chart(page: &mut String, figures: &Figures, streams: u32) {
     page.push_str("</p>");
 }
 
-/// The next round number: 1, 2 or 4 times a power of ten, so that quarters of it read well.
-fn nice(highest: f64) -> f64 {
-    if highest <= 0.0 {
-        return 1.0;
-    }
-    let power = 10f64.powf(highest.log10().floor());
-    [1.0, 2.0, 4.0, 8.0, 10.0]
-        .into_iter()
-        .map(|step| step * power)
-        .find(|end| *end >= highest)
-        .unwrap_or(highest)
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-}
-
-const HEAD: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
-<meta name=\"viewport\" content=\"width=device-width\"><title>Culvert demo</title><style>\
-:root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em}\
-pre{overflow-x:auto;font-size:13px;line-height:1.35}svg{width:100%;height:auto}svg text{font-size:12px;fill:currentColor}\
-.grid{stroke:currentColor;opacity:.18}.key span{display:inline-block;margin-right:1.5em}\
-.key i{display:inline-block;width:26px;margin-right:6px;vertical-align:middle}</style></head><body>";
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn scales_are_round_and_reach_over_the_highest() {
-        for (highest, end) in [(0.0, 1.0), (0.31, 0.4), (8.4, 10.0), (18.0, 20.0), (4.0, 4.0)] {
-            assert!((nice(highest) - end).abs() < 1e-9, "{highest}: {}", nice(highest));
-        }
-    }
 
     #[test]
     fn the_page_stands_alone() {

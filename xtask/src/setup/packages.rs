@@ -33,7 +33,7 @@ const TEST_PROGRAMS: &[(&str, &[&str])] = &[
 /// Services that these packages bring. Culvert's tests start their own daemons; on the host none may run, for it
 /// would take UDP 500 and 4500, or RADIUS' 1812.
 const UNWANTED_SERVICES: &[&str] =
-    &["strongswan.service", "strongswan-starter.service", "freeradius.service"];
+    &["strongswan.service", "strongswan-starter.service", "freeradius.service", "openvpn.service"];
 
 /// Asked by dpkg's helpers before they start a service: 101 forbids it.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
