@@ -25,8 +25,8 @@ pub(crate) const MAX_UDP_SEGMENTS: usize = 64;
 const MAX_LEN: usize = 65535;
 /// IPv6 and TCP with all its options.
 const MAX_HEADER: usize = 100;
-/// How many items back a flow is looked for.
-const LOOK_BACK: usize = 8;
+/// Places in the table of flows: a power of two, and so many that few of [`MAX_ITEMS`] flows share one.
+const PLACES: usize = 1024;
 
 /// Addresses, ports, protocol, tunnel.
 type FlowKey = [u64; 5];
@@ -35,6 +35,8 @@ type FlowKey = [u64; 5];
 pub(crate) struct Coalescer {
     items: Vec<Item>,
     used: usize,
+    /// The latest item, counted from 1, of flows whose hash leads here; 0 for none.
+    latest: Vec<u16>,
 }
 
 struct Item {
@@ -107,7 +109,11 @@ impl Coalescer {
             header: [0; MAX_HEADER],
             pieces: Vec::with_capacity(MAX_TCP_SEGMENTS),
         };
-        Self { items: std::iter::repeat_with(item).take(MAX_ITEMS).collect(), used: 0 }
+        Self {
+            items: std::iter::repeat_with(item).take(MAX_ITEMS).collect(),
+            used: 0,
+            latest: vec![0; PLACES],
+        }
     }
 
     /// Whether [`drain`](Self::drain) must be called before the next [`push`](Self::push).
@@ -120,28 +126,47 @@ impl Coalescer {
     pub(crate) fn push(&mut self, tunnel: usize, buf: &[u8], range: Range<usize>, join_udp: bool) {
         let Some(packet) = buf.get(range.clone()) else { return };
         let parsed = parse(tunnel, packet, join_udp);
+        let mut place = None;
         if let Some(p) = &parsed {
-            let from = self.used.saturating_sub(LOOK_BACK);
-            let latest = self.items.get_mut(from..self.used).unwrap_or_default();
-            if let Some(item) = latest.iter_mut().rev().find(|i| i.flow.as_ref() == Some(&p.flow))
+            let at = hash(&p.flow);
+            // Of two flows in one place the latest is known: the other begins anew, behind what it has there.
+            if let Some(latest) = self.latest.get(at)
+                && let Some(item) = self.items.get_mut(usize::from(*latest).wrapping_sub(1))
+                && item.flow.as_ref() == Some(&p.flow)
                 && item.takes(p, packet)
             {
                 item.join(p, packet, range);
                 return;
             }
+            place = Some(at);
         }
         let Some(item) = self.items.get_mut(self.used) else { return };
         self.used += 1;
         item.start(tunnel, parsed, packet, range);
+        if let Some(latest) = place.and_then(|at| self.latest.get_mut(at)) {
+            *latest = self.used as u16;
+        }
     }
 
     /// Gives everything, in the order in which it came, and forgets it.
     pub(crate) fn drain(&mut self, mut write: impl FnMut(Joined<'_>)) {
         for item in self.items.iter_mut().take(self.used) {
+            if let Some(latest) = item.flow.as_ref().and_then(|flow| self.latest.get_mut(hash(flow))) {
+                *latest = 0;
+            }
             write(item.finish());
         }
         self.used = 0;
     }
+}
+
+/// The place of a flow.
+#[inline]
+fn hash(flow: &FlowKey) -> usize {
+    let mixed = flow
+        .iter()
+        .fold(0u64, |mixed, word| (mixed ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29));
+    (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54) as usize % PLACES
 }
 
 /// `None` for what is neither TCP nor UDP in a plain packet.

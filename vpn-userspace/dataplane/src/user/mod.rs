@@ -6,6 +6,7 @@
 //!
 //! Knows nothing of IKE but the shape of its result ([`setup`]), and nothing of routes.
 
+mod arrange;
 pub(crate) mod coalesce;
 mod control;
 mod counters;

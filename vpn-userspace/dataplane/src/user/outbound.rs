@@ -13,9 +13,10 @@ use culvert_esp::{OutboundSa, SealError, icmp};
 use culvert_sys::tun::VnetHeader;
 use culvert_types::{Spi, TunnelId};
 
+use super::arrange::Arranger;
 use super::control::{Control, Events, Outbound, WAKE};
 use super::counters::{Counters, Reason};
-use super::port::tun::{LanBatch, TunRead};
+use super::port::tun::{LanBatch, PACKETS, TunRead};
 use super::port::{LanIn, LanRead, Route, WanOut, WanPath, WanTransmit};
 use super::rate::RateLimit;
 use super::setup::Limits;
@@ -72,6 +73,7 @@ pub(crate) struct OutboundWorker {
     tunnels: Vec<Tunnel>,
     wan: Vec<WanOut>,
     batch: LanBatch,
+    arranger: Arranger,
     rules: Rules,
     events: Events,
     next_token: u64,
@@ -79,7 +81,15 @@ pub(crate) struct OutboundWorker {
 
 impl OutboundWorker {
     pub(crate) fn new(rules: Rules, events: Events) -> Self {
-        Self { tunnels: Vec::new(), wan: Vec::new(), batch: LanBatch::new(), rules, events, next_token: 0 }
+        Self {
+            tunnels: Vec::new(),
+            wan: Vec::new(),
+            batch: LanBatch::new(),
+            arranger: Arranger::new(PACKETS),
+            rules,
+            events,
+            next_token: 0,
+        }
     }
 
     /// Serves until told to stop.
@@ -97,8 +107,13 @@ impl OutboundWorker {
                         }
                     }
                 } else if let Some(index) = self.tunnels.iter().position(|t| t.token == event.token) {
-                    let (rules, events) = (&self.rules, &self.events);
-                    let served = self.tunnels[index].serve(&mut self.wan, &mut self.batch, rules, events);
+                    let served = self.tunnels[index].serve(
+                        &mut self.wan,
+                        &mut self.batch,
+                        &mut self.arranger,
+                        &self.rules,
+                        &self.events,
+                    );
                     if let Err(error) = served {
                         self.lose_device(index, &error, &control);
                     }
@@ -208,6 +223,7 @@ impl Tunnel {
         &mut self,
         wan: &mut [WanOut],
         batch: &mut LanBatch,
+        arranger: &mut Arranger,
         rules: &Rules,
         events: &Events,
     ) -> io::Result<()> {
@@ -217,7 +233,8 @@ impl Tunnel {
         for _ in 0..BUDGET {
             match lan.receive(batch) {
                 Ok((buf, packets)) => {
-                    for packet in packets {
+                    let order = arranger.arrange(buf, packets);
+                    for packet in order.iter().filter_map(|index| packets.get(*index)) {
                         let bytes = buf.get(packet.bytes.clone()).unwrap_or_default();
                         path.take(&packet.vnet, bytes);
                     }

@@ -12,7 +12,7 @@ use crate::user::coalesce::{Joined, MAX_TCP_SEGMENTS};
 use crate::user::tunnel::TunnelShared;
 
 /// Packets that are read before they are sealed.
-const PACKETS: usize = 64;
+pub(crate) const PACKETS: usize = 128;
 /// Bytes after which no more are read: a super-packet is sealed while it is in the cache.
 const ENOUGH: usize = 48 << 10;
 
