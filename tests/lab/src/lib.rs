@@ -8,6 +8,7 @@
 pub mod capture;
 pub mod cleanup;
 pub mod culvert;
+pub mod flood;
 pub mod freeradius;
 pub mod load;
 pub mod measure;
@@ -24,6 +25,7 @@ pub mod wireguard;
 
 pub use capture::Capture;
 pub use culvert::{Connection, Culvert, GatewayConfig, Tunnel};
+pub use flood::{Flood, Flooded};
 pub use freeradius::{FreeRadius, RadiusConfig};
 pub use netns::Namespace;
 pub use openvpn::OpenVpn;

@@ -3,14 +3,14 @@
 mod common;
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Gateway, INTERFACE, Options, TUNNEL};
 use culvert_dataplane::testing::Limits;
 use culvert_dataplane::{Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent};
 use culvert_lab::measure::{Echo, Iperf, IperfServer, ping, reaches};
 use culvert_lab::topology::{HOST_A, HOST_B, HOST_B6, LAN_A, LAN_B, WAN_A, WAN_A6, WAN_B, WAN_B6};
-use culvert_lab::{Namespace, Site, SiteOptions, wait_for};
+use culvert_lab::{Flood, Namespace, Site, SiteOptions, wait_for};
 
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -188,6 +188,42 @@ fn a_rekey_loses_nothing() {
     b.remove(b.setup(5, SocketAddr::new(address(WAN_A), 4500)).inbound, Duration::ZERO).unwrap();
     ping(&site.host_a, HOST_B, 3, Duration::from_millis(10)).unwrap();
     assert_eq!(b.dropped("unknown-spi"), 3);
+}
+
+/// `CULVERT_REKEYS=200` is the long run: 200 rekeys in 20 s.
+#[test]
+fn rekeys_at_full_rate_lose_nothing() {
+    let rekeys = std::env::var("CULVERT_REKEYS").ok().and_then(|n| n.parse().ok()).unwrap_or(20);
+    let site = Site::new().unwrap();
+    let (mut a, mut b) = up(&site, &Options::default(), (WAN_A, WAN_B));
+    assert!(reaches(&site.host_a, HOST_B).unwrap());
+    let there = Flood::start(&site.host_a, &site.host_b, HOST_B, 300).unwrap();
+    let back = Flood::start(&site.host_b, &site.host_a, HOST_A, 80).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let inbound =
+        |gateway: &Gateway<'_>, generation| gateway.setup(generation, "[::]:0".parse().unwrap()).inbound;
+    for generation in 2..2 + rekeys {
+        let started = Instant::now();
+        let new_b = b.install(generation, address(WAN_A), false);
+        a.install(generation, address(WAN_B), true);
+        b.activate(new_b);
+        for gateway in [&mut a, &mut b] {
+            let old = inbound(gateway, generation - 1);
+            gateway.remove(old, Duration::from_millis(300)).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(100).saturating_sub(started.elapsed()));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    let (of_a, of_b) = (a.stats(), b.stats());
+    for flood in [there, back] {
+        let seen = flood.stop().unwrap();
+        println!("{rekeys} rekeys: {seen:?}");
+        let drops = [&a, &b].map(|g| (g.dataplane.wan_drops(), g.dataplane.tunnel_drops()));
+        assert!(seen.sent > 2_000, "{seen:?}");
+        assert_eq!((seen.lost(), seen.again), (0, 0), "{seen:?}, dropped {drops:?}, {of_a:?}, {of_b:?}");
+    }
+    assert_eq!((of_a.len(), of_b.len()), (1, 1), "only the last SA is left");
+    assert!(of_a[0].packets_in > 0 && of_b[0].packets_in > 0, "and in use");
 }
 
 #[test]

@@ -11,6 +11,8 @@ pub mod guard;
 pub mod netlink;
 pub mod probe;
 pub mod steer;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod tun;
 pub mod wan;
 pub mod xfrm;
