@@ -16,8 +16,11 @@ const FLAGS: &[&str] = &[
 ];
 
 /// What the crate finds the objects by, and their names.
-const OBJECTS: [(&str, &str); 2] =
-    [("CULVERT_EBPF_OBJECT", "culvert-ebpf"), ("CULVERT_STEER_OBJECT", "culvert-steer")];
+const OBJECTS: [(&str, &str); 3] = [
+    ("CULVERT_EBPF_OBJECT", "culvert-ebpf"),
+    ("CULVERT_STEER_OBJECT", "culvert-steer"),
+    ("CULVERT_MSS_OBJECT", "culvert-mss"),
+];
 
 fn main() -> ExitCode {
     match build() {

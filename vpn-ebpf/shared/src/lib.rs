@@ -11,6 +11,7 @@ pub mod esp;
 pub mod judge;
 pub mod layout;
 pub mod limit;
+pub mod mss;
 pub mod packet;
 pub mod reason;
 pub mod redirect;

@@ -1,8 +1,9 @@
 //! MSS clamping: TCP connections learn from their SYN what fits through the tunnel.
 
+use culvert_ebpf_shared::mss;
+
 use crate::checksum;
 use crate::packet::Packet;
-use crate::tunnel::mss_of;
 
 /// In what state a packet's TCP checksum is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,12 +33,12 @@ pub fn clamp(packet: &mut [u8], mtu: usize, state: Checksum) -> bool {
         return false;
     }
     let (start, end) = (view.transport_offset(), view.total_len());
-    let most = mss_of(mtu, !view.is_ipv4());
+    let most = mss::largest(mtu, !view.is_ipv4());
     packet.get_mut(start..end).is_some_and(|segment| clamp_segment(segment, most, state))
 }
 
 fn clamp_segment(segment: &mut [u8], most: u16, state: Checksum) -> bool {
-    let Some(at) = find_mss(segment) else { return false };
+    let Some(at) = mss::option(segment, 0).map(|at| at as usize) else { return false };
     let Some(value) = segment.get_mut(at..at + 2).and_then(|v| v.first_chunk_mut::<2>()) else {
         return false;
     };
@@ -54,29 +55,6 @@ fn clamp_segment(segment: &mut [u8], most: u16, state: Checksum) -> bool {
         *field = checksum::update(*field, swap(old), swap(new));
     }
     true
-}
-
-/// Where in a TCP segment the MSS option's value stands (RFC 9293 3.2).
-fn find_mss(segment: &[u8]) -> Option<usize> {
-    let header_len = usize::from(segment.get(12)? >> 4) * 4;
-    let options = segment.get(20..header_len)?;
-    let mut at = 0;
-    loop {
-        match *options.get(at)? {
-            0 => return None,
-            1 => at += 1,
-            kind => {
-                let len = usize::from(*options.get(at + 1)?);
-                if len < 2 || at + len > options.len() {
-                    return None;
-                }
-                if kind == 2 {
-                    return (len == 4).then_some(20 + at + 2);
-                }
-                at += len;
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -114,7 +92,7 @@ mod tests {
 
     fn mss(p: &[u8]) -> u16 {
         let view = Packet::parse(p).unwrap();
-        let at = find_mss(view.transport()).unwrap();
+        let at = mss::option(view.transport(), 0).unwrap() as usize;
         u16::from_be_bytes(view.transport()[at..at + 2].try_into().unwrap())
     }
 

@@ -205,13 +205,6 @@ impl Overhead {
     }
 }
 
-/// The TCP MSS, in bytes, of packets of a family that fill an MTU (RFC 9293 3.7.1: no options counted).
-pub const fn mss_of(mtu: usize, ipv6: bool) -> u16 {
-    let headers = if ipv6 { 60 } else { 40 };
-    let mss = mtu.saturating_sub(headers);
-    if mss > u16::MAX as usize { u16::MAX } else { mss as u16 }
-}
-
 /// The DSCP of an inner packet, the upper six bits moved down.
 pub fn dscp(header: Header<'_>) -> u8 {
     header.traffic_class() >> 2
@@ -338,7 +331,5 @@ mod tests {
         // The figure that every vendor prints for AES-CBC with SHA-1.
         assert_eq!(size(false, false, cbc), 1438);
         assert_eq!(size(true, true, gcm), 1418);
-        assert_eq!((mss_of(1438, false), mss_of(1438, true), mss_of(20, false)), (1398, 1378, 0));
-        assert_eq!(mss_of(1 << 20, false), u16::MAX);
     }
 }

@@ -8,6 +8,7 @@ pub mod encap;
 pub mod errno;
 pub mod event;
 pub mod guard;
+pub mod mss;
 pub mod netlink;
 pub mod probe;
 pub mod steer;

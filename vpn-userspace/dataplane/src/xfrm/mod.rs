@@ -18,6 +18,7 @@ use std::time::Duration;
 use culvert_esp::tunnel::Overhead;
 use culvert_ike::Parity;
 use culvert_sys::encap::EncapSocket;
+use culvert_sys::mss::{ClampedInterface, MssClamp};
 use culvert_sys::netlink::{LinkKind, Netlink, NetlinkError, interface_drops};
 use culvert_sys::probe::{KernelEsp, SuiteSupport, Wanted};
 use culvert_sys::wan::route_mtu;
@@ -57,6 +58,8 @@ struct Drive {
     shared: Arc<Shared>,
     netlink: Netlink,
     monitor: AbortHandle,
+    /// Keeps TCP's segments within the tunnels' MTUs; loaded for the first tunnel, or why it cannot be.
+    clamp: Option<Result<MssClamp, String>>,
     /// The kernel's sockets on the UDP port, while there are tunnels.
     sockets: HashMap<IpAddr, EncapSocket>,
     /// Who divides the ports.
@@ -376,7 +379,7 @@ impl Drive {
         let shared = Arc::new(Shared { xfrm, state: Mutex::default(), events });
         let reports = XfrmMonitor::open()?;
         let monitor = tokio::spawn(monitor::run(reports, Arc::downgrade(&shared))).abort_handle();
-        Ok(Some(Self { shared, netlink, monitor, sockets: HashMap::new(), steerings }))
+        Ok(Some(Self { shared, netlink, monitor, clamp: None, sockets: HashMap::new(), steerings }))
     }
 
     async fn create(
@@ -392,6 +395,7 @@ impl Drive {
         let nets = spec.remote_nets.clone();
         let mut tunnel =
             Tunnel::new(spec.id, spec.interface.clone(), if_id, link, (spec.mtu, mtu), nets, rules);
+        tunnel.clamped = self.clamp(&spec.interface);
         let outcome = async {
             tunnel.reconcile(&self.shared.xfrm)?;
             self.netlink.no_link_local_address(link).await?;
@@ -406,6 +410,24 @@ impl Drive {
         }
         self.shared.state().tunnels.insert(spec.id, tunnel);
         Ok(())
+    }
+
+    /// Without it path MTU discovery must do, as with every kernel's ESP.
+    fn clamp(&mut self, interface: &str) -> Option<ClampedInterface> {
+        let load = || MssClamp::load().map_err(|e| e.to_string());
+        let first = self.clamp.is_none();
+        match self.clamp.get_or_insert_with(load) {
+            Ok(clamp) => clamp
+                .attach(interface)
+                .inspect_err(|e| tracing::warn!(interface, "TCP's segment size is not clamped: {e}"))
+                .ok(),
+            Err(why) => {
+                if first {
+                    tracing::warn!("TCP's segment size is not clamped in tunnels of engine xfrm: {why}");
+                }
+                None
+            }
+        }
     }
 
     fn free_if_id(&self) -> u32 {

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use culvert_crypto::{Suite, SuiteKeys};
+use culvert_sys::mss::ClampedInterface;
 use culvert_sys::netlink::NetlinkError;
 use culvert_sys::xfrm::{
     Direction, Encapsulation, KernelSelector, Limits, Policy, PolicyAction, PolicyId, SaDirection, SaId,
@@ -90,6 +91,8 @@ pub(super) struct Tunnel {
     next_reqid: u32,
     pub(super) pairs: BTreeMap<Spi, Pair>,
     policies: HashMap<PolicyId, (PolicyAction, u32)>,
+    /// Held for what dropping it does.
+    pub(super) clamped: Option<ClampedInterface>,
 }
 
 impl Tunnel {
@@ -116,6 +119,7 @@ impl Tunnel {
             next_reqid: 1,
             pairs: BTreeMap::new(),
             policies: HashMap::new(),
+            clamped: None,
         }
     }
 

@@ -170,41 +170,47 @@ fn attach_tc(
     let name = if link.ethernet { TC_ETHERNET } else { TC_IP };
     let program = classifier(ebpf, name)?;
     let interface = link.name.clone();
+    let (TcHook(hook), mode) = hook_tc(program, &interface, TcAttachType::Ingress)?;
+    let reason = match mode {
+        AttachedMode::Clsact => {
+            let old = "TCX needs kernel 6.6";
+            Some(reason.map_or(old.to_owned(), |reason| format!("{reason}; {old}")))
+        }
+        _ => reason,
+    };
+    Ok((Hook { interface: interface.clone(), link: hook }, Attached { interface, mode, reason }))
+}
+
+/// A program at the TC hook of an interface; it ends with this value.
+#[derive(Debug)]
+pub(crate) struct TcHook(HookLink);
+
+/// Attaches a loaded program before all others: by TCX, or as a clsact filter on kernels before 6.6.
+pub(crate) fn hook_tc(
+    program: &mut SchedClassifier,
+    interface: &str,
+    direction: TcAttachType,
+) -> Result<(TcHook, AttachedMode), GuardError> {
+    let failed = |how, cause: String| GuardError::Attach { interface: interface.to_owned(), how, cause };
     if KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0)) {
-        let failed = |error: &ProgramError| GuardError::Attach {
-            interface: interface.clone(),
-            how: "TCX",
-            cause: chain(error),
-        };
+        let failed = |error: &dyn std::error::Error| failed("TCX", chain(error));
         // First: what is dropped here should cost nobody else anything.
         let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-        let id = program
-            .attach_with_options(&interface, TcAttachType::Ingress, options)
-            .map_err(|error| failed(&error))?;
-        let owned = program.take_link(id).map_err(|error| failed(&error))?;
-        let fd = FdLink::try_from(owned).map_err(|error| GuardError::Attach {
-            interface: interface.clone(),
+        let id = program.attach_with_options(interface, direction, options).map_err(|e| failed(&e))?;
+        let owned = program.take_link(id).map_err(|e| failed(&e))?;
+        let link = FdLink::try_from(owned).map_err(|e| GuardError::Attach {
+            interface: interface.to_owned(),
             how: "TCX",
-            cause: format!("the kernel gave no link: {}", chain(&error)),
+            cause: format!("the kernel gave no link: {}", chain(&e)),
         })?;
-        let hook = Hook { interface: interface.clone(), link: HookLink::Fd(fd) };
-        return Ok((hook, Attached { interface, mode: AttachedMode::Tcx, reason }));
+        return Ok((TcHook(HookLink::Fd(link)), AttachedMode::Tcx));
     }
-    let failed = |error: &ProgramError| GuardError::Attach {
-        interface: interface.clone(),
-        how: "a clsact filter",
-        cause: chain(error),
-    };
-    add_clsact(&interface)?;
+    let failed = |error: &dyn std::error::Error| failed("a clsact filter", chain(error));
+    add_clsact(interface)?;
     let options = TcAttachOptions::Netlink(NlOptions { priority: 1, ..NlOptions::default() });
-    let id = program
-        .attach_with_options(&interface, TcAttachType::Ingress, options)
-        .map_err(|error| failed(&error))?;
-    let owned = program.take_link(id).map_err(|error| failed(&error))?;
-    let hook = Hook { interface: interface.clone(), link: HookLink::Filter(owned) };
-    let old = "TCX needs kernel 6.6";
-    let reason = reason.map_or(old.to_owned(), |reason| format!("{reason}; {old}"));
-    Ok((hook, Attached { interface, mode: AttachedMode::Clsact, reason: Some(reason) }))
+    let id = program.attach_with_options(interface, direction, options).map_err(|e| failed(&e))?;
+    let owned = program.take_link(id).map_err(|e| failed(&e))?;
+    Ok((TcHook(HookLink::Filter(owned)), AttachedMode::Clsact))
 }
 
 /// The qdisc that filters hang on; somebody else may have made it.

@@ -112,7 +112,7 @@ pub enum GuardError {
 
 impl GuardError {
     /// From aya's error on loading, with the causes that it keeps behind `source()`.
-    pub(super) fn load(error: impl std::error::Error + 'static) -> GuardError {
+    pub(crate) fn load(error: impl std::error::Error + 'static) -> GuardError {
         let text = chain(&error);
         // The verifier answers EACCES too, but then it says why, with a count of instructions.
         if matches!(os_error(&error), Some(libc::EPERM | libc::EACCES)) && !text.contains("processed ") {

@@ -12,6 +12,7 @@ mod maps;
 mod redirect;
 
 pub use attach::{AttachMode, Attached, AttachedMode};
+pub(crate) use attach::{TcHook, hook_tc};
 pub use error::GuardError;
 pub(crate) use error::chain;
 pub use redirect::SaPath;
