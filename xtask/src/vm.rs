@@ -75,6 +75,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
+/// Runs a command in a machine of the given kernel with the usual memory and CPUs; stops it after `timeout` seconds.
+pub(crate) fn run_command(kernel: &str, timeout: u64, command: Vec<String>) -> Result<ExitCode> {
+    let kernel = kernel.to_owned();
+    run(&Args { kernel, memory: 3072, cpus: 2, timeout, kvm: false, refresh: false, command })
+}
+
 /// The guard's test program, built for this host.
 fn built_test() -> Result<String> {
     eprintln!("vm: building the test");

@@ -233,23 +233,27 @@ impl StrongSwan {
         Ok(swan)
     }
 
-    /// Both ends of a site with user-space ESP at its best, each charon bound to a core of its own, and the tunnel up.
+    /// Both ends of a site with the tunnel up. User-space ESP is at its best, each charon bound to a core of its own.
     ///
     /// # Errors
     /// When strongSwan is not installed, does not start, or the tunnel does not come up.
-    pub fn pinned_pair(site: &Site, esp: &str) -> Result<(Self, Self)> {
+    pub fn pair(site: &Site, engine: SwanEngine, esp: &str) -> Result<(Self, Self)> {
         let start = |gateway, local, remote, local_ts, remote_ts| {
             let mut connection = SwanConnection::new(local, remote, local_ts, remote_ts);
+            // The kernel does best without UDP, the user space cannot without.
+            connection.encap = engine == SwanEngine::User;
             connection.children.iter_mut().for_each(|child| child.esp_proposals = esp.into());
-            Self::start(gateway, SwanEngine::User, &[connection])
+            Self::start(gateway, engine, &[connection])
         };
         let a = start(&site.gateway_a, WAN_A, WAN_B, LAN_A, LAN_B)?;
         let b = start(&site.gateway_b, WAN_B, WAN_A, LAN_B, LAN_A)?;
         a.initiate("net")?;
         a.wait_child("net", Duration::from_secs(5))?;
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        a.pin(0)?;
-        b.pin(1 % cpus)?;
+        if engine == SwanEngine::User {
+            let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+            a.pin(0)?;
+            b.pin(1 % cpus)?;
+        }
         Ok((a, b))
     }
 

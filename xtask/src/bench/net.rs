@@ -8,8 +8,9 @@ mod strain;
 mod table;
 
 use crate::process::{self, cargo, is_root, target_dir};
-use crate::setup;
+use crate::{setup, vm};
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
 use culvert_lab::cleanup;
 use figures::Book;
 use legs::{Cipher, Conditions, Leg};
@@ -54,6 +55,13 @@ pub(crate) struct Args {
     /// Numbers of child SAs at which the cost is measured.
     #[arg(long, value_delimiter = ',', value_name = "COUNT")]
     sas: Vec<usize>,
+    /// Measure in a virtual machine of this kernel (6.1, 6.12, 7.3), which has ESP of its own: engines `user` and `xfrm`
+    /// beside strongSwan with kernel ESP. The machine is emulated: compare its figures with each other only.
+    #[arg(long, value_name = "KERNEL", conflicts_with_all = ["json", "prebuilt"])]
+    vm: Option<String>,
+    /// Say with the figures that the machine is emulated.
+    #[arg(long, hide = true)]
+    emulated: bool,
     /// Take culvertd and culvert from this directory and build nothing.
     #[arg(long, value_name = "DIRECTORY")]
     prebuilt: Option<PathBuf>,
@@ -137,7 +145,7 @@ fn plan(args: &Args) -> Plan {
         steps: if args.quick { 5 } else { 8 },
         trips: Duration::from_millis(if args.quick { 300 } else { 1500 }),
         parts,
-        deadline: args.quick.then(|| Instant::now() + QUICK),
+        deadline: (args.quick && !args.emulated).then(|| Instant::now() + QUICK),
     }
 }
 
@@ -152,15 +160,22 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(path) = &args.json {
         std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    if let Some(kernel) = &args.vm {
+        return in_machine(args, kernel);
+    }
     let binaries = match &args.prebuilt {
         Some(directory) => std::fs::canonicalize(directory).context("--prebuilt")?,
         None => {
             setup::ensure(setup::Part::All)?;
-            step("Building (release)");
-            process::run(cargo().args(["build", "--release", "-p", "culvertd", "-p", "culvert"]))?;
-            target_dir().join("release")
+            build()?
         }
     };
+    if args.emulated {
+        // What is read for the first time comes slowly over the machine's file system, and would time out.
+        for program in ["culvertd", "culvert"] {
+            process::output(std::process::Command::new(binaries.join(program)).arg("--version"))?;
+        }
+    }
     cleanup::start();
     let (plan, begun, mut book) = (plan(args), Instant::now(), Book::default());
     // What `auto` takes is one of the others, mostly; in little time it is not measured twice.
@@ -173,15 +188,17 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let conditions = Conditions { cipher: first, mtu: 1500, workers: None, binaries };
     measure_all(args, &legs, &conditions, &plan, &mut book)?;
 
-    let outcomes = aims::judge(&book);
+    // An emulated machine says nothing of them.
+    let outcomes = if args.emulated { Vec::new() } else { aims::judge(&book) };
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
     let about = format!(
         "hostA - gatewayA - WAN - gatewayB - hostB in network namespaces of one machine ({cpus} CPUs, Linux {kernel}); \
-         medians of {} interleaved rounds, iperf3 runs of {} s; took {:.0} s",
+         medians of {} interleaved rounds, iperf3 runs of {} s; took {:.0} s{}",
         plan.rounds,
         plan.seconds,
-        begun.elapsed().as_secs_f64()
+        begun.elapsed().as_secs_f64(),
+        if args.emulated { "; EMULATED: only the ratios say something, and they little" } else { "" }
     );
     println!("\n{}", table::show(&book, &outcomes));
     println!("{about}");
@@ -199,6 +216,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         all["aims"] = aims::json(&outcomes);
         all["machine"] = json!({"cpus": cpus, "kernel": kernel});
         all["plan"] = json!({"rounds": plan.rounds, "seconds": plan.seconds, "quick": args.quick});
+        all["emulated"] = args.emulated.into();
         let text = serde_json::to_string_pretty(&all)?;
         std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
         println!("figures: {}", path.display());
@@ -207,6 +225,43 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         bail!("nothing could be measured");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Builds what is measured; says where it is.
+fn build() -> Result<PathBuf> {
+    step("Building (release)");
+    process::run(cargo().args(["build", "--release", "-p", "culvertd", "-p", "culvert"]))?;
+    Ok(target_dir().join("release"))
+}
+
+/// Runs this program again in a machine with another kernel. Its files stay in its memory; the tables come out.
+fn in_machine(args: &Args, kernel: &str) -> Result<ExitCode> {
+    setup::ensure(setup::Part::All)?;
+    let binaries = build()?;
+    let own = std::env::current_exe().context("cannot tell where this program is")?;
+    let names = |values: Vec<String>| values.join(",");
+    let only: &[Leg] = match args.only.as_slice() {
+        [] => &[Leg::Plain, Leg::TunUdp, Leg::Bpf, Leg::Xfrm, Leg::Auto, Leg::StrongswanKernel],
+        some => some,
+    };
+    let parts: &[Part] = match (args.flood, args.parts.as_slice()) {
+        (true, _) => &[Part::Flood],
+        (false, []) => &[Part::Latency, Part::Tcp, Part::Pps, Part::Rekeys],
+        (false, some) => some,
+    };
+    let name =
+        |value: Option<clap::builder::PossibleValue>| value.map_or_else(String::new, |v| v.get_name().into());
+    let mut command: Vec<String> = vec![own.display().to_string()];
+    command.extend(["bench", "net", "--quick", "--emulated", "--prebuilt"].map(str::to_owned));
+    command.push(binaries.display().to_string());
+    command.extend(["--only".to_owned(), names(only.iter().map(|leg| leg.name().to_owned()).collect())]);
+    command.extend([
+        "--parts".to_owned(),
+        names(parts.iter().map(|part| name(part.to_possible_value())).collect()),
+    ]);
+    command.extend(["--seconds".to_owned(), args.seconds.unwrap_or(3).to_string()]);
+    command.extend(["--rounds".to_owned(), args.rounds.unwrap_or(2).to_string()]);
+    vm::run_command(kernel, 1800, command)
 }
 
 fn measure_all(

@@ -4,7 +4,7 @@ use super::step;
 use anyhow::{Context, Result};
 use culvert_lab::measure::{Iperf, IperfServer, busy_cpu_seconds, ping};
 use culvert_lab::topology::{HOST_B, LAN_A, LAN_B, WAN_A, WAN_B};
-use culvert_lab::{Connection, Culvert, GatewayConfig, Site, StrongSwan};
+use culvert_lab::{Connection, Culvert, GatewayConfig, Site, StrongSwan, SwanEngine};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -157,7 +157,7 @@ fn culvert(site: &Site, figures: &mut Figures) -> Result<Daemons> {
 
 /// strongSwan at its best: each charon bound to a core of its own.
 fn strongswan(site: &Site) -> Result<Daemons> {
-    let (a, b) = StrongSwan::pinned_pair(site, "aes128gcm16")?;
+    let (a, b) = StrongSwan::pair(site, SwanEngine::User, "aes128gcm16")?;
     let child = a.wait_child("net", Duration::from_secs(5))?;
     println!("  up: {}, SPIs {} in, {} out", child.suite, child.spi_in, child.spi_out);
     Ok(Daemons::StrongSwan { a, b })

@@ -3,7 +3,7 @@ use crate::setup::peers;
 use anyhow::{Context, Result, bail, ensure};
 use culvert_lab::measure::{IperfServer, ping};
 use culvert_lab::topology::{HOST_B, LAN_A, LAN_B, WAN_A, WAN_B};
-use culvert_lab::{Connection, Culvert, GatewayConfig, OpenVpn, Site, StrongSwan, WireGuard};
+use culvert_lab::{Connection, Culvert, GatewayConfig, OpenVpn, Site, StrongSwan, SwanEngine, WireGuard};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,6 +37,9 @@ pub(crate) enum Leg {
     Xfrm,
     /// What engine `auto` takes on this host.
     Auto,
+    /// strongSwan with the kernel's ESP: what engine `xfrm` is compared with.
+    #[value(name = "strongswan-kernel")]
+    StrongswanKernel,
     /// strongSwan with its user-space ESP, each charon bound to a core.
     Strongswan,
     /// wireguard-go.
@@ -48,7 +51,7 @@ pub(crate) enum Leg {
 
 impl Leg {
     /// All, in the order of the tables.
-    pub(super) const ALL: [Leg; 14] = [
+    pub(super) const ALL: [Leg; 15] = [
         Leg::Plain,
         Leg::TunUdp,
         Leg::Low,
@@ -60,13 +63,15 @@ impl Leg {
         Leg::Bpf,
         Leg::Xfrm,
         Leg::Auto,
+        Leg::StrongswanKernel,
         Leg::Strongswan,
         Leg::WireguardGo,
         Leg::Openvpn,
     ];
 
     /// Those with which Culvert is compared.
-    pub(super) const PEERS: [Leg; 3] = [Leg::WireguardGo, Leg::Openvpn, Leg::Strongswan];
+    pub(super) const PEERS: [Leg; 4] =
+        [Leg::WireguardGo, Leg::Openvpn, Leg::Strongswan, Leg::StrongswanKernel];
 
     /// Its name on the command line, in the JSON and in tables.
     pub(super) fn name(self) -> &'static str {
@@ -82,6 +87,7 @@ impl Leg {
             Leg::Bpf => "bpf",
             Leg::Xfrm => "xfrm",
             Leg::Auto => "auto",
+            Leg::StrongswanKernel => "strongswan-kernel",
             Leg::Strongswan => "strongswan",
             Leg::WireguardGo => "wireguard-go",
             Leg::Openvpn => "openvpn",
@@ -106,7 +112,9 @@ impl Leg {
             Leg::Bpf => &[("engine", "\"bpf\""), ("encap", "\"esp\"")],
             Leg::Xfrm => &[("engine", "\"xfrm\""), ("encap", "\"esp\"")],
             Leg::Auto => &[("engine", "\"auto\""), ("encap", "\"auto\"")],
-            Leg::Plain | Leg::Strongswan | Leg::WireguardGo | Leg::Openvpn => return None,
+            Leg::Plain | Leg::Strongswan | Leg::StrongswanKernel | Leg::WireguardGo | Leg::Openvpn => {
+                return None;
+            }
         })
     }
 
@@ -227,8 +235,18 @@ impl Standing {
                 site.route_plain()?;
                 Daemons::None
             }
-            Leg::Strongswan => {
-                Daemons::StrongSwan { _pair: Box::new(StrongSwan::pinned_pair(&site, cipher.esp())?) }
+            Leg::Strongswan | Leg::StrongswanKernel => {
+                let kernel = leg == Leg::StrongswanKernel;
+                let engine = if kernel { SwanEngine::Kernel } else { SwanEngine::User };
+                let pair = StrongSwan::pair(&site, engine, cipher.esp()).map_err(|error| {
+                    // charon's log is long; its end is told by the tests of the lab.
+                    let hint = if kernel { " (is there ESP in this kernel?)" } else { "" };
+                    anyhow::anyhow!(
+                        "strongSwan's tunnel does not come up{hint}: {}",
+                        told(&format!("{error:#}"))
+                    )
+                })?;
+                Daemons::StrongSwan { _pair: Box::new(pair) }
             }
             Leg::WireguardGo => {
                 let program = peers::wireguard_go()?;
@@ -341,6 +359,13 @@ pub(super) fn culverts(
         bail!("the tunnel does not come up: {} {}", tunnel.cause(), reasons.join("; "));
     }
     Ok((a, b))
+}
+
+/// The line of an error that says what failed.
+fn told(text: &str) -> String {
+    let telling =
+        |line: &&str| ["failed", "unable", "error"].iter().any(|word| line.to_lowercase().contains(word));
+    text.lines().skip(1).find(telling).or(text.lines().next()).unwrap_or_default().trim().to_owned()
 }
 
 /// What culvertd said when it did not start: in one line, and plainly where it refuses what a later version will have.

@@ -86,6 +86,9 @@ fn ratios(book: &Book) -> String {
 }
 
 fn aims(outcomes: &[Outcome]) -> String {
+    if outcomes.is_empty() {
+        return String::new();
+    }
     let mut table = table();
     table.set_header(["aim", "wanted", "measured", ""]);
     for outcome in outcomes {
