@@ -138,6 +138,9 @@ pub struct EngineStatus {
     /// Suite by suite.
     #[serde(default)]
     pub algorithms: Vec<Algorithm>,
+    /// What else an operator should know of it, a line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// A suite on an engine.

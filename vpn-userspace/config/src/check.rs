@@ -58,6 +58,7 @@ pub(crate) fn check(
             workers: raw.gateway.workers.map(|w| w.into_inner() as usize),
             ike_port: port(raw.gateway.ike_port, 500),
             natt_port: port(raw.gateway.natt_port, 4500),
+            dataplane: raw.gateway.dataplane,
         },
         log: Log {
             level: or(raw.log.level, LogLevel::Info),

@@ -11,6 +11,7 @@ use serde_spanned::Spanned;
 use toml::de::DeTable;
 
 use crate::auth::RawAuth;
+use crate::dataplane::{self, Dataplane};
 use crate::duration;
 use crate::error::Fault;
 use crate::exchange;
@@ -38,6 +39,7 @@ pub(crate) struct RawGateway {
     pub(crate) workers: Option<At<u32>>,
     pub(crate) ike_port: Option<At<u32>>,
     pub(crate) natt_port: Option<At<u32>>,
+    pub(crate) dataplane: Dataplane,
 }
 
 #[derive(Default)]
@@ -179,6 +181,7 @@ fn gateway(mut s: Section<'_>, faults: &mut Vec<Fault>) -> RawGateway {
         workers: s.integer(faults, "workers", "a number of threads", 1..=256),
         ike_port: s.integer(faults, "ike_port", "a UDP port", 1..=65535),
         natt_port: s.integer(faults, "natt_port", "a UDP port", 1..=65535),
+        dataplane: dataplane::read(&mut s, faults),
     };
     if raw.wan.is_none() && faults.len() == before {
         faults.push(s.missing("wan", "name the interface that faces the peers: wan = \"eth0\""));

@@ -10,6 +10,7 @@ mod auth;
 mod auth_tests;
 mod check;
 mod credentials;
+mod dataplane;
 mod diff;
 mod duration;
 mod error;
@@ -32,6 +33,7 @@ mod tests;
 mod xauth;
 
 pub use credentials::{Authorities, Credentials};
+pub use dataplane::{Dataplane, Latency, Offload};
 pub use diff::{Change, Effect, Kind, Subject};
 pub use error::ConfigError;
 pub use model::{

@@ -14,6 +14,7 @@ use culvert_ike::{
 use ipnet::IpNet;
 
 use crate::credentials::{Authorities, Credentials};
+use crate::dataplane::Dataplane;
 use crate::profile::Profile;
 use crate::radius::Radius;
 use crate::remote::Remote;
@@ -62,6 +63,8 @@ pub struct Gateway {
     pub ike_port: u16,
     /// UDP port of IKE and ESP through NAT.
     pub natt_port: u16,
+    /// How the engine `user` moves packets.
+    pub dataplane: Dataplane,
 }
 
 /// `guard`

@@ -32,7 +32,21 @@ struct Entry<'t> {
 
 /// Keys that read nowhere but in these sections, to say where a key belongs.
 const HOMES: [(&str, &[&str]); 8] = [
-    ("[gateway]", &["wan", "lan", "guard", "attach", "control_socket", "workers", "ike_port", "natt_port"]),
+    (
+        "[gateway]",
+        &[
+            "wan",
+            "lan",
+            "guard",
+            "attach",
+            "control_socket",
+            "workers",
+            "latency",
+            "offload",
+            "ike_port",
+            "natt_port",
+        ],
+    ),
     (
         "[connection.NAME]",
         &["local", "remote", "start", "engine", "encap", "ike", "esp", "dpd", "mtu", "tunnel"],

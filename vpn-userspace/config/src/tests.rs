@@ -213,6 +213,10 @@ fn values_that_cannot_be_are_refused() {
         ("attach", format!("{GATEWAY}attach = \"xdp_native\"\n")),
         ("socket", format!("{GATEWAY}control_socket = \"culvert.sock\"\n")),
         ("workers", format!("{GATEWAY}workers = 0\n")),
+        ("latency", format!("{GATEWAY}latency = \"lowest\"\n")),
+        ("latency split", format!("{GATEWAY}latency = \"split\"\n")),
+        ("offload", format!("{GATEWAY}offload = {{ gso = \"off\" }}\n")),
+        ("offload, unknown", format!("{GATEWAY}offload = {{ lro = false }}\n")),
         ("the same ports", format!("{GATEWAY}natt_port = 500\n")),
         ("port", format!("{GATEWAY}ike_port = 70000\n")),
         ("log", format!("{GATEWAY}[log]\nlevel = \"verbose\"\n")),
@@ -384,6 +388,8 @@ fn the_defaults_of_the_example_are_the_defaults() {
         "control_socket",
         "ike_port",
         "natt_port",
+        "latency",
+        "offload",
         "level",
         "format",
         "start",
@@ -619,4 +625,15 @@ fn ten_thousand_connections_are_checked_in_seconds() {
         Err(error) => panic!("{error}"),
     }
     assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn offloads_are_switched_one_by_one() {
+    let config =
+        parse(&format!("{GATEWAY}latency = \"low\"\noffload = {{ gso = false, uso = false }}\n")).unwrap();
+    let plane = config.gateway.dataplane;
+    assert_eq!(plane.latency, crate::Latency::Low);
+    assert_eq!(plane.offload, crate::Offload { gso: false, uso: false, ..crate::Offload::default() });
+    let changes = Config::diff(&parse(GATEWAY).unwrap(), &config);
+    assert_eq!(changes.len(), 1, "{changes:?}");
 }

@@ -194,6 +194,8 @@ impl Daemon {
             natt_port: config.gateway.natt_port,
             workers: config.gateway.workers.unwrap_or(defaults.workers),
             share_natt_port: true,
+            busy_poll: config.gateway.dataplane.latency == culvert_config::Latency::Low,
+            offloads: plan::offloads(&config.gateway.dataplane.offload),
             ..defaults
         })
         .await?;

@@ -254,3 +254,9 @@ pub(crate) fn connection(connection: &Connection, id: impl Fn(&str) -> Option<Tu
         tunnels: connection.tunnels.iter().filter_map(tunnel).collect(),
     }
 }
+
+/// The offloads that the configuration allows.
+pub(crate) fn offloads(offload: &culvert_config::Offload) -> culvert_dataplane::OffloadSwitches {
+    let culvert_config::Offload { tso, uso, gso, gro } = *offload;
+    culvert_dataplane::OffloadSwitches { tso, uso, gso, gro }
+}

@@ -117,6 +117,7 @@ impl Daemon {
             available: info.available.is_ok(),
             reason: info.available.err(),
             algorithms: info.suites.iter().map(algorithm).collect(),
+            notes: info.notes,
         };
         self.plane.engines().into_iter().map(status).collect()
     }

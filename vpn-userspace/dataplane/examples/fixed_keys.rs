@@ -1,6 +1,6 @@
 //! A gateway with fixed keys, to measure the packet path alone: two of them, `a` and `b`, make a tunnel.
 //!
-//! `fixed_keys a|b LOCAL REMOTE INSIDE-NET PEER-NET [udp|raw] [SUITE-NAME]`, as root, in the gateway's
+//! `fixed_keys a|b LOCAL REMOTE INSIDE-NET PEER-NET [udp|raw] [SUITE-NAME] [low]`, as root, in the gateway's
 //! namespace. The keys are public: never carry anything through it.
 
 use std::net::{IpAddr, SocketAddr};
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
 
 async fn run(arguments: &[String]) -> Result<(), Failure> {
     let [side, local, remote, inside, peer, rest @ ..] = arguments else {
-        return Err("usage: fixed_keys a|b LOCAL REMOTE INSIDE-NET PEER-NET [udp|raw] [SUITE]".into());
+        return Err("usage: fixed_keys a|b LOCAL REMOTE INSIDE-NET PEER-NET [udp|raw] [SUITE] [low]".into());
     };
     let (local, remote): (IpAddr, IpAddr) = (local.parse()?, remote.parse()?);
     let (inside, peer): (IpNet, IpNet) = (inside.parse()?, peer.parse()?);
@@ -38,9 +38,11 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
     let name = rest.get(1).map_or("aes128gcm16", String::as_str);
     let suite = Suite::all().find(|s| s.to_string() == name).ok_or("no such suite")?;
     let (id, first) = (TunnelId(1), side == "a");
+    let busy_poll = rest.get(2).is_some_and(|w| w == "low");
 
     let (mut dataplane, mut events) =
-        Dataplane::start(DataplaneConfig { wan: vec![local], ..DataplaneConfig::default() }).await?;
+        Dataplane::start(DataplaneConfig { wan: vec![local], busy_poll, ..DataplaneConfig::default() })
+            .await?;
     let spec = TunnelSpec {
         id,
         interface: "cv-fixed".to_owned(),

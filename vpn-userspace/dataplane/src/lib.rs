@@ -25,8 +25,8 @@ use culvert_types::{Spi, TunnelId};
 use tokio::sync::mpsc;
 
 pub use types::{
-    DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineChoice, EngineInfo, SaStats, TunnelDrops,
-    TunnelReport, TunnelSpec,
+    DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineChoice, EngineInfo, OffloadSwitches,
+    SaStats, TunnelDrops, TunnelReport, TunnelSpec,
 };
 use user::UserEngine;
 use user::setup::SaSetup;
@@ -116,7 +116,7 @@ impl Dataplane {
 
     /// What engines there are, whether they can serve here, and with which suites.
     pub fn engines(&self) -> Vec<EngineInfo> {
-        vec![self.xfrm.info(), EngineInfo::user()]
+        vec![self.xfrm.info(), EngineInfo::user(self.user.notes())]
     }
 
     /// Why each WAN address has one inbound worker of the engine `user` only; `None` if there are more, or shall not be.

@@ -30,6 +30,29 @@ pub struct DataplaneConfig {
     pub socket_buffer: usize,
     /// Open the UDP sockets so that a kernel ESP socket can share their port (SO_REUSEPORT).
     pub share_natt_port: bool,
+    /// Workers that serve a tunnel never sleep: less latency, at the cost of a core each.
+    pub busy_poll: bool,
+    /// Offloads of the engine `user` that may be used.
+    pub offloads: OffloadSwitches,
+}
+
+/// What the kernel does for many packets at once, where it can and may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OffloadSwitches {
+    /// Super-packets of TCP at the tunnels' devices.
+    pub tso: bool,
+    /// Super-packets of UDP at the tunnels' devices (Linux 6.2).
+    pub uso: bool,
+    /// Trains of datagrams to the WAN.
+    pub gso: bool,
+    /// Joined datagrams from the WAN.
+    pub gro: bool,
+}
+
+impl Default for OffloadSwitches {
+    fn default() -> Self {
+        Self { tso: true, uso: true, gso: true, gro: true }
+    }
 }
 
 impl Default for DataplaneConfig {
@@ -42,6 +65,8 @@ impl Default for DataplaneConfig {
             copy_dscp: true,
             socket_buffer: 8 << 20,
             share_natt_port: false,
+            busy_poll: false,
+            offloads: OffloadSwitches::default(),
         }
     }
 }
@@ -121,12 +146,14 @@ pub struct EngineInfo {
     pub available: Result<(), String>,
     /// Every suite, and whether the engine takes it or why not.
     pub suites: Vec<(Suite, Result<(), String>)>,
+    /// What else an operator should know of it, a line each.
+    pub notes: Vec<String>,
 }
 
 impl EngineInfo {
-    pub(crate) fn user() -> Self {
+    pub(crate) fn user(notes: Vec<String>) -> Self {
         let suites = Suite::all().map(|suite| (suite, Ok(()))).collect();
-        Self { engine: Engine::User, available: Ok(()), suites }
+        Self { engine: Engine::User, available: Ok(()), suites, notes }
     }
 }
 

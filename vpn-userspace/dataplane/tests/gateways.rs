@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use common::{Gateway, INTERFACE, Options, TUNNEL};
 use culvert_dataplane::testing::Limits;
-use culvert_dataplane::{Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent};
+use culvert_dataplane::{
+    Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent, Engine, OffloadSwitches,
+};
 use culvert_lab::measure::{Echo, Iperf, IperfServer, ping, reaches};
 use culvert_lab::topology::{HOST_A, HOST_B, HOST_B6, LAN_A, LAN_B, WAN_A, WAN_A6, WAN_B, WAN_B6};
 use culvert_lab::{Flood, Namespace, Site, SiteOptions, wait_for};
@@ -132,6 +134,34 @@ fn a_port_is_divided_among_workers_each_of_which_learns_of_its_paths() {
         _ => None,
     });
     assert_eq!(mtu, Some(before - 100));
+}
+
+#[test]
+fn without_offloads_and_with_busy_workers_everything_passes() {
+    let off = OffloadSwitches { tso: false, uso: false, gso: false, gro: false };
+    for (offloads, busy_poll) in [(off, false), (OffloadSwitches::default(), true)] {
+        let site = Site::new().unwrap();
+        let options = Options { offloads, busy_poll, ..Options::default() };
+        let (mut a, mut b) = up(&site, &options, (WAN_A, WAN_B));
+        assert!(reaches(&site.host_a, HOST_B).unwrap(), "{offloads:?}");
+        assert!(bulk(&site, HOST_B, &Iperf::default()) > 0.03, "{offloads:?}");
+        let udp = Iperf { udp: Some("20M".to_owned()), ..Iperf::default() };
+        assert!(bulk(&site, HOST_B, &udp) > 0.01, "{offloads:?}");
+        for reason in ["bad-offload", "tun-refused", "inner-malformed", "not-authentic"] {
+            assert_eq!(a.dropped(reason) + b.dropped(reason), 0, "{reason}");
+        }
+        let info = a.dataplane.engines().into_iter().find(|e| e.engine == Engine::User).unwrap();
+        let said = info.notes.join("; ");
+        assert!(
+            said.contains(if busy_poll { "self-test" } else { "off by configuration: tso, uso, gso, gro" }),
+            "{said}"
+        );
+        let features = site.gateway_a.run("ethtool", &["-k", INTERFACE]).unwrap_or_default();
+        if !features.is_empty() {
+            let tso = features.contains("tcp-segmentation-offload: on");
+            assert_eq!(tso, offloads.tso, "{features}");
+        }
+    }
 }
 
 #[test]

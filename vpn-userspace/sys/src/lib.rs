@@ -11,6 +11,7 @@ pub mod guard;
 pub mod mss;
 pub mod netlink;
 pub mod probe;
+pub mod selftest;
 pub mod steer;
 #[cfg(feature = "testing")]
 pub mod testing;

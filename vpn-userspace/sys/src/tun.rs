@@ -136,6 +136,11 @@ pub struct Tun {
 impl Tun {
     /// Creates the device, down, with all offloads that the kernel has. Takes no existing one over.
     pub fn create(name: &str) -> Result<Self, TunError> {
+        Self::with_offloads(name, Offloads { tso: true, uso: true })
+    }
+
+    /// Creates the device, down, with those of these offloads that the kernel has. Takes no existing one over.
+    pub fn with_offloads(name: &str, wanted: Offloads) -> Result<Self, TunError> {
         let bad = |b: u8| b <= b' ' || b == b'/' || b == b':' || b == b'%' || b >= 0x7f;
         if name.is_empty()
             || name.len() > MAX_NAME_LEN
@@ -165,12 +170,15 @@ impl Tun {
             });
         }
         let mut tun = Self { fd, name: name.to_owned(), offloads: Offloads { tso: false, uso: false } };
-        let tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
+        let tcp = if wanted.tso { TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN } else { 0 };
         // Before Linux 6.2 the kernel refuses the USO bits with EINVAL.
-        for (bits, offloads) in [
-            (tcp | TUN_F_USO4 | TUN_F_USO6, Offloads { tso: true, uso: true }),
-            (tcp, Offloads { tso: true, uso: false }),
-        ] {
+        for (bits, offloads) in
+            [(tcp | TUN_F_USO4 | TUN_F_USO6, wanted), (tcp, Offloads { uso: false, ..wanted })]
+        {
+            if offloads.uso != (bits & TUN_F_USO4 != 0) {
+                continue;
+            }
+            let bits = bits | TUN_F_CSUM;
             // SAFETY: TUNSETOFFLOAD takes its argument by value.
             if unsafe { libc::ioctl(tun.fd.as_raw_fd(), libc::TUNSETOFFLOAD as _, bits) } == 0 {
                 tun.offloads = offloads;

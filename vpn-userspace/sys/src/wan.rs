@@ -24,13 +24,23 @@ pub struct WanOptions {
     /// Set the DF bit of outer IPv4 packets, and send no IPv6 fragments. ICMP "too big" is reported
     /// by [`WanSocket::path_errors`] and not acted on by the kernel, so that a forged one does no lasting harm.
     pub dont_fragment: bool,
-    /// Let further sockets of this process join the port (SO_REUSEPORT), for kernel ESP beside ours.
+    /// Let further sockets of this process join the port (SO_REUSEPORT), for other workers, and for kernel ESP beside ours.
     pub share_port: bool,
+    /// Have the kernel cut trains of datagrams (UDP_SEGMENT), if it can.
+    pub segmentation: bool,
+    /// Take datagrams that the kernel has joined (UDP_GRO), if it does.
+    pub receive_offload: bool,
 }
 
 impl Default for WanOptions {
     fn default() -> Self {
-        Self { buffer: 8 << 20, dont_fragment: true, share_port: false }
+        Self {
+            buffer: 8 << 20,
+            dont_fragment: true,
+            share_port: false,
+            segmentation: true,
+            receive_offload: true,
+        }
     }
 }
 
@@ -172,8 +182,10 @@ impl WanSocket {
         }
         if kind == WanKind::Udp {
             // Both since Linux 5.0; an older or stripped kernel serves without them, slower.
-            let _ = socket.set(libc::SOL_UDP, libc::UDP_GRO, 1);
-            let segments = socket.set(libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
+            if options.receive_offload {
+                let _ = socket.set(libc::SOL_UDP, libc::UDP_GRO, 1);
+            }
+            let segments = options.segmentation && socket.set(libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
             socket.segmentation.store(segments, Ordering::Relaxed);
         }
         Ok(socket)

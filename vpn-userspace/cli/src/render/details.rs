@@ -179,5 +179,7 @@ fn engines(status: &Status) -> String {
             table.row([String::new(), shown, yes(available), why]);
         }
     }
-    table.finish()
+    let notes =
+        status.engines.iter().flat_map(|e| e.notes.iter().map(|n| format!("{}: {}\n", e.engine, clean(n))));
+    table.finish() + &notes.collect::<String>()
 }

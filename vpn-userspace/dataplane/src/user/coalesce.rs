@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use culvert_esp::checksum;
 use culvert_esp::packet::Header;
-use culvert_sys::tun::{DATA_VALID, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VnetHeader};
+use culvert_sys::tun::{DATA_VALID, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Offloads, VnetHeader};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -122,10 +122,10 @@ impl Coalescer {
     }
 
     /// Adds the IP packet at `range` of `buf`, which must stay as it is until [`drain`](Self::drain).
-    /// With `join_udp` datagrams are joined too, which the TUN device must take (USO).
-    pub(crate) fn push(&mut self, tunnel: usize, buf: &[u8], range: Range<usize>, join_udp: bool) {
+    /// What is joined, the device must take: `join`.
+    pub(crate) fn push(&mut self, tunnel: usize, buf: &[u8], range: Range<usize>, join: Offloads) {
         let Some(packet) = buf.get(range.clone()) else { return };
-        let parsed = parse(tunnel, packet, join_udp);
+        let parsed = parse(tunnel, packet, join);
         let mut place = None;
         if let Some(p) = &parsed {
             let at = hash(&p.flow);
@@ -171,7 +171,7 @@ fn hash(flow: &FlowKey) -> usize {
 
 /// `None` for what is neither TCP nor UDP in a plain packet.
 #[inline]
-fn parse(tunnel: usize, p: &[u8], join_udp: bool) -> Option<Parsed> {
+fn parse(tunnel: usize, p: &[u8], join: Offloads) -> Option<Parsed> {
     let (header, protocol, transport) = match p.first()? >> 4 {
         4 => {
             let h: &[u8; 20] = p.first_chunk()?;
@@ -208,11 +208,11 @@ fn parse(tunnel: usize, p: &[u8], join_udp: bool) -> Option<Parsed> {
                 return None;
             }
             // Only plain data: ACK, with or without PSH.
-            (tcp[12] & 0x0f == 0 && tcp[13] & !PSH == ACK, transport + len)
+            (join.tso && tcp[12] & 0x0f == 0 && tcp[13] & !PSH == ACK, transport + len)
         }
         UDP => {
             let whole = usize::from(u16::from_be_bytes([t[4], t[5]])) == segment.len();
-            (join_udp && whole && [t[6], t[7]] != [0, 0], transport + 8)
+            (join.uso && whole && [t[6], t[7]] != [0, 0], transport + 8)
         }
         _ => return None,
     };

@@ -26,7 +26,7 @@ fn join(packets: &[(usize, Vec<u8>)], udp: bool) -> Vec<(usize, VnetHeader, Vec<
         if coalescer.is_full() {
             drain(&mut coalescer);
         }
-        coalescer.push(tunnel, &buf, range, udp);
+        coalescer.push(tunnel, &buf, range, Offloads { tso: true, uso: udp });
     }
     drain(&mut coalescer);
     out
@@ -204,4 +204,21 @@ proptest! {
         let out: Vec<_> = join(&packets, true).into_iter().map(|(t, _, b)| (t, b)).collect();
         prop_assert_eq!(out, packets);
     }
+}
+
+#[test]
+fn without_offload_every_segment_stays_one() {
+    let packets = [tcp(0, 100), tcp(100, 100)];
+    let mut coalescer = Coalescer::new();
+    let buf = packets.concat();
+    let (first, second) = (0..packets[0].len(), packets[0].len()..buf.len());
+    for range in [first, second] {
+        coalescer.push(0, &buf, range, Offloads { tso: false, uso: true });
+    }
+    let mut written = 0;
+    coalescer.drain(|joined| {
+        assert_eq!((joined.pieces.len(), joined.vnet.gso_type), (1, 0));
+        written += 1;
+    });
+    assert_eq!(written, 2);
 }

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use culvert_sys::event::{Poller, Waker};
+use culvert_sys::event::{Poller, Ready, Waker};
 use culvert_sys::wan::PathError;
 use culvert_types::{Spi, TunnelId};
 use tokio::sync::{mpsc, oneshot};
@@ -75,6 +75,8 @@ impl<C> ControlSender<C> {
     }
 }
 
+/// Rounds of a busy wait before deadlines are looked at.
+const BUSY_ROUNDS: u32 = 512;
 /// The token of a worker's waker; every other token is an index.
 pub(crate) const WAKE: u64 = u64::MAX;
 
@@ -89,6 +91,29 @@ impl<C> Control<C> {
     /// Call when [`WAKE`] is ready, before taking the commands.
     pub(crate) fn woken(&self) {
         self.waker.drain();
+    }
+
+    /// Waits for what is ready, at most for that long. A busy wait asks again and again, lets others run in between, and
+    /// comes back with nothing now and then.
+    pub(crate) fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        busy: bool,
+        ready: &mut Vec<Ready>,
+    ) -> std::io::Result<()> {
+        ready.clear();
+        if !busy {
+            ready.extend(self.poller.wait(timeout)?);
+            return Ok(());
+        }
+        for _ in 0..BUSY_ROUNDS {
+            ready.extend(self.poller.wait(Some(Duration::ZERO))?);
+            if !ready.is_empty() {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
     }
 
     pub(crate) fn next(&self) -> Option<C> {

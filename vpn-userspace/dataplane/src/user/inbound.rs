@@ -58,6 +58,8 @@ pub(crate) struct InboundWorker {
     coalescer: Coalescer,
     /// Packets that met no SA.
     unknown: Arc<Flow>,
+    /// Never sleep while there are SAs.
+    busy: bool,
     events: Events,
     ike: RateLimit,
     /// Tunnels with a learned path MTU, and when to forget it.
@@ -65,7 +67,7 @@ pub(crate) struct InboundWorker {
 }
 
 impl InboundWorker {
-    pub(crate) fn new(unknown: Arc<Flow>, events: Events) -> Self {
+    pub(crate) fn new(unknown: Arc<Flow>, busy: bool, events: Events) -> Self {
         Self {
             ports: Vec::new(),
             siblings: Vec::new(),
@@ -74,6 +76,7 @@ impl InboundWorker {
             lan: LanOut::Tun(TunWrite),
             coalescer: Coalescer::new(),
             unknown,
+            busy,
             events,
             ike: RateLimit::new(20_000, 4_000),
             learned: Vec::new(),
@@ -86,8 +89,7 @@ impl InboundWorker {
         loop {
             let deadline = self.deadline();
             let timeout = deadline.map(|d| d.saturating_duration_since(Instant::now()));
-            ready.clear();
-            ready.extend(control.poller.wait(timeout)?);
+            control.wait(timeout, self.busy && !self.entries.is_empty(), &mut ready)?;
             if deadline.is_some() {
                 self.expire(Instant::now());
             }
@@ -368,8 +370,8 @@ impl Path<'_> {
         mss::clamp(bytes, entry.tunnel.mtu(), Checksum::Complete);
         self.packets += 1;
         self.bytes += inner.len() as u64;
-        let join_udp = self.lan.offloads(&entry.tunnel).uso;
-        self.coalescer.push(index, buf, inner, join_udp);
+        let join = self.lan.offloads(&entry.tunnel);
+        self.coalescer.push(index, buf, inner, join);
     }
 
     /// Gives what the coalescer holds to the LAN.

@@ -11,6 +11,7 @@ pub(crate) mod coalesce;
 mod control;
 mod counters;
 mod inbound;
+mod offload;
 mod outbound;
 mod port;
 mod rate;
@@ -28,7 +29,7 @@ use culvert_esp::selectors::Selectors;
 use culvert_esp::tunnel::{Overhead, Rules};
 use culvert_esp::{InboundSa, OutboundSa};
 use culvert_ike::Parity;
-use culvert_sys::tun::Tun;
+use culvert_sys::tun::{Offloads, Tun};
 use culvert_sys::wan::{WanOptions, WanSocket, route_mtu};
 use culvert_types::{Spi, TunnelId};
 use tokio::sync::oneshot;
@@ -63,6 +64,10 @@ pub(crate) struct UserEngine {
     sas: HashMap<Spi, Sa>,
     outbound: Vec<Worker<Outbound>>,
     most_workers: usize,
+    busy_poll: bool,
+    lan_offloads: Offloads,
+    /// About offloads, for the operator.
+    notes: Vec<String>,
 }
 
 struct Tunnel {
@@ -90,15 +95,28 @@ impl UserEngine {
         steerings: Steerings,
         events: Events,
     ) -> Result<Self, DataplaneError> {
+        let (switches, notes) = offload::choose(config.offloads);
         let options = WanOptions {
             buffer: config.socket_buffer,
             dont_fragment: config.dont_fragment,
             share_port: config.share_natt_port,
+            segmentation: switches.gso,
+            receive_offload: switches.gro,
         };
         let most_workers = config.workers.clamp(1, MOST_WORKERS);
         let mut engine = Self {
             rules: Rules { copy_dscp: config.copy_dscp, ..Rules::default() },
-            wans: Wans::new(config.natt_port, options, most_workers, steerings, events.clone()),
+            wans: Wans::new(
+                config.natt_port,
+                options,
+                most_workers,
+                config.busy_poll,
+                steerings,
+                events.clone(),
+            ),
+            busy_poll: config.busy_poll,
+            lan_offloads: Offloads { tso: switches.tso, uso: switches.uso },
+            notes,
             events,
             tunnels: HashMap::new(),
             sas: HashMap::new(),
@@ -116,6 +134,11 @@ impl UserEngine {
         self.wans.add(address)
     }
 
+    /// About offloads and polling, for the operator, a line each.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        self.notes.clone()
+    }
+
     /// Why each WAN address has one inbound worker only; `None` if there are more, or shall not be.
     pub(crate) fn undivided(&self) -> Option<&str> {
         self.wans.undivided()
@@ -126,7 +149,7 @@ impl UserEngine {
         if self.tunnels.contains_key(&spec.id) {
             return Err(DataplaneError::TunnelExists(spec.id));
         }
-        let tun = Tun::create(&spec.interface)?;
+        let tun = Tun::with_offloads(&spec.interface, self.lan_offloads)?;
         let outer_ipv6 = self.wans.is_ipv6();
         let fits = |&suite| Overhead { outer_ipv6, udp: true, suite }.inner_mtu(ETHERNET_MTU) as u32;
         let guess = spec.suites.iter().map(fits).min().unwrap_or(1400);
@@ -155,13 +178,13 @@ impl UserEngine {
         match least {
             Some(i) if load(i) == 0 || self.outbound.len() >= self.most_workers => Ok(i),
             _ => {
-                let (rules, events) = (self.rules, self.events.clone());
+                let (rules, events, busy) = (self.rules, self.events.clone(), self.busy_poll);
                 let name = format!("cv-out-{}", self.outbound.len());
                 self.outbound.push(Worker::spawn(
                     name,
                     &self.events,
                     || Outbound::Stop,
-                    move |control| OutboundWorker::new(rules, events).run(control),
+                    move |control| OutboundWorker::new(rules, busy, events).run(control),
                 )?);
                 Ok(self.outbound.len() - 1)
             }

@@ -75,18 +75,21 @@ pub(crate) struct OutboundWorker {
     batch: LanBatch,
     arranger: Arranger,
     rules: Rules,
+    /// Never sleep while there are tunnels.
+    busy: bool,
     events: Events,
     next_token: u64,
 }
 
 impl OutboundWorker {
-    pub(crate) fn new(rules: Rules, events: Events) -> Self {
+    pub(crate) fn new(rules: Rules, busy: bool, events: Events) -> Self {
         Self {
             tunnels: Vec::new(),
             wan: Vec::new(),
             batch: LanBatch::new(),
             arranger: Arranger::new(PACKETS),
             rules,
+            busy,
             events,
             next_token: 0,
         }
@@ -96,8 +99,7 @@ impl OutboundWorker {
     pub(crate) fn run(mut self, mut control: Control<Outbound>) -> io::Result<()> {
         let mut ready = Vec::new();
         loop {
-            ready.clear();
-            ready.extend(control.poller.wait(None)?);
+            control.wait(None, self.busy && !self.tunnels.is_empty(), &mut ready)?;
             for event in &ready {
                 if event.token == WAKE {
                     control.woken();

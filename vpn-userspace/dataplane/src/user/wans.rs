@@ -62,6 +62,7 @@ pub(crate) struct Wans {
     /// Packets that met no SA, by worker.
     unknown: Vec<Arc<Flow>>,
     most_workers: usize,
+    busy_poll: bool,
     steerings: Steerings,
     /// Why ports are not divided, though there are workers for it.
     undivided: Option<String>,
@@ -74,6 +75,7 @@ impl Wans {
         natt_port: u16,
         options: WanOptions,
         most_workers: usize,
+        busy_poll: bool,
         steerings: Steerings,
         events: Events,
     ) -> Self {
@@ -85,6 +87,7 @@ impl Wans {
             workers: Vec::new(),
             unknown: Vec::new(),
             most_workers,
+            busy_poll,
             steerings,
             undivided: None,
             fading: Vec::new(),
@@ -142,13 +145,13 @@ impl Wans {
 
     fn start_worker(&mut self) -> Result<(), DataplaneError> {
         let unknown = Arc::new(Flow::default());
-        let (flow, events) = (unknown.clone(), self.events.clone());
+        let (flow, events, busy) = (unknown.clone(), self.events.clone(), self.busy_poll);
         let name = format!("cv-in-{}", self.workers.len());
         let worker = Worker::spawn(
             name,
             &self.events,
             || Inbound::Stop,
-            move |control| InboundWorker::new(flow, events).run(control),
+            move |control| InboundWorker::new(flow, busy, events).run(control),
         )?;
         // What the path says about a packet comes to any socket of a port, so to any worker.
         for other in &self.workers {

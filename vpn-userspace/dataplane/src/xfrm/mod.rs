@@ -156,7 +156,7 @@ impl XfrmEngine {
             ours.try_for_each(|(_, availability)| availability.clone())
         };
         let suites = self.kernel.suites.iter().map(|s| (s.suite, taken(s))).collect();
-        EngineInfo { engine: Engine::Xfrm, available: self.available(), suites }
+        EngineInfo { engine: Engine::Xfrm, available: self.available(), suites, notes: Vec::new() }
     }
 
     /// Whether the engine can serve any tunnel, or why not.

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use culvert_crypto::{Suite, SuiteKeys};
 use culvert_dataplane::testing::{self, Limits, SaSetup};
 use culvert_dataplane::{
-    Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent, EngineChoice, SaStats, TunnelSpec,
+    Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent, EngineChoice, OffloadSwitches, SaStats,
+    TunnelSpec,
 };
 use culvert_lab::Namespace;
 use culvert_lab::topology::{LAN_A, LAN_A6, LAN_B, LAN_B6};
@@ -31,6 +32,8 @@ pub(crate) struct Options {
     /// What lies behind A and behind B.
     pub(crate) nets: (Vec<&'static str>, Vec<&'static str>),
     pub(crate) mtu: Option<u32>,
+    pub(crate) busy_poll: bool,
+    pub(crate) offloads: OffloadSwitches,
 }
 
 impl Default for Options {
@@ -42,6 +45,8 @@ impl Default for Options {
             limits: None,
             nets: (vec![LAN_A, LAN_A6], vec![LAN_B, LAN_B6]),
             mtu: None,
+            busy_poll: false,
+            offloads: OffloadSwitches::default(),
         }
     }
 }
@@ -67,7 +72,13 @@ impl<'a> Gateway<'a> {
     pub(crate) fn start(namespace: &'a Namespace, is_a: bool, local: &str, options: &Options) -> Self {
         let local: IpAddr = local.parse().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let config = DataplaneConfig { wan: vec![local], workers: 2, ..DataplaneConfig::default() };
+        let config = DataplaneConfig {
+            wan: vec![local],
+            workers: 2,
+            busy_poll: options.busy_poll,
+            offloads: options.offloads,
+            ..DataplaneConfig::default()
+        };
         let (dataplane, events) =
             namespace.within(|| runtime.block_on(Dataplane::start(config))).unwrap().unwrap();
         let mut gateway =
