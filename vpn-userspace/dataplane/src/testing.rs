@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use culvert_esp::packet::Packet;
-use culvert_sys::tun::{GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, VnetHeader};
+use culvert_sys::tun::{GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, Offloads, VnetHeader};
 
 use crate::user::coalesce::Coalescer;
 use crate::user::split::{self, Plan};
@@ -55,7 +55,7 @@ impl Joiner {
             if self.0.is_full() {
                 self.0.drain(|_| writes += 1);
             }
-            self.0.push(0, buf, range.clone(), true);
+            self.0.push(0, buf, range.clone(), Offloads { tso: true, uso: true });
         }
         self.0.drain(|_| writes += 1);
         writes
