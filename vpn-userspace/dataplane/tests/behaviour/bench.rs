@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use culvert_crypto::{Suite, SuiteKeys};
 use culvert_dataplane::testing::{self, Limits, SaSetup};
-use culvert_dataplane::{Dataplane, DataplaneConfig, DataplaneEvent, Engine, EngineChoice, TunnelSpec};
+use culvert_dataplane::{
+    Dataplane, DataplaneConfig, DataplaneEvent, Engine, EngineChoice, OffloadSwitches, TunnelSpec,
+};
 use culvert_ebpf_shared::testing::{ethernet, ip, udp};
 use culvert_esp::packet::Packet;
 use culvert_lab::Namespace;
@@ -51,6 +53,10 @@ pub(crate) struct Path {
     pub(crate) encap: bool,
     /// IPv6 outside.
     pub(crate) outer_ipv6: bool,
+    /// Workers that share the WAN address.
+    pub(crate) workers: usize,
+    /// One packet at a time, by workers that never sleep; else all offloads that there are.
+    pub(crate) plainly: bool,
 }
 
 /// What is to become of a packet.
@@ -150,7 +156,12 @@ impl Bench {
         let remote = SocketAddr::new(remote.parse().unwrap(), if path.encap { 4500 } else { 0 });
         let suite = suite(path.suite);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let config = DataplaneConfig { wan: vec![local], workers: 1, ..DataplaneConfig::default() };
+        let mut config =
+            DataplaneConfig { wan: vec![local], workers: path.workers, ..DataplaneConfig::default() };
+        if path.plainly {
+            config.busy_poll = true;
+            config.offloads = OffloadSwitches { tso: false, uso: false, gso: false, gro: false };
+        }
         let (mut dataplane, events) =
             gateway.within(|| runtime.block_on(Dataplane::start(config))).unwrap().unwrap();
         let spec = TunnelSpec {

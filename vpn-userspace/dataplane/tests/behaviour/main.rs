@@ -28,7 +28,7 @@ fn corpus(path: Path) {
 }
 
 fn user(suite: &'static str, encap: bool, outer_ipv6: bool) {
-    corpus(Path { engine: EngineChoice::User, suite, encap, outer_ipv6 });
+    corpus(Path { engine: EngineChoice::User, suite, encap, outer_ipv6, workers: 2, plainly: false });
 }
 
 fn xfrm(suite: &'static str, encap: bool, outer_ipv6: bool) {
@@ -37,12 +37,18 @@ fn xfrm(suite: &'static str, encap: bool, outer_ipv6: bool) {
         println!("skipped: {reason}");
         return;
     }
-    corpus(Path { engine: EngineChoice::Xfrm, suite, encap, outer_ipv6 });
+    corpus(Path { engine: EngineChoice::Xfrm, suite, encap, outer_ipv6, workers: 1, plainly: false });
 }
 
 #[test]
 fn user_tun_udp() {
     user("aes128gcm16", true, false);
+}
+
+#[test]
+fn user_tun_udp_without_offloads() {
+    let (engine, suite) = (EngineChoice::User, "aes128ctr-sha512");
+    corpus(Path { engine, suite, encap: true, outer_ipv6: false, workers: 1, plainly: true });
 }
 
 #[test]
