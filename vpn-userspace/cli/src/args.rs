@@ -48,6 +48,17 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with_all = ["verbose", "target"])]
         json: bool,
     },
+    /// Watch the gateway live: rates and drops of each tunnel, plots of the one that is selected
+    #[command(
+        after_help = "Keys: up and down choose a tunnel, q quits.\n\nExample:\n  culvert monitor hangzhou"
+    )]
+    Monitor {
+        /// Only this connection or tunnel
+        target: Option<Target>,
+        /// Time between two samples
+        #[arg(short, long, value_name = "DURATION", default_value = "1s")]
+        interval: Span,
+    },
     /// Bring a connection or tunnel up and wait until it is
     #[command(
         after_help = "Exits with 1 and the reason when a tunnel does not come up in time. culvertd goes on trying.\n\n\

@@ -5,6 +5,7 @@
 mod args;
 mod capture;
 mod client;
+mod monitor;
 mod pcap;
 mod pki;
 mod render;
@@ -81,6 +82,9 @@ fn run(args: &Args) -> Result<ExitCode> {
                 }
                 other => return Err(ClientError::unexpected(&other).into()),
             }
+        }
+        Command::Monitor { target, interval } => {
+            monitor::monitor(client, &args.socket, target.as_ref(), interval.0)?;
         }
         Command::Capture { target, write, count, duration } => {
             let duration = duration.map(|span| span.0);
