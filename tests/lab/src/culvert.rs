@@ -8,7 +8,8 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::cleanup::Scratch;
@@ -578,6 +579,15 @@ impl Culvert {
     pub fn told(&self) -> Vec<String> {
         let cause = self.site().map(|tunnel| tunnel.cause().to_owned()).unwrap_or_default();
         std::iter::once(cause).chain(self.log_lines()).collect()
+    }
+
+    /// Takes it off its CPU, or lets it go on: one that polls would slow others down that are measured meanwhile.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn pause(&self, pause: bool) -> Result<()> {
+        let signal = if pause { Signal::SIGSTOP } else { Signal::SIGCONT };
+        kill(Pid::from_raw(self.pid() as i32), signal).context("culvertd has ended")
     }
 
     /// kill -9.

@@ -97,9 +97,7 @@ impl Leg {
     /// What the configuration says for it: keys of a connection with values as TOML; none for what is not Culvert.
     fn settings(self) -> Option<&'static [(&'static str, &'static str)]> {
         Some(match self {
-            Leg::TunUdp => &[("engine", "\"user\""), ("encap", "\"udp\"")],
-            Leg::Low => &[("engine", "\"user\""), ("encap", "\"udp\""), ("latency", "\"low\"")],
-            Leg::Split => &[("engine", "\"user\""), ("encap", "\"udp\""), ("latency", "\"split\"")],
+            Leg::TunUdp | Leg::Low | Leg::Split => &[("engine", "\"user\""), ("encap", "\"udp\"")],
             Leg::TunRaw => &[("engine", "\"user\""), ("encap", "\"esp\""), ("wan_port", "\"raw\"")],
             Leg::TunXsk => &[("engine", "\"user\""), ("encap", "\"esp\""), ("wan_port", "\"xsk\"")],
             Leg::XskUdp => &[("engine", "\"user\""), ("encap", "\"udp\""), ("lan_port", "\"xsk\"")],
@@ -116,6 +114,15 @@ impl Leg {
                 return None;
             }
         })
+    }
+
+    /// The same of the whole gateway.
+    fn gateway(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Leg::Low => &[("latency", "\"low\"")],
+            Leg::Split => &[("latency", "\"split\"")],
+            _ => &[],
+        }
     }
 
     /// Whether it is Culvert.
@@ -197,6 +204,8 @@ pub(super) struct Standing {
     daemons: Daemons,
     pub(super) server: IperfServer,
     pub(super) site: Site,
+    /// What Culvert says of engine and ports.
+    pub(super) described: Option<String>,
 }
 
 /// What varies between passes.
@@ -261,6 +270,7 @@ impl Standing {
                 Daemons::Culvert(Box::new(culverts(
                     &site,
                     conditions,
+                    leg,
                     [connection(true), connection(false)],
                 )?))
             }
@@ -268,12 +278,15 @@ impl Standing {
         let seen = ping(&site.host_a, HOST_B, 5, Duration::from_millis(20))?;
         ensure!(seen.received > 0, "host B does not answer");
         let server = IperfServer::start(&site.host_b)?;
-        Ok(Self { leg, daemons, server, site })
+        let mut this = Self { leg, daemons, server, site, described: None };
+        this.described = this.describe()?;
+        this.rest(true)?;
+        Ok(this)
     }
 
     /// A pair that was brought up elsewhere.
     pub(super) fn of_culvert(leg: Leg, site: Site, server: IperfServer, pair: (Culvert, Culvert)) -> Self {
-        Self { leg, daemons: Daemons::Culvert(Box::new(pair)), server, site }
+        Self { leg, daemons: Daemons::Culvert(Box::new(pair)), server, site, described: None }
     }
 
     /// Both Culverts, if it is a leg of theirs.
@@ -284,8 +297,27 @@ impl Standing {
         }
     }
 
-    /// What Culvert says of engine and ports.
-    pub(super) fn described(&self) -> Result<Option<String>> {
+    /// Runs `work` with the leg awake. One whose workers poll sleeps otherwise, or it would slow the others down.
+    pub(super) fn awake<T>(&self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        self.rest(false)?;
+        let outcome = work(self);
+        self.rest(true)?;
+        outcome
+    }
+
+    fn rest(&self, rest: bool) -> Result<()> {
+        if self.leg == Leg::Low
+            && let Some((a, b)) = self.culvert()
+        {
+            a.pause(rest)?;
+            b.pause(rest)?;
+            // What has come due meanwhile is done first.
+            std::thread::sleep(Duration::from_millis(if rest { 0 } else { 100 }));
+        }
+        Ok(())
+    }
+
+    fn describe(&self) -> Result<Option<String>> {
         let Some((a, _)) = self.culvert() else { return Ok(None) };
         let tunnel = a.site()?;
         let word = |key: &str| tunnel.0[key].as_str().unwrap_or("-").to_owned();
@@ -338,10 +370,12 @@ pub(super) fn connection(leg: Leg, cipher: Cipher, a: bool) -> Connection {
 pub(super) fn culverts(
     site: &Site,
     conditions: &Conditions,
+    leg: Leg,
     [a, b]: [Vec<Connection>; 2],
 ) -> Result<(Culvert, Culvert)> {
     let config = |connections: Vec<Connection>| {
         let config = GatewayConfig::new(connections).binaries(Some(conditions.binaries.clone()));
+        let config = leg.gateway().iter().fold(config, |config, (key, value)| config.gateway(key, value));
         match conditions.workers {
             Some(workers) => config.gateway("workers", &workers.to_string()),
             None => config,

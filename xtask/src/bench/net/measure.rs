@@ -115,7 +115,7 @@ pub(super) fn raise(legs: &[Leg], conditions: &Conditions, book: &mut Book, note
         let _ = std::io::stdout().flush();
         match Standing::raise(*leg, conditions) {
             Ok(this) => {
-                let described = this.described().ok().flatten();
+                let described = this.described.clone();
                 println!("up{}", described.as_ref().map_or(String::new(), |text| format!(": {text}")));
                 if let Some(text) = described.filter(|_| note) {
                     book.described.insert(*leg, text);
@@ -204,7 +204,7 @@ fn by_turns(
 ) {
     print!("  round {round}, {title:<34}");
     for this in standing {
-        match work(this, book) {
+        match this.awake(|this| work(this, book)) {
             Ok(shown) => print!("  {} {shown}", this.leg.name()),
             Err(error) => {
                 print!("  {} failed", this.leg.name());

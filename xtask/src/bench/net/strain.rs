@@ -308,7 +308,7 @@ fn raise_many(count: usize, conditions: &Conditions) -> Result<(Site, (Culvert, 
             side.push(connection);
         }
     }
-    let pair = culverts(&site, conditions, sides)?;
+    let pair = culverts(&site, conditions, Leg::TunUdp, sides)?;
     let children = |culvert: &Culvert| -> usize {
         let Ok(status) = culvert.status() else { return 0 };
         let connections = status["connections"].as_array().into_iter().flatten();
