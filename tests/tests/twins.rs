@@ -82,6 +82,42 @@ fn plain_esp() -> Result<()> {
     twins.agree()
 }
 
+/// Lets ESP through no gateway's stack, in neither direction.
+const NO_ESP: &str = "table inet noesp {
+    chain inward { type filter hook input priority 0; meta l4proto esp drop; }
+    chain outward { type filter hook output priority 0; meta l4proto esp drop; }
+}";
+
+/// The WAN by AF_XDP: once the next hops are known, nothing needs the stack, not even a rekeying.
+#[test]
+fn wan_port_xsk() -> Result<()> {
+    let case = Case {
+        culvert_encap: "auto".into(),
+        ours: vec![("wan_port".into(), "\"xsk\"".into())],
+        ..case("aes128gcm16-prfsha256-ecp256", "aes128gcm16-ecp256")
+    };
+    let twins = Twins::bring_up(&case)?;
+    traffic(&twins.site, &case.hosts())?;
+    for (side, gateway) in [(&twins.a, &twins.site.gateway_a), (&twins.b, &twins.site.gateway_b)] {
+        let site = side.site()?;
+        ensure!(site.0["wan_port"] == "xsk" && site.child()["encap"] == "none", "{:#}", site.0);
+        let why = site.0["engine_reasons"].to_string();
+        ensure!(why.contains("xsk: wan by AF_XDP in copy mode, 1 queue"), "{why}");
+        let status = side.status()?;
+        ensure!(status["gateway"]["wan"][0]["attach"] == "xdp-native", "{:#}", status["gateway"]);
+        gateway.run("nft", &[NO_ESP])?;
+    }
+    traffic(&twins.site, &case.hosts())?;
+    let echo = Echo::start(&twins.site.host_a, &twins.site.host_b, HOST_B, Duration::from_millis(10))?;
+    // Two fragments each way, before encryption.
+    twins.site.host_a.run("ping", &["-c", "3", "-i", "0.2", "-s", "2000", HOST_B])?;
+    twins.a.rekey_child()?;
+    twins.b.rekey_child()?;
+    let echo = echo.stop()?;
+    ensure!(echo.lost() == 0 && echo.sent > 20, "{echo:?}");
+    twins.agree()
+}
+
 #[test]
 fn encapsulation_on_request() -> Result<()> {
     let case = Case { culvert_encap: "udp".into(), ..case("aes128gcm16-prfsha256-ecp256", "aes128gcm16") };

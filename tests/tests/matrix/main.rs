@@ -16,6 +16,7 @@ mod fragments;
 mod liveness;
 mod mobility;
 mod pki;
+mod ports;
 mod ppk;
 mod radius;
 mod v1;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         fragments::rows(),
         pki::rows(),
         children::rows(),
+        ports::rows(),
         ppk::rows(),
         v1::rows(),
         v1_certificates::rows(),

@@ -10,11 +10,12 @@ use ipnet::IpNet;
 
 use crate::duration::show;
 use crate::error::{Fault, Origin};
-use crate::file::{RawConnection, RawFile, RawTunnel, WanPort};
+use crate::file::{RawConnection, RawFile, RawTunnel};
 use crate::model::{
-    Attach, Config, Connection, Dpd, DpdAction, Encap, Engine, Esp, Gateway, Guard, Ike, Log, LogFormat,
-    LogLevel, RemoteProof, Start, Tunnel,
+    Attach, Config, Connection, Dpd, DpdAction, Engine, Esp, Gateway, Guard, Ike, Log, LogFormat, LogLevel,
+    RemoteProof, Start, Tunnel,
 };
+use crate::port::{self, WanPort};
 use crate::profile::Profile;
 use crate::secret::Files;
 use crate::section::{At, missing, nearest};
@@ -36,6 +37,7 @@ pub(crate) fn check(
         resolve_copies(connection, faults);
     }
     ports(&raw, faults);
+    port::xsk_needs_xdp(&raw, faults);
     apart::remotes_apart(&raw.connections, faults);
     apart::peers_outside(&raw.connections, faults);
     apart::inside_apart(&raw.connections, faults);
@@ -188,7 +190,8 @@ fn connection(
     start_possible(&raw, faults);
     durations_sound(&raw, faults);
     sayable_in_v1(&raw, faults);
-    let encap = encap(&raw, faults);
+    let encap = port::encap(&raw, faults);
+    let wan_port = raw.wan_port.as_ref().map_or(WanPort::Auto, |p| *p.get_ref());
     if let Some(mtu) = &raw.mtu
         && *mtu.get_ref() < 1280
         && raw.remote.iter().flat_map(|r| r.get_ref()).any(|net| net.get_ref().addr().is_ipv6())
@@ -226,6 +229,7 @@ fn connection(
         start: or(raw.start, default_start),
         engine: or(raw.engine, Engine::Auto),
         encap,
+        wan_port,
         ike: Ike {
             version: if v1 { 1 } else { 2 },
             mode: or(raw.ike_mode, V1Mode::Main),
@@ -511,34 +515,6 @@ fn durations_sound(raw: &RawConnection, faults: &mut Vec<Fault>) {
             .help(format!("write a timeout of {} or more; three intervals are usual", show(interval))),
         );
     }
-}
-
-/// `encap`, and `wan_port`, which says the same in the words of ports.
-fn encap(raw: &RawConnection, faults: &mut Vec<Fault>) -> Encap {
-    let encap = raw.encap.as_ref().map_or(Encap::Auto, |e| *e.get_ref());
-    let Some(port) = &raw.wan_port else { return encap };
-    let from_port = match port.get_ref() {
-        WanPort::Auto => return encap,
-        WanPort::Udp => Encap::Udp,
-        WanPort::Raw => Encap::Esp,
-    };
-    if let Some(engine) = raw.engine.as_ref().filter(|e| *e.get_ref() == Engine::Xfrm) {
-        faults.push(
-            Fault::new("`wan_port` belongs to the engine `user`")
-                .at(port.span(), "no meaning here")
-                .at(engine.span(), "the kernel has no ports")
-                .help("take `wan_port` out, or write engine = \"user\""),
-        );
-    }
-    if let Some(written) = raw.encap.as_ref().filter(|e| ![Encap::Auto, from_port].contains(e.get_ref())) {
-        faults.push(
-            Fault::new("`wan_port` and `encap` contradict each other")
-                .at(port.span(), if from_port == Encap::Udp { "in UDP" } else { "as IP protocol 50" })
-                .at(written.span(), if from_port == Encap::Udp { "as IP protocol 50" } else { "in UDP" })
-                .help("take one of them out"),
-        );
-    }
-    from_port
 }
 
 fn tunnel(

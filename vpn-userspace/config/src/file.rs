@@ -16,6 +16,7 @@ use crate::duration;
 use crate::error::Fault;
 use crate::exchange;
 use crate::model::{Attach, DpdAction, Encap, Engine, Guard, LogFormat, LogLevel, Start};
+use crate::port::WanPort;
 use crate::profile::{self, Profile};
 use crate::remote::{Remote, is_host_name};
 use crate::section::{At, NotYet, Section, nearest};
@@ -77,14 +78,6 @@ pub(crate) struct RawConnection {
     pub(crate) exchange: ExchangeOptions,
     pub(crate) session: RawSession,
     pub(crate) tunnels: Vec<RawTunnel>,
-}
-
-/// `wan_port`: what `encap` says, in the words of ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WanPort {
-    Auto,
-    Udp,
-    Raw,
 }
 
 #[derive(Clone)]
@@ -229,8 +222,8 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
         wan_port: s.word(
             faults,
             "wan_port",
-            &[("auto", WanPort::Auto), ("udp", WanPort::Udp), ("raw", WanPort::Raw)],
-            &[("xsk", "AF_XDP ports come in a later version")],
+            &[("auto", WanPort::Auto), ("udp", WanPort::Udp), ("raw", WanPort::Raw), ("xsk", WanPort::Xsk)],
+            &[],
         ),
         ike_profile: None,
         ike_version: None,
@@ -259,7 +252,7 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
         faults,
         "lan_port",
         &[("auto", ()), ("tun", ())],
-        &[("xsk", "AF_XDP ports come in a later version")],
+        &[("xsk", "AF_XDP toward the LAN comes in a later version; wan_port = \"xsk\" is there")],
     );
     s.word(
         faults,

@@ -20,6 +20,7 @@ mod interface;
 mod load;
 mod mask;
 mod model;
+mod port;
 mod profile;
 mod radius;
 mod remote;
@@ -40,6 +41,7 @@ pub use model::{
     Attach, Config, Connection, Dpd, DpdAction, Encap, Engine, Esp, Gateway, Guard, Ike, LocalProof, Log,
     LogFormat, LogLevel, RemoteProof, Revocation, RevocationPolicy, Start, Tunnel, TunnelAuth,
 };
+pub use port::WanPort;
 pub use profile::Profile;
 pub use radius::{Radius, RadiusServer};
 pub use remote::Remote;

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 
 use crate::credentials::{Authorities, Credentials};
 use crate::dataplane::Dataplane;
+use crate::port::WanPort;
 use crate::profile::Profile;
 use crate::radius::Radius;
 use crate::remote::Remote;
@@ -155,6 +156,8 @@ pub struct Connection {
     pub engine: Engine,
     /// How ESP travels.
     pub encap: Encap,
+    /// How packets of the engine `user` reach the WAN.
+    pub wan_port: WanPort,
     /// IKE SAs.
     pub ike: Ike,
     /// Child SAs.

@@ -262,6 +262,11 @@ fn values_that_cannot_be_are_refused() {
         ("inside without prefix", with("", "inside = \"169.254.10.2\"")),
         ("weight", with("", "weight = 200")),
         ("ports contradict", with("wan_port = \"raw\"\nencap = \"udp\"", "")),
+        ("ports of the kernel by AF_XDP", with("wan_port = \"xsk\"\nengine = \"xfrm\"", "")),
+        (
+            "AF_XDP without XDP",
+            format!("{GATEWAY}attach = \"tcx\"\n{}", with("wan_port = \"xsk\"", "").replace(GATEWAY, "")),
+        ),
         ("ports of the kernel", with("wan_port = \"udp\"\nengine = \"xfrm\"", "")),
     ];
     check("values", &cases);
@@ -348,7 +353,7 @@ fn what_later_versions_do_is_refused_by_name() {
         ("routing bgp", with("routing = \"bgp\"", "")),
         ("routing policy", with("routing = \"policy\"", "")),
         ("engine bpf", with("engine = \"bpf\"", "")),
-        ("ports xsk", with("lan_port = \"xsk\"\nwan_port = \"xsk\"", "")),
+        ("LAN port xsk", with("lan_port = \"xsk\"", "")),
         ("mode without IKEv1", with("ike = { mode = \"aggressive\" }", "")),
         ("IKEv1 with EAP", with("ike = { version = 1 }", "remote_auth = \"eap-mschapv2\"")),
         ("IKEv1 with a certificate on one side", with("ike = { version = 1 }", "ca = \"ca.pem\"")),
@@ -395,6 +400,7 @@ fn the_defaults_of_the_example_are_the_defaults() {
         "start",
         "engine",
         "encap",
+        "wan_port",
         "esp.replay_window",
         "esp.esn",
         "enabled",
@@ -492,6 +498,8 @@ fn ports_say_the_encapsulation() {
         ("wan_port = \"raw\"", Encap::Esp),
         ("wan_port = \"raw\"\nencap = \"auto\"", Encap::Esp),
         ("wan_port = \"auto\"\nencap = \"udp\"", Encap::Udp),
+        ("wan_port = \"xsk\"\nencap = \"udp\"", Encap::Udp),
+        ("wan_port = \"xsk\"", Encap::Auto),
         ("encap = \"esp\"", Encap::Esp),
     ] {
         assert_eq!(parse(&with(keys, "")).unwrap().connections[0].encap, encap, "{keys}");

@@ -193,6 +193,7 @@ impl Daemon {
             wan: used,
             natt_port: config.gateway.natt_port,
             workers: config.gateway.workers.unwrap_or(defaults.workers),
+            wan_devices: wan.iter().map(|(name, _)| name.clone()).collect(),
             share_natt_port: true,
             busy_poll: config.gateway.dataplane.latency == culvert_config::Latency::Low,
             offloads: plan::offloads(&config.gateway.dataplane.offload),
@@ -388,6 +389,9 @@ impl Daemon {
         }
         self.next_addresses().await;
         self.guard.expire(Instant::now());
+        self.plane.tend();
+        self.guard.tend(&self.config);
+        self.guard.redirect(self.plane.take_redirects());
         if self.tracing && !self.watchers.any() {
             self.trace(false);
         }

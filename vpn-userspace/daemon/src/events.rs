@@ -91,11 +91,15 @@ impl Daemon {
                     child.encap = encap;
                     *spi
                 });
-                for spi in moved.collect::<Vec<Spi>>() {
+                let moved: Vec<Spi> = moved.collect();
+                for &spi in &moved {
                     self.guard.move_sa(spi, local.ip(), (!roams).then(|| remote.ip()));
                 }
                 if let Err(error) = self.plane.move_peer(tunnel, local, remote, encap).await {
                     tracing::warn!("cannot move {tunnel:?} to {remote}: {error}");
+                }
+                for spi in moved {
+                    self.guard.set_path(spi, self.plane.sa_path(spi));
                 }
             }
             Event::CheckCertificate { check, tunnel, identity, chain } => {
@@ -218,6 +222,7 @@ impl Daemon {
             }
             return;
         }
+        self.guard.set_path(sa.inbound(), self.plane.sa_path(sa.inbound()));
         let list = |selectors: &[culvert_types::TrafficSelector]| {
             selectors.iter().map(ToString::to_string).collect()
         };

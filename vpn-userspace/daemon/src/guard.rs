@@ -8,11 +8,12 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use culvert_config::{Attach, Config};
-use culvert_dataplane::SaStats;
+use culvert_dataplane::{Redirects, SaStats};
 use culvert_ike::ChildSa;
 use culvert_sys::guard::{
-    AttachMode, AttachedMode, Guard, GuardCounter, GuardError, GuardMode, GuardOptions, GuardSa,
+    AttachMode, AttachedMode, Guard, GuardCounter, GuardError, GuardMode, GuardOptions, GuardSa, SaPath,
 };
+use culvert_sys::xsk::device_index;
 use culvert_types::Spi;
 
 /// Bytes of SPI and sequence number.
@@ -35,13 +36,21 @@ pub(crate) struct WanInterface {
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) attached: Option<AttachedMode>,
     pub(crate) reason: Option<String>,
+    /// The device by its index, and whether XDP was wanted, when it was attached or could not be.
+    tried: (Option<u32>, bool),
 }
 
 impl WanGuard {
     /// Loads the guard and attaches it to the interfaces, as far as the host lets it.
     pub(crate) fn start(config: &Config, interfaces: Vec<(String, Vec<IpAddr>)>) -> Self {
         let mode = config.gateway.guard;
-        let interface = |(name, addresses)| WanInterface { name, addresses, attached: None, reason: None };
+        let interface = |(name, addresses)| WanInterface {
+            name,
+            addresses,
+            attached: None,
+            reason: None,
+            tried: (None, false),
+        };
         let wan: Vec<WanInterface> = interfaces.into_iter().map(interface).collect();
         let locals = wan.iter().flat_map(|w| w.addresses.iter().copied()).collect();
         let mut this = Self { guard: None, mode, wan, locals, leaving: Vec::new(), proven: BTreeMap::new() };
@@ -75,7 +84,7 @@ impl WanGuard {
             }
         };
         for interface in &mut this.wan {
-            attach(&mut guard, interface, config.gateway.attach);
+            attach(&mut guard, interface, config);
         }
         this.guard = Some(guard);
         this
@@ -118,6 +127,39 @@ impl WanGuard {
             esn: sa.esn(),
         };
         self.with("learn an SA", |guard| guard.insert_sa(entry));
+    }
+
+    /// Attaches anew where a device is another one than it was, or where AF_XDP is wanted now and was not.
+    pub(crate) fn tend(&mut self, config: &Config) {
+        let Some(guard) = &mut self.guard else { return };
+        for interface in &mut self.wan {
+            let index = device_index(&interface.name);
+            if index.is_none() || interface.tried == (index, wants_xdp(config)) {
+                continue;
+            }
+            guard.detach(&interface.name);
+            (interface.attached, interface.reason) = (None, None);
+            attach(guard, interface, config);
+        }
+    }
+
+    /// Leads packets to AF_XDP sockets, and no more to those that are gone.
+    pub(crate) fn redirect(&mut self, redirects: Redirects) {
+        for device in redirects.gone {
+            self.with("forget AF_XDP sockets", |guard| guard.remove_receivers(device));
+        }
+        for (worker, endpoint) in redirects.added {
+            self.with("lead to an AF_XDP socket", |guard| guard.add_receiver(worker, &endpoint));
+        }
+    }
+
+    /// Which way the SA's packets go.
+    pub(crate) fn set_path(&mut self, inbound: Spi, path: SaPath) {
+        self.with("set an SA's path", |guard| match guard.set_path(inbound, path) {
+            // Its insertion failed, which was said then.
+            Err(GuardError::NoSuchSa { .. }) => Ok(()),
+            other => other,
+        });
     }
 
     /// Follows an SA's peer; without a remote address it may be anywhere.
@@ -198,16 +240,40 @@ impl WanGuard {
     }
 }
 
-/// Attaches as asked for, or else as the interface takes it: a slower guard is better than none.
-fn attach(guard: &mut Guard, interface: &mut WanInterface, wanted: Attach) {
-    let first = guard.attach(&interface.name, attach_mode(wanted));
-    let (result, refused) = match first {
-        Err(error) if wanted != Attach::Auto => {
-            tracing::warn!("{error}; set attach = \"auto\" in [gateway] for what the interface takes");
-            (guard.attach(&interface.name, AttachMode::Auto), Some(error.to_string()))
-        }
-        first => (first, None),
+/// Whether a connection's packets come by AF_XDP.
+fn wants_xdp(config: &Config) -> bool {
+    config.connections.iter().any(|c| c.wan_port == culvert_config::WanPort::Xsk)
+}
+
+/// Attaches as asked for, or else as the interface takes it: a slower guard is better than none. AF_XDP asks for XDP.
+fn attach(guard: &mut Guard, interface: &mut WanInterface, config: &Config) {
+    interface.tried = (device_index(&interface.name), wants_xdp(config));
+    let wanted = match config.gateway.attach {
+        Attach::Auto if wants_xdp(config) => &[AttachMode::XdpNative, AttachMode::XdpGeneric][..],
+        Attach::Auto => &[],
+        Attach::XdpNative => &[AttachMode::XdpNative],
+        Attach::XdpGeneric => &[AttachMode::XdpGeneric],
+        Attach::Tcx => &[AttachMode::Tcx],
     };
+    let mut refused = None;
+    let mut result = Err(None);
+    for mode in wanted.iter().copied().chain([AttachMode::Auto]) {
+        match guard.attach(&interface.name, mode) {
+            Ok(attached) => {
+                result = Ok(attached);
+                break;
+            }
+            Err(error) if mode != AttachMode::Auto => {
+                if config.gateway.attach != Attach::Auto {
+                    tracing::warn!(
+                        "{error}; set attach = \"auto\" in [gateway] for what the interface takes"
+                    );
+                }
+                refused = Some(error.to_string());
+            }
+            Err(error) => result = Err(Some(error)),
+        }
+    }
     match result {
         Ok(attached) => {
             let reason = refused.or(attached.reason);
@@ -217,17 +283,9 @@ fn attach(guard: &mut Guard, interface: &mut WanInterface, wanted: Attach) {
             interface.reason = reason;
         }
         Err(error) => {
+            let error = error.map(|e| e.to_string()).unwrap_or_default();
             tracing::warn!("{} runs without the guard: {error}", interface.name);
-            interface.reason = Some(error.to_string());
+            interface.reason = Some(error);
         }
-    }
-}
-
-fn attach_mode(attach: Attach) -> AttachMode {
-    match attach {
-        Attach::Auto => AttachMode::Auto,
-        Attach::XdpNative => AttachMode::XdpNative,
-        Attach::XdpGeneric => AttachMode::XdpGeneric,
-        Attach::Tcx => AttachMode::Tcx,
     }
 }

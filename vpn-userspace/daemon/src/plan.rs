@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use culvert_api::Level;
 use culvert_config::{Config, Connection, LocalProof, RemoteProof, Tunnel, TunnelAuth};
-use culvert_dataplane::EngineChoice;
+use culvert_dataplane::{EngineChoice, WanPortChoice};
 use culvert_gateway::{ConnectionPlan, DeadPeerAction, Start, TunnelPlan};
 use culvert_ike::{
     Auth, Dpd, ExchangeOptions, Identity, LocalAuth, Parity, PeerConfig, RemoteAuth, Session, Signer, Trust,
@@ -114,13 +114,23 @@ pub(crate) async fn local_address(
     }
 }
 
+pub(crate) fn wan_port(connection: &Connection) -> WanPortChoice {
+    match connection.wan_port {
+        culvert_config::WanPort::Xsk => WanPortChoice::Xsk,
+        _ => WanPortChoice::Socket,
+    }
+}
+
 /// Whether ESP goes in UDP though there may be no NAT: that is what makes the user engine fast; the kernel needs it only
 /// behind a NAT.
 pub(crate) fn force_encap(connection: &Connection, engine: culvert_dataplane::Engine) -> bool {
     match connection.encap {
         culvert_config::Encap::Udp => true,
         culvert_config::Encap::Esp => false,
-        culvert_config::Encap::Auto => engine == culvert_dataplane::Engine::User,
+        // Frames of AF_XDP gain nothing from it.
+        culvert_config::Encap::Auto => {
+            engine == culvert_dataplane::Engine::User && connection.wan_port != culvert_config::WanPort::Xsk
+        }
     }
 }
 

@@ -174,7 +174,11 @@ impl Daemon {
             remote_name: tunnel.remote_address.name().map(str::to_owned),
             engine: entry.map(|e| engine(e.report.engine)),
             lan_port: user.map(|_| LanPort::Tun),
-            wan_port: user.map(|e| if e.report.wan_port == "raw" { WanPort::Raw } else { WanPort::Udp }),
+            wan_port: user.map(|e| match e.report.wan_port {
+                "raw" => WanPort::Raw,
+                "xsk" => WanPort::Xsk,
+                _ => WanPort::Udp,
+            }),
             engine_reasons: entry.map(|e| e.report.why.clone()).unwrap_or_default(),
             weight: tunnel.weight.into(),
             active: id.is_some() && self.gateway.active(&connection.name) == id,

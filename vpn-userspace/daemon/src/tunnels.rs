@@ -87,9 +87,11 @@ impl Daemon {
                 inside: tunnel.inside.clone(),
                 mtu: connection.mtu.map(u32::from),
                 encap,
+                wan_port: plan::wan_port(connection),
                 remote_nets: connection.remote.clone(),
             })
             .await?;
+        self.guard.redirect(self.plane.take_redirects());
         let (force, ends) = (plan::force_encap(connection, report.engine), (local, remote));
         let peer =
             plan::peer(&self.config, connection, tunnel, ends, force, report.spi_parity).and_then(|peer| {

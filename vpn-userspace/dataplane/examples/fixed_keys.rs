@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use culvert_crypto::{Suite, SuiteKeys};
 use culvert_dataplane::testing::{self, Limits, SaSetup};
-use culvert_dataplane::{Dataplane, DataplaneConfig, EngineChoice, TunnelSpec};
+use culvert_dataplane::{Dataplane, DataplaneConfig, EngineChoice, TunnelSpec, WanPortChoice};
 use culvert_types::{Spi, TrafficSelector, TunnelId};
 use ipnet::IpNet;
 
@@ -51,6 +51,7 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
         inside: Vec::new(),
         mtu: None,
         encap,
+        wan_port: WanPortChoice::Socket,
         remote_nets: vec![peer],
     };
     println!("{:?}", dataplane.create_tunnel(spec).await?);

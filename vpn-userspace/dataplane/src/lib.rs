@@ -20,13 +20,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_ike::ChildSa;
+use culvert_sys::guard::SaPath;
 use culvert_sys::wan::WanSocket;
 use culvert_types::{Spi, TunnelId};
 use tokio::sync::mpsc;
 
 pub use types::{
     DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineChoice, EngineInfo, OffloadSwitches,
-    SaStats, TunnelDrops, TunnelReport, TunnelSpec,
+    Redirects, SaStats, TunnelDrops, TunnelReport, TunnelSpec, WanPortChoice,
 };
 use user::UserEngine;
 use user::setup::SaSetup;
@@ -72,11 +73,16 @@ impl Dataplane {
         if self.tunnels.contains_key(&spec.id) {
             return Err(DataplaneError::TunnelExists(spec.id));
         }
-        let obstacles = self.xfrm.obstacles(&spec);
+        let mut obstacles = self.xfrm.obstacles(&spec);
+        if spec.wan_port == WanPortChoice::Xsk {
+            obstacles
+                .push("the configuration asks for AF_XDP, which is a port of the engine user".to_owned());
+        }
         let report = match spec.engine {
             EngineChoice::User => {
-                let why = vec!["xfrm: the configuration asks for user".to_owned()];
-                TunnelReport { why, ..self.user.create_tunnel(&spec)? }
+                let mut report = self.user.create_tunnel(&spec)?;
+                report.why.insert(0, "xfrm: the configuration asks for user".to_owned());
+                report
             }
             EngineChoice::Xfrm if !obstacles.is_empty() => {
                 return Err(DataplaneError::EngineUnavailable {
@@ -111,7 +117,9 @@ impl Dataplane {
                 Err(e) => why.push(format!("xfrm: {e}")),
             }
         }
-        Ok(TunnelReport { why, ..self.user.create_tunnel(spec)? })
+        let mut report = self.user.create_tunnel(spec)?;
+        why.append(&mut report.why);
+        Ok(TunnelReport { why, ..report })
     }
 
     /// What engines there are, whether they can serve here, and with which suites.
@@ -215,6 +223,23 @@ impl Dataplane {
             Engine::User => self.user.move_sas(tunnel, moving, (local, remote), encap),
             Engine::Xfrm => self.xfrm.move_sas(tunnel, &moving, (local, remote), encap),
         }
+    }
+
+    /// Looks after what no packet and no event tells of: devices that went or came back. To be called every second or so,
+    /// and then [`take_redirects`](Self::take_redirects).
+    pub fn tend(&mut self) {
+        self.user.tend();
+    }
+
+    /// What the guard must be told since this was last called: after a tunnel was created, an address added, or
+    /// [`tend`](Self::tend).
+    pub fn take_redirects(&mut self) -> Redirects {
+        self.user.take_redirects()
+    }
+
+    /// Which way the guard shall send packets of an SA, since it was installed or its peer moved.
+    pub fn sa_path(&self, inbound: Spi) -> SaPath {
+        self.user.sa_path(inbound)
     }
 
     /// State and counters of every SA.

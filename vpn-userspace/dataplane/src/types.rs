@@ -10,6 +10,7 @@ use culvert_sys::netlink::NetlinkError;
 use culvert_sys::tun::TunError;
 use culvert_sys::wan::WanError;
 use culvert_sys::xfrm::SelectorPairError;
+use culvert_sys::xsk::{Endpoint, XskError};
 use culvert_types::{Spi, TunnelId};
 use ipnet::IpNet;
 
@@ -28,6 +29,8 @@ pub struct DataplaneConfig {
     pub copy_dscp: bool,
     /// Socket buffers of the WAN sockets, in bytes, each direction.
     pub socket_buffer: usize,
+    /// Names of the WAN's devices, for AF_XDP.
+    pub wan_devices: Vec<String>,
     /// Open the UDP sockets so that a kernel ESP socket can share their port (SO_REUSEPORT).
     pub share_natt_port: bool,
     /// Workers that serve a tunnel never sleep: less latency, at the cost of a core each.
@@ -64,6 +67,7 @@ impl Default for DataplaneConfig {
             dont_fragment: true,
             copy_dscp: true,
             socket_buffer: 8 << 20,
+            wan_devices: Vec::new(),
             share_natt_port: false,
             busy_poll: false,
             offloads: OffloadSwitches::default(),
@@ -81,6 +85,25 @@ pub enum EngineChoice {
     Xfrm,
     /// User space, or none.
     User,
+}
+
+/// Which WAN port a tunnel of the engine `user` should have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WanPortChoice {
+    /// Sockets: UDP, or raw for plain ESP.
+    #[default]
+    Socket,
+    /// AF_XDP, with the sockets for what it cannot carry.
+    Xsk,
+}
+
+/// What the owner of the guard must tell it, so that packets come to the AF_XDP sockets of the engine `user`.
+#[derive(Debug, Default)]
+pub struct Redirects {
+    /// Devices, by their indices, whose sockets are gone. Before what was added.
+    pub gone: Vec<u32>,
+    /// A worker and a socket of its own.
+    pub added: Vec<(u32, Endpoint)>,
 }
 
 /// Who does ESP for a tunnel's SAs.
@@ -118,6 +141,8 @@ pub struct TunnelSpec {
     pub mtu: Option<u32>,
     /// ESP is expected to go in UDP.
     pub encap: bool,
+    /// The WAN port asked for.
+    pub wan_port: WanPortChoice,
     /// What lies behind the peer.
     pub remote_nets: Vec<IpNet>,
 }
@@ -129,7 +154,7 @@ pub struct TunnelReport {
     pub engine: Engine,
     /// How packets come from and go to the LAN: `tun`, or `xfrm`.
     pub lan_port: &'static str,
-    /// How they reach the WAN: `udp`, `raw`, or `xfrm`.
+    /// How they reach the WAN: `udp`, `raw`, `xsk`, or `xfrm`.
     pub wan_port: &'static str,
     /// Why the other engines were not chosen, a line each.
     pub why: Vec<String>,
@@ -255,6 +280,9 @@ pub enum DataplaneError {
     /// A WAN socket cannot be opened.
     #[error(transparent)]
     Wan(#[from] WanError),
+    /// AF_XDP cannot be had.
+    #[error(transparent)]
+    Xsk(#[from] XskError),
     /// A TUN device cannot be had.
     #[error(transparent)]
     Tun(#[from] TunError),

@@ -18,7 +18,7 @@ use culvert_crypto::{Encryption, Integrity, Suite, SuiteKeys};
 use culvert_dataplane::testing::{Limits, SaSetup, install};
 use culvert_dataplane::{
     Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineChoice, SaStats, TunnelReport,
-    TunnelSpec,
+    TunnelSpec, WanPortChoice,
 };
 use culvert_ike::ChildSa;
 use culvert_ike::testing::{At, config, pair_with};
@@ -127,6 +127,7 @@ impl<'n> Gateway<'n> {
             inside: Vec::new(),
             mtu: None,
             encap: true,
+            wan_port: WanPortChoice::Socket,
             remote_nets: vec![net(&format!("10.{other}.0.0/16")), net(&format!("fd00:{other}::/32"))],
         };
         let report = self.call(|plane| Box::pin(async move { plane.create_tunnel(spec).await }))?;

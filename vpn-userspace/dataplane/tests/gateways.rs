@@ -1,6 +1,8 @@
 //! Two user engines back to back, over real TUN devices and sockets in namespaces. Needs root.
 
 mod common;
+#[path = "gateways/xsk.rs"]
+mod xsk;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};

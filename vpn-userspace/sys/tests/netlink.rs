@@ -1,11 +1,17 @@
 //! Links, addresses and routes against the running kernel, in a network namespace of the test's own.
 //! Needs root.
 
+mod common;
+
 use std::future::Future;
 use std::net::IpAddr;
 use std::process::Command;
+use std::time::Duration;
 
-use culvert_sys::netlink::{LinkKind, Netlink, NetlinkError, ROUTE_PROTOCOL, Route, RouteTarget};
+use common::pair;
+use culvert_sys::netlink::{
+    Flow, LinkKind, Netlink, NetlinkError, NextHop, NextHops, ROUTE_PROTOCOL, Route, RouteTarget,
+};
 use ipnet::IpNet;
 use nix::sched::{CloneFlags, unshare};
 
@@ -205,5 +211,71 @@ fn a_refusal_carries_the_kernels_words() {
         let text = refused.to_string();
         assert!(text.contains("mtu less than device minimum"), "{text}");
         assert!(text.contains(&format!("set the MTU of interface {index} to 20")), "{text}");
+    });
+}
+
+/// Asks until the answer is as expected, for a while.
+async fn until(hops: &NextHops, flow: Flow, expected: impl Fn(Option<NextHop>) -> bool) -> Option<NextHop> {
+    let mut hop = None;
+    for _ in 0..500 {
+        hop = hops.find(flow);
+        if expected(hop) {
+            return hop;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{flow:?}: {hop:?}")
+}
+
+#[test]
+fn next_hops_follow_neighbours_routes_and_links() {
+    let [a, b] = pair("hops");
+    a.run("ip link set wan address 02:00:00:00:00:01");
+    b.run("ip link set wan address 02:00:00:00:00:02");
+    let name = a.name().to_owned();
+    a.enter(async move || {
+        let run = |line: &str| common::run("nsenter", &format!("--net=/run/netns/{name} {line}"));
+        let hops = NextHops::start().unwrap();
+        let index = Netlink::connect().unwrap().link("wan").await.unwrap().index;
+        let flow = |to: &str, from: Option<&str>| Flow {
+            source: from.map(|a| a.parse().unwrap()),
+            destination: to.parse().unwrap(),
+        };
+        let (peer, peer6) = (flow("192.0.2.2", Some("192.0.2.1")), flow("2001:db8::2", None));
+        let far = flow("203.0.113.9", None);
+        for nobody in [peer, peer6, far, flow("192.0.2.1", None)] {
+            assert_eq!(hops.find(nobody), None);
+        }
+        // The kernel's own traffic resolves the neighbour.
+        run("ping -c 1 -W 5 192.0.2.2");
+        run("ping -c 1 -W 5 2001:db8::2");
+        let expected =
+            NextHop { device: index, destination: [2, 0, 0, 0, 0, 2], source: [2, 0, 0, 0, 0, 1], mtu: 1500 };
+        assert_eq!(until(&hops, peer, |hop| hop.is_some()).await, Some(expected));
+        assert_eq!(until(&hops, peer6, |hop| hop.is_some()).await, Some(expected));
+        assert_eq!(hops.find(far), None);
+        let before = hops.generation();
+        run("ip route add 203.0.113.0/24 via 192.0.2.2 mtu 1400");
+        assert_eq!(until(&hops, far, |hop| hop.is_some()).await, Some(NextHop { mtu: 1400, ..expected }));
+        assert_ne!(hops.generation(), before);
+        run("ip neigh replace 192.0.2.2 lladdr 02:00:00:00:00:09 dev wan nud permanent");
+        let moved = NextHop { destination: [2, 0, 0, 0, 0, 9], ..expected };
+        until(&hops, peer, |hop| hop == Some(moved)).await;
+        until(&hops, far, |hop| hop == Some(NextHop { mtu: 1400, ..moved })).await;
+        run("ip link set wan mtu 1300");
+        until(&hops, peer, |hop| hop == Some(NextHop { mtu: 1300, ..moved })).await;
+        run("ip neigh del 192.0.2.2 dev wan");
+        until(&hops, far, |hop| hop.is_none()).await;
+        // One that nobody has confirmed for long stays known, because the kernel is made to probe it.
+        run("ip neigh replace 192.0.2.2 lladdr 02:00:00:00:00:02 dev wan nud stale");
+        until(&hops, peer, |hop| hop == Some(NextHop { mtu: 1300, ..expected })).await;
+        let end = tokio::time::Instant::now() + Duration::from_secs(10);
+        while ip("neigh show 192.0.2.2").contains("STALE") {
+            assert!(tokio::time::Instant::now() < end, "nobody probes");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        run("ip link set wan down");
+        until(&hops, peer, |hop| hop.is_none()).await;
+        hops.forget(peer);
     });
 }

@@ -36,6 +36,8 @@ pub(crate) enum Outbound {
 /// For a worker of the inbound direction.
 pub(crate) enum Inbound {
     AddPort(WanIn),
+    /// Let go of every AF_XDP socket.
+    DropReceivers,
     /// Another worker, whose packets' errors may come here, and the other way round.
     Sibling(ControlSender<Inbound>),
     /// What the path said about packets of SAs of whoever has them.

@@ -50,7 +50,8 @@ pub(crate) struct InboundEntry {
 }
 
 pub(crate) struct InboundWorker {
-    ports: Vec<WanIn>,
+    /// By their tokens.
+    ports: Vec<Option<WanIn>>,
     siblings: Vec<ControlSender<Inbound>>,
     entries: Vec<InboundEntry>,
     by_spi: HashMap<u32, usize>,
@@ -103,7 +104,7 @@ impl InboundWorker {
                     }
                     continue;
                 }
-                let Some(port) = self.ports.get(event.token as usize) else { continue };
+                let Some(Some(port)) = self.ports.get(event.token as usize) else { continue };
                 if event.error {
                     let errors = port.path_errors();
                     self.path_errors(&errors);
@@ -120,8 +121,19 @@ impl InboundWorker {
     fn handle(&mut self, command: Inbound, control: &Control<Inbound>) -> io::Result<bool> {
         match command {
             Inbound::AddPort(port) => {
-                control.poller.add(&port, self.ports.len() as u64)?;
-                self.ports.push(port);
+                let free = self.ports.iter().position(Option::is_none).unwrap_or_else(|| {
+                    self.ports.push(None);
+                    self.ports.len() - 1
+                });
+                control.poller.add(&port, free as u64)?;
+                self.ports[free] = Some(port);
+            }
+            Inbound::DropReceivers => {
+                for place in &mut self.ports {
+                    if let Some(port) = place.take_if(|port| matches!(port, WanIn::Xsk(_))) {
+                        let _ = control.poller.remove(&port);
+                    }
+                }
             }
             Inbound::Sibling(other) => self.siblings.push(other),
             Inbound::PathErrors(errors) => self.path_errors(&errors),
@@ -222,7 +234,7 @@ impl InboundWorker {
     }
 
     fn serve(&mut self, port: usize) {
-        let Some(port) = self.ports.get_mut(port) else { return };
+        let Some(Some(port)) = self.ports.get_mut(port) else { return };
         for _ in 0..BUDGET {
             // Anything but packets: nothing there, or an error that the error queue explains.
             let Ok(more) = port.receive() else { return };

@@ -19,6 +19,7 @@ pub(crate) mod setup;
 pub(crate) mod split;
 mod tunnel;
 pub(crate) mod wans;
+mod xsk;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -38,12 +39,14 @@ use self::control::{Events, Inbound, Outbound, Worker};
 use self::counters::Counters;
 use self::inbound::InboundEntry;
 use self::outbound::{OutboundEntry, OutboundWorker, Warned};
-use self::port::{Route, WanPath};
+use self::port::Route;
+use self::port::xsk::Devices;
 use self::setup::SaSetup;
 use self::tunnel::TunnelShared;
 use self::wans::{Steerings, Wans};
 use crate::{
-    DataplaneConfig, DataplaneError, DataplaneEvent, Engine, SaStats, TunnelDrops, TunnelReport, TunnelSpec,
+    DataplaneConfig, DataplaneError, DataplaneEvent, Engine, Redirects, SaStats, TunnelDrops, TunnelReport,
+    TunnelSpec, WanPortChoice,
 };
 
 /// Super-packets that wait for an outbound worker.
@@ -68,6 +71,13 @@ pub(crate) struct UserEngine {
     lan_offloads: Offloads,
     /// About offloads, for the operator.
     notes: Vec<String>,
+    /// The WAN's devices by AF_XDP, once a tunnel wanted them.
+    xsk: Option<Arc<Devices>>,
+    xsk_devices: Vec<String>,
+    /// What was said of them last.
+    xsk_state: String,
+    dont_fragment: bool,
+    redirects: Redirects,
 }
 
 struct Tunnel {
@@ -75,6 +85,8 @@ struct Tunnel {
     outbound: usize,
     /// The MTU of the configuration.
     mtu: Option<u32>,
+    /// The WAN port is `xsk`.
+    xsk: bool,
 }
 
 struct Sa {
@@ -122,6 +134,11 @@ impl UserEngine {
             sas: HashMap::new(),
             outbound: Vec::new(),
             most_workers,
+            xsk: None,
+            xsk_devices: config.wan_devices.clone(),
+            xsk_state: String::new(),
+            dont_fragment: config.dont_fragment,
+            redirects: Redirects::default(),
         };
         for &address in &config.wan {
             engine.add_address(address)?;
@@ -131,7 +148,9 @@ impl UserEngine {
 
     /// Listens on a further address.
     pub(crate) fn add_address(&mut self, address: IpAddr) -> Result<(), DataplaneError> {
-        self.wans.add(address)
+        let before = self.wans.controls().count();
+        self.wans.add(address)?;
+        (before..self.wans.controls().count()).try_for_each(|worker| self.add_receivers(worker))
     }
 
     /// About offloads and polling, for the operator, a line each.
@@ -149,6 +168,8 @@ impl UserEngine {
         if self.tunnels.contains_key(&spec.id) {
             return Err(DataplaneError::TunnelExists(spec.id));
         }
+        let xsk = spec.wan_port == WanPortChoice::Xsk;
+        let why = if xsk { self.xsk()?.describe() } else { Vec::new() };
         let tun = Tun::with_offloads(&spec.interface, self.lan_offloads)?;
         let outer_ipv6 = self.wans.is_ipv6();
         let fits = |&suite| Overhead { outer_ipv6, udp: true, suite }.inner_mtu(ETHERNET_MTU) as u32;
@@ -161,12 +182,16 @@ impl UserEngine {
         let shared = Arc::new(shared);
         let outbound = self.outbound_worker()?;
         self.outbound[outbound].control.send(Outbound::AddTunnel(shared.clone()))?;
-        self.tunnels.insert(spec.id, Tunnel { shared, outbound, mtu: spec.mtu });
+        self.tunnels.insert(spec.id, Tunnel { shared, outbound, mtu: spec.mtu, xsk });
         Ok(TunnelReport {
             engine: Engine::User,
             lan_port: "tun",
-            wan_port: if spec.encap { "udp" } else { "raw" },
-            why: Vec::new(),
+            wan_port: match xsk {
+                true => "xsk",
+                false if spec.encap => "udp",
+                false => "raw",
+            },
+            why,
             spi_parity: Some(Parity::Even),
         })
     }
@@ -226,7 +251,7 @@ impl UserEngine {
         if self.sas.contains_key(&setup.inbound) {
             return Err(DataplaneError::SpiTaken(setup.inbound));
         }
-        let (shared, mtu, outbound) = (tunnel.shared.clone(), tunnel.mtu, tunnel.outbound);
+        let (shared, mtu, outbound, xsk) = (tunnel.shared.clone(), tunnel.mtu, tunnel.outbound, tunnel.xsk);
         let (socket, workers) = self.wans.socket(setup.local, setup.encap)?;
         let worker = self.inbound_worker(workers.clone(), setup.remote.ip());
         let counters = Arc::new(Counters::default());
@@ -255,7 +280,7 @@ impl UserEngine {
             inbound: setup.inbound,
             sa: OutboundSa::new(setup.outbound, setup.suite, &setup.outbound_keys, setup.esn)?,
             selectors,
-            path: WanPath::Socket(socket),
+            path: self.path(xsk, socket),
             route: Route { local: setup.local, remote: setup.remote },
             counters: counters.clone(),
             limits: setup.limits,
@@ -315,7 +340,7 @@ impl UserEngine {
         encap: bool,
     ) -> Result<(), DataplaneError> {
         let tunnel = self.tunnels.get(&id).ok_or(DataplaneError::UnknownTunnel(id))?;
-        let outbound = tunnel.outbound;
+        let (outbound, xsk) = (tunnel.outbound, tunnel.xsk);
         if moving.is_empty() {
             return Ok(());
         }
@@ -343,7 +368,8 @@ impl UserEngine {
             control.send(Inbound::Move(moving.clone(), remote))?;
         }
         let route = Route { local: local.ip(), remote };
-        self.outbound[outbound].control.send(Outbound::Move(id, moving, WanPath::Socket(socket), route))
+        let path = self.path(xsk, socket);
+        self.outbound[outbound].control.send(Outbound::Move(id, moving, path, route))
     }
 
     /// Sends an IKE message from the UDP port that ESP uses too, behind the non-ESP marker.

@@ -15,6 +15,7 @@ use culvert_crypto::{Suite, SuiteKeys};
 use culvert_dataplane::testing::{self, Limits, SaSetup};
 use culvert_dataplane::{
     Dataplane, DataplaneConfig, DataplaneEvent, Engine, EngineChoice, OffloadSwitches, TunnelSpec,
+    WanPortChoice,
 };
 use culvert_ebpf_shared::testing::{ethernet, ip, udp};
 use culvert_esp::packet::Packet;
@@ -172,6 +173,7 @@ impl Bench {
             inside: Vec::new(),
             mtu: Some(MTU as u32),
             encap: path.encap,
+            wan_port: WanPortChoice::Socket,
             remote_nets: vec!["10.2.0.0/24".parse().unwrap(), "fd02::/64".parse().unwrap()],
         };
         let report = gateway.within(|| runtime.block_on(dataplane.create_tunnel(spec))).unwrap().unwrap();

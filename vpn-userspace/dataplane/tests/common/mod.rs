@@ -9,7 +9,7 @@ use culvert_crypto::{Suite, SuiteKeys};
 use culvert_dataplane::testing::{self, Limits, SaSetup};
 use culvert_dataplane::{
     Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent, EngineChoice, OffloadSwitches, SaStats,
-    TunnelSpec,
+    TunnelSpec, WanPortChoice,
 };
 use culvert_lab::Namespace;
 use culvert_lab::topology::{LAN_A, LAN_A6, LAN_B, LAN_B6};
@@ -34,6 +34,7 @@ pub(crate) struct Options {
     pub(crate) mtu: Option<u32>,
     pub(crate) busy_poll: bool,
     pub(crate) offloads: OffloadSwitches,
+    pub(crate) wan_port: WanPortChoice,
 }
 
 impl Default for Options {
@@ -47,6 +48,7 @@ impl Default for Options {
             mtu: None,
             busy_poll: false,
             offloads: OffloadSwitches::default(),
+            wan_port: WanPortChoice::Socket,
         }
     }
 }
@@ -77,6 +79,7 @@ impl<'a> Gateway<'a> {
             workers: 2,
             busy_poll: options.busy_poll,
             offloads: options.offloads,
+            wan_devices: vec!["wan".to_owned()],
             ..DataplaneConfig::default()
         };
         let (dataplane, events) =
@@ -101,6 +104,7 @@ impl<'a> Gateway<'a> {
             inside: Vec::new(),
             mtu: self.options.mtu,
             encap: self.options.encap,
+            wan_port: self.options.wan_port,
             remote_nets: self.nets().1.iter().map(|n| n.parse().unwrap()).collect(),
         }
     }

@@ -1,6 +1,6 @@
 //! Which packets leave the stack's way: SAs with a path of their own, and the AF_XDP sockets that they lead to.
 use super::{Guard, GuardError};
-use crate::xsk::Receiver;
+use crate::xsk::Endpoint;
 use culvert_ebpf_shared::layout::Sa;
 use culvert_ebpf_shared::redirect::{MAX_XSKS, XskKey, XskSlot};
 use culvert_types::Spi;
@@ -28,6 +28,15 @@ pub(super) struct Redirects {
 }
 
 impl Guard {
+    /// Lets go of an interface, which may be gone: it can be attached to anew.
+    pub fn detach(&mut self, ifname: &str) {
+        for hook in self.hooks.extract_if(.., |hook| hook.interface() == ifname) {
+            if let Err(error) = hook.detach() {
+                tracing::debug!(%error, "the guard's interface is gone");
+            }
+        }
+    }
+
     /// Sends the SA's packets this way from now on.
     ///
     /// # Errors
@@ -42,22 +51,21 @@ impl Guard {
         self.maps.update_sa(spi, *entry)
     }
 
-    /// Gives packets of SAs of this worker, arriving at the receiver's queue, to the receiver; in place of another one if
+    /// Gives packets of SAs of this worker, arriving at the receiver's queue, to the receiver, in place of another one if
     /// there was one.
     ///
     /// # Errors
     ///
     /// [`GuardError::TooManySockets`].
-    pub fn add_receiver(&mut self, worker: u32, receiver: &Receiver) -> Result<(), GuardError> {
-        let queue = receiver.queue();
-        let key = XskKey { device: queue.index(), queue: queue.queue(), worker };
+    pub fn add_receiver(&mut self, worker: u32, receiver: &Endpoint) -> Result<(), GuardError> {
+        let key = XskKey { device: receiver.device, queue: receiver.queue, worker };
         let slot = match self.redirects.slots.get(&key) {
             Some(slot) => *slot,
             None => (0..MAX_XSKS)
                 .find(|slot| !self.redirects.slots.values().any(|used| used == slot))
                 .ok_or(GuardError::TooManySockets { most: MAX_XSKS })?,
         };
-        let longest = u32::try_from(queue.longest()).unwrap_or(u32::MAX);
+        let longest = u32::try_from(receiver.longest).unwrap_or(u32::MAX);
         self.maps.set_xsk(key, XskSlot { slot, longest }, receiver.as_fd())?;
         self.redirects.slots.insert(key, slot);
         Ok(())

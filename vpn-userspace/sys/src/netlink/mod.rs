@@ -6,11 +6,13 @@
 
 mod error;
 mod link;
+mod nexthop;
 mod route;
 mod watch;
 
 pub use error::{KernelError, NetlinkError};
 pub use link::{Link, LinkDrops, LinkKind, interface_drops};
+pub use nexthop::{Flow, NextHop, NextHops};
 pub use route::{Route, RouteTarget, RouteToPeer};
 pub use watch::AddressWatch;
 

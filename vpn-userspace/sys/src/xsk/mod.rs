@@ -11,11 +11,14 @@
 //!
 //! Oldest kernel: 5.10 (shared UMEM of several queues). Needs CAP_NET_RAW, and CAP_IPC_LOCK for the memory.
 mod error;
+mod frame;
 mod ring;
 mod socket;
 mod syscall;
 mod umem;
 
 pub use error::XskError;
-pub use socket::{BATCH, Mode, Queue, QueueOptions, Received, Receiver, Statistics, queue_count};
+pub use frame::{Outer, outer};
+pub use socket::{BATCH, Endpoint, Mode, Queue, QueueOptions, Received, Receiver, Statistics};
+pub use syscall::{device_index, device_mtu, queue_count};
 pub use umem::{Frame, Umem};

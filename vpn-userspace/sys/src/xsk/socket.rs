@@ -101,11 +101,6 @@ pub struct Received {
     pub len: usize,
 }
 
-/// How many receive queues a device has; 1 if its driver does not tell.
-pub fn queue_count(device: &str) -> u32 {
-    syscall::channels(device).unwrap_or(1)
-}
-
 impl Queue {
     /// Opens a queue of a device of the network namespace of the calling thread. Zero copy where the driver has it.
     ///
@@ -118,7 +113,7 @@ impl Queue {
         options: &QueueOptions,
     ) -> Result<Self, XskError> {
         let index =
-            syscall::index_of(device).ok_or_else(|| XskError::NoDevice { device: device.to_owned() })?;
+            syscall::device_index(device).ok_or_else(|| XskError::NoDevice { device: device.to_owned() })?;
         match Self::open_as(umem, (device, index), queue, options, Mode::ZeroCopy) {
             // Neither a driver without zero copy, nor one that has no queue or frame size left for it, is an error.
             Err(XskError::Kernel { call: "bind", .. } | XskError::NoQueue { .. }) => {
@@ -325,6 +320,24 @@ impl std::fmt::Debug for Queue {
     }
 }
 
+/// What an XDP program must know of a receiver to send it packets. Holds the receiver's socket open.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Index of the device.
+    pub device: u32,
+    /// The queue.
+    pub queue: u32,
+    /// The longest packet that can be received, with its Ethernet header.
+    pub longest: usize,
+    fd: OwnedFd,
+}
+
+impl AsFd for Endpoint {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// Takes packets of a queue, those that an XDP program redirects to this very socket.
 pub struct Receiver {
     queue: Arc<Queue>,
@@ -350,6 +363,15 @@ impl Receiver {
         syscall::bind(&fd, queue.index, queue.queue, libc::XDP_SHARED_UMEM, Some(queue.fd.as_fd()))
             .map_err(failed("bind"))?;
         Ok(Self { queue: queue.clone(), fd, ring })
+    }
+
+    /// For an XDP program, see [`crate::guard::Guard::add_receiver`].
+    ///
+    /// # Errors
+    /// The process has as many descriptors as it may.
+    pub fn endpoint(&self) -> io::Result<Endpoint> {
+        let (device, queue) = (self.queue.index, self.queue.queue);
+        Ok(Endpoint { device, queue, longest: self.queue.longest(), fd: self.fd.try_clone()? })
     }
 
     /// The queue that it is of.

@@ -127,7 +127,8 @@ pub(super) fn unmap(memory: NonNull<u8>, len: usize) {
     unsafe { libc::munmap(memory.as_ptr().cast(), len) };
 }
 
-pub(super) fn index_of(device: &str) -> Option<u32> {
+/// Index of a device of the calling thread's network namespace.
+pub fn device_index(device: &str) -> Option<u32> {
     let name = CString::new(device).ok()?;
     // SAFETY: a terminated string that outlives the call.
     match unsafe { libc::if_nametoindex(name.as_ptr()) } {
@@ -150,22 +151,38 @@ struct Channels {
 
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
 
-/// Receive queues of a device, as its driver tells; `None` if it does not.
-pub(super) fn channels(device: &str) -> Option<u32> {
-    let name = CString::new(device).ok().filter(|n| n.as_bytes().len() < libc::IFNAMSIZ)?;
+/// How many receive queues a device has; 1 if its driver does not tell.
+pub fn queue_count(device: &str) -> u32 {
     let mut channels = Channels { command: ETHTOOL_GCHANNELS, ..Channels::default() };
+    let answer = ask(device, libc::SIOCETHTOOL, |r| r.ifr_ifru.ifru_data = (&raw mut channels).cast());
+    answer.map_or(1, |_| (channels.rx + channels.combined).max(1))
+}
+
+/// MTU of a device in bytes.
+pub fn device_mtu(device: &str) -> Option<u32> {
+    let answer = ask(device, libc::SIOCGIFMTU, |_| {})?;
+    // SAFETY: what SIOCGIFMTU writes.
+    u32::try_from(unsafe { answer.ifr_ifru.ifru_mtu }).ok()
+}
+
+/// Asks the kernel about a device; `prepare` fills the request in. For the two requests above only.
+fn ask(device: &str, what: libc::Ioctl, prepare: impl FnOnce(&mut libc::ifreq)) -> Option<libc::ifreq> {
+    if device.len() >= libc::IFNAMSIZ {
+        return None;
+    }
     // SAFETY: plain data, for which all zeroes is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.as_bytes()) {
-        *to = *from as libc::c_char;
+    for (to, from) in request.ifr_name.iter_mut().zip(device.bytes()) {
+        *to = from as libc::c_char;
     }
-    request.ifr_ifru.ifru_data = (&raw mut channels).cast();
+    prepare(&mut request);
     // SAFETY: no memory is passed; the descriptor is owned at once.
     let socket = unsafe {
         let fd = checked(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)).ok()?;
         OwnedFd::from_raw_fd(fd)
     };
-    // SAFETY: SIOCETHTOOL reads the name, and reads and writes the struct of the command that ifru_data points to.
-    let answer = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
-    (answer == 0).then_some((channels.rx + channels.combined).max(1))
+    // SAFETY: both read the name; SIOCETHTOOL reads and writes the struct of the command that ifru_data points to, which
+    // the caller holds, and SIOCGIFMTU writes the request.
+    let answer = unsafe { libc::ioctl(socket.as_raw_fd(), what, &raw mut request) };
+    (answer == 0).then_some(request)
 }

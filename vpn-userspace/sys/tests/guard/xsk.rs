@@ -55,11 +55,11 @@ fn valid_packets_of_an_sa_go_to_its_worker_and_all_others_to_the_stack() {
     guard.set_path(spi(SPI), SaPath::Xsk { worker: WORKER }).unwrap();
     bench.send(&packet);
     assert!(bench.receive("esp").is_some());
-    guard.add_receiver(WORKER + 1, &receiver).unwrap();
+    guard.add_receiver(WORKER + 1, &receiver.endpoint().unwrap()).unwrap();
     bench.send(&packet);
     assert!(bench.receive("esp").is_some());
 
-    guard.add_receiver(WORKER, &receiver).unwrap();
+    guard.add_receiver(WORKER, &receiver.endpoint().unwrap()).unwrap();
     let encapsulated = natt(PEER4, GATEWAY4, &esp(SPI, 2, 44));
     bench.send(&packet);
     bench.send(&encapsulated);
@@ -94,7 +94,7 @@ fn rings_wrap_and_an_empty_fill_ring_loses_packets_but_no_frames() {
     let free = umem.free();
     assert_eq!(free, 4096 - 32);
     guard.set_path(spi(SPI), SaPath::Xsk { worker: WORKER }).unwrap();
-    guard.add_receiver(WORKER, &receiver).unwrap();
+    guard.add_receiver(WORKER, &receiver.endpoint().unwrap()).unwrap();
     // More than the 2048 entries of the rings, twice.
     let mut sequence = 0;
     for _ in 0..4200 / 30 {

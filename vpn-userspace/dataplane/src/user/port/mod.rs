@@ -9,6 +9,7 @@
 
 pub(crate) mod socket;
 pub(crate) mod tun;
+pub(crate) mod xsk;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,12 +23,13 @@ use culvert_sys::wan::{PathError, WanKind, WanSocket};
 
 use self::socket::{SocketReceive, SocketTransmit};
 use self::tun::{LanBatch, TunRead, TunWrite};
+use self::xsk::{XskPath, XskReceive, XskTransmit};
 use super::coalesce::Joined;
 use super::counters::Reason;
 use super::tunnel::TunnelShared;
 
 /// Where a sealed packet goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Route {
     /// Our outer address. A socket has its own and ignores it.
     pub(crate) local: IpAddr,
@@ -108,6 +110,8 @@ pub(crate) trait WanReceive: AsFd {
 pub(crate) enum WanPath {
     /// A UDP or raw socket.
     Socket(Arc<WanSocket>),
+    /// Frames of the WAN's devices, and a socket for the rest.
+    Xsk(XskPath),
 }
 
 impl WanPath {
@@ -115,6 +119,7 @@ impl WanPath {
     pub(crate) fn open(&self) -> WanOut {
         match self {
             Self::Socket(socket) => WanOut::Socket(SocketTransmit::new(socket.clone())),
+            Self::Xsk(path) => WanOut::Xsk(Box::new(XskTransmit::new(path.clone()))),
         }
     }
 }
@@ -123,6 +128,8 @@ impl WanPath {
 pub(crate) enum WanOut {
     /// Trains through a socket.
     Socket(SocketTransmit),
+    /// Frames.
+    Xsk(Box<XskTransmit>),
 }
 
 impl WanOut {
@@ -130,6 +137,8 @@ impl WanOut {
     pub(crate) fn is_of(&self, path: &WanPath) -> bool {
         match (self, path) {
             (Self::Socket(port), WanPath::Socket(socket)) => port.is_of(socket),
+            (Self::Xsk(port), WanPath::Xsk(path)) => port.is_of(path),
+            _ => false,
         }
     }
 }
@@ -139,6 +148,7 @@ impl WanTransmit for WanOut {
     fn is_full(&self) -> bool {
         match self {
             Self::Socket(port) => port.is_full(),
+            Self::Xsk(port) => port.is_full(),
         }
     }
 
@@ -146,6 +156,7 @@ impl WanTransmit for WanOut {
     fn is_empty(&self) -> bool {
         match self {
             Self::Socket(port) => port.is_empty(),
+            Self::Xsk(port) => port.is_empty(),
         }
     }
 
@@ -153,6 +164,7 @@ impl WanTransmit for WanOut {
     fn slot(&mut self, need: usize) -> Option<&mut [u8]> {
         match self {
             Self::Socket(port) => port.slot(need),
+            Self::Xsk(port) => port.slot(need),
         }
     }
 
@@ -160,12 +172,14 @@ impl WanTransmit for WanOut {
     fn commit(&mut self, len: usize, tos: u8, route: &Route, owner: u32) {
         match self {
             Self::Socket(port) => port.commit(len, tos, route, owner),
+            Self::Xsk(port) => port.commit(len, tos, route, owner),
         }
     }
 
     fn flush(&mut self, lost: &mut dyn FnMut(u32, Reason, u64)) {
         match self {
             Self::Socket(port) => port.flush(lost),
+            Self::Xsk(port) => port.flush(lost),
         }
     }
 }
@@ -174,42 +188,50 @@ impl WanTransmit for WanOut {
 pub(crate) enum WanIn {
     /// Batches from a socket.
     Socket(SocketReceive),
+    /// Frames that the guard redirected.
+    Xsk(XskReceive),
 }
 
 impl WanReceive for WanIn {
     fn kind(&self) -> WanKind {
         match self {
             Self::Socket(port) => port.kind(),
+            Self::Xsk(port) => port.kind(),
         }
     }
 
     fn local(&self) -> SocketAddr {
         match self {
             Self::Socket(port) => port.local(),
+            Self::Xsk(port) => port.local(),
         }
     }
 
     fn receive(&mut self) -> io::Result<bool> {
         match self {
             Self::Socket(port) => port.receive(),
+            Self::Xsk(port) => port.receive(),
         }
     }
 
     fn parts(&mut self) -> (&mut [u8], &[Datagram]) {
         match self {
             Self::Socket(port) => port.parts(),
+            Self::Xsk(port) => port.parts(),
         }
     }
 
     fn release(&mut self) {
         match self {
             Self::Socket(port) => port.release(),
+            Self::Xsk(port) => port.release(),
         }
     }
 
     fn path_errors(&self) -> Vec<PathError> {
         match self {
             Self::Socket(port) => port.path_errors(),
+            Self::Xsk(port) => port.path_errors(),
         }
     }
 }
@@ -218,6 +240,7 @@ impl AsFd for WanIn {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Socket(port) => port.as_fd(),
+            Self::Xsk(port) => port.as_fd(),
         }
     }
 }
