@@ -18,7 +18,7 @@ pub enum Latency {
     /// Workers sleep until packets come.
     #[default]
     Default,
-    /// Workers with tunnels never sleep: each takes what it gets of a core.
+    /// Workers poll for half a millisecond after packets before they sleep.
     Low,
 }
 

@@ -33,7 +33,7 @@ pub struct DataplaneConfig {
     pub wan_devices: Vec<String>,
     /// Open the UDP sockets so that a kernel ESP socket can share their port (SO_REUSEPORT).
     pub share_natt_port: bool,
-    /// Workers that serve a tunnel never sleep: less latency, at the cost of a core each.
+    /// Workers that serve a tunnel poll for half a millisecond after packets before they sleep: less latency, more CPU time.
     pub busy_poll: bool,
     /// Offloads of the engine `user` that may be used.
     pub offloads: OffloadSwitches,

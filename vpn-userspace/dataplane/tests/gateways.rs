@@ -167,6 +167,21 @@ fn without_offloads_and_with_busy_workers_everything_passes() {
 }
 
 #[test]
+fn a_full_queue_of_the_lan_is_counted() {
+    let site = Site::new().unwrap();
+    let (mut a, mut b) = up(&site, &Options::default(), (WAN_A, WAN_B));
+    assert_eq!(a.dropped("lan-queue-full"), 0);
+    site.gateway_a.ip(&format!("link set {INTERFACE} txqueuelen 1")).unwrap();
+    let flood = Iperf { udp: Some("400M".to_owned()), streams: 4, ..Iperf::default() };
+    let server = IperfServer::start(&site.host_b).unwrap();
+    let seen = server.measure(&site.host_a, HOST_B, &flood).unwrap();
+    let dropped = a.run(|d| Box::pin(async { d.tunnel_drops() }));
+    let full: u64 = dropped[0].drops.iter().filter(|(r, _)| *r == "lan-queue-full").map(|(_, n)| n).sum();
+    assert!(full > 0, "{seen:?} {dropped:?}");
+    assert_eq!(b.dropped("not-authentic"), 0);
+}
+
+#[test]
 fn what_no_selector_takes_is_dropped_and_answered() {
     let site = Site::new().unwrap();
     let narrow = Options { nets: (vec![LAN_A], vec!["10.2.0.0/30"]), ..Options::default() };

@@ -206,6 +206,25 @@ impl WanSocket {
         self.segmentation.load(Ordering::Relaxed)
     }
 
+    /// Packets that the kernel dropped because the socket's buffer was full, since it was opened; wraps (SO_MEMINFO, Linux 4.12).
+    pub fn receive_drops(&self) -> u32 {
+        // SK_MEMINFO_DROPS (linux/sock_diag.h) is the last of nine words.
+        const WORDS: usize = 9;
+        let mut words = [0u32; WORDS];
+        let mut len = size_of_val(&words) as libc::socklen_t;
+        // SAFETY: the words and their length are ours, writable and outlive the call.
+        let result = unsafe {
+            libc::getsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                words.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        };
+        if result < 0 { 0 } else { words[WORDS - 1] }
+    }
+
     /// Sends no more trains: the route's device has no checksum offload, without which they fail with EIO.
     pub fn give_up_segmentation(&self) {
         self.segmentation.store(false, Ordering::Relaxed);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use culvert_sys::event::{Poller, Ready, Waker};
 use culvert_sys::wan::PathError;
@@ -77,8 +77,9 @@ impl<C> ControlSender<C> {
     }
 }
 
-/// Rounds of a busy wait before deadlines are looked at.
-const BUSY_ROUNDS: u32 = 512;
+/// How long a busy wait asks before it sleeps. On a host whose cores have other work a thread that never sleeps is the
+/// last to be run: what wakes up goes first.
+const BUSY: Duration = Duration::from_micros(500);
 /// The token of a worker's waker; every other token is an index.
 pub(crate) const WAKE: u64 = u64::MAX;
 
@@ -95,8 +96,8 @@ impl<C> Control<C> {
         self.waker.drain();
     }
 
-    /// Waits for what is ready, at most for that long. A busy wait asks again and again, lets others run in between, and
-    /// comes back with nothing now and then.
+    /// Waits for what is ready, at most for that long. A busy wait first asks again and again, and lets others run in
+    /// between.
     pub(crate) fn wait(
         &mut self,
         timeout: Option<Duration>,
@@ -108,13 +109,18 @@ impl<C> Control<C> {
             ready.extend(self.poller.wait(timeout)?);
             return Ok(());
         }
-        for _ in 0..BUSY_ROUNDS {
+        let until = Instant::now() + BUSY;
+        loop {
             ready.extend(self.poller.wait(Some(Duration::ZERO))?);
             if !ready.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= until {
                 break;
             }
             std::thread::yield_now();
         }
+        ready.extend(self.poller.wait(timeout)?);
         Ok(())
     }
 

@@ -59,7 +59,7 @@ pub(crate) struct InboundWorker {
     coalescer: Coalescer,
     /// Packets that met no SA.
     unknown: Arc<Flow>,
-    /// Never sleep while there are SAs.
+    /// Poll before sleeping while there are SAs.
     busy: bool,
     events: Events,
     ike: RateLimit,

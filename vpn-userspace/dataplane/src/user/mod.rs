@@ -8,6 +8,7 @@
 
 mod arrange;
 pub(crate) mod coalesce;
+mod congestion;
 mod control;
 mod counters;
 mod inbound;
@@ -30,6 +31,7 @@ use culvert_esp::selectors::Selectors;
 use culvert_esp::tunnel::{Overhead, Rules};
 use culvert_esp::{InboundSa, OutboundSa};
 use culvert_ike::Parity;
+use culvert_sys::netlink::interface_drops;
 use culvert_sys::tun::{Offloads, Tun};
 use culvert_sys::wan::{WanOptions, WanSocket, route_mtu};
 use culvert_types::{Spi, TunnelId};
@@ -416,8 +418,16 @@ impl UserEngine {
     }
 
     pub(crate) fn tunnel_drops(&self) -> Vec<TunnelDrops> {
-        let drops =
-            |(&tunnel, t): (&TunnelId, &Tunnel)| TunnelDrops { tunnel, drops: t.shared.counters.drops() };
+        let kernel =
+            if self.tunnels.is_empty() { HashMap::new() } else { interface_drops().unwrap_or_default() };
+        let drops = |(&tunnel, t): (&TunnelId, &Tunnel)| {
+            let mut drops = t.shared.counters.drops();
+            let queue = kernel.get(t.shared.tun.name()).map_or(0, |k| k.sent);
+            if queue > 0 {
+                drops.push(("lan-queue-full", queue));
+            }
+            TunnelDrops { tunnel, drops }
+        };
         self.tunnels.iter().map(drops).collect()
     }
 

@@ -14,6 +14,7 @@ use culvert_sys::tun::VnetHeader;
 use culvert_types::{Spi, TunnelId};
 
 use super::arrange::Arranger;
+use super::congestion::Congestion;
 use super::control::{Control, Events, Outbound, WAKE};
 use super::counters::{Counters, Reason};
 use super::port::tun::{LanBatch, PACKETS, TunRead};
@@ -67,6 +68,7 @@ struct Tunnel {
     standby: Vec<Owned>,
     trigger: RateLimit,
     icmp: RateLimit,
+    congestion: Congestion,
 }
 
 pub(crate) struct OutboundWorker {
@@ -75,7 +77,7 @@ pub(crate) struct OutboundWorker {
     batch: LanBatch,
     arranger: Arranger,
     rules: Rules,
-    /// Never sleep while there are tunnels.
+    /// Poll before sleeping while there are tunnels.
     busy: bool,
     events: Events,
     next_token: u64,
@@ -140,6 +142,7 @@ impl OutboundWorker {
                     standby: Vec::new(),
                     trigger: RateLimit::new(1, 1),
                     icmp: RateLimit::new(100, 50),
+                    congestion: Congestion::default(),
                 });
             }
             Outbound::RemoveTunnel(id, done) => {
@@ -229,8 +232,9 @@ impl Tunnel {
         rules: &Rules,
         events: &Events,
     ) -> io::Result<()> {
-        let Self { shared, lan, active, trigger, icmp, .. } = self;
-        let mut path = Path { shared, active, trigger, icmp, wan, rules, events };
+        let Self { shared, lan, active, trigger, icmp, congestion, .. } = self;
+        let mut path = Path { shared, active, trigger, icmp, congestion, wan, rules, events };
+        let mut empty = false;
         let mut result = Ok(());
         for _ in 0..BUDGET {
             match lan.receive(batch) {
@@ -242,6 +246,7 @@ impl Tunnel {
                     }
                 }
                 Err(e) => {
+                    empty = true;
                     if e.kind() != io::ErrorKind::WouldBlock {
                         result = Err(e);
                     }
@@ -251,6 +256,7 @@ impl Tunnel {
         }
         path.flush_all();
         path.account();
+        path.congestion.seen(Instant::now(), empty);
         result
     }
 }
@@ -261,6 +267,7 @@ struct Path<'a> {
     active: &'a mut [Owned],
     trigger: &'a mut RateLimit,
     icmp: &'a mut RateLimit,
+    congestion: &'a mut Congestion,
     wan: &'a mut [WanOut],
     rules: &'a Rules,
     events: &'a Events,
@@ -290,7 +297,7 @@ impl Path<'_> {
         let found = self.active.iter().position(fits);
         // What no SA takes is counted by the newest.
         let index = found.unwrap_or(0);
-        let Self { shared, active, trigger, icmp: icmp_limit, wan, rules, events } = self;
+        let Self { shared, active, trigger, icmp: icmp_limit, congestion, wan, rules, events } = self;
         let Some(owned) = active.get_mut(index) else {
             // The kernel's own chatter on a new interface (MLD, IGMP) asks for no tunnel.
             if packet.is_ok_and(|p| is_link_local(&p)) {
@@ -343,7 +350,7 @@ impl Path<'_> {
             return;
         }
         let Some(port) = wan.get_mut(owned.port) else { return };
-        let tos = rules.outer_traffic_class(packet.traffic_class());
+        let tos = congestion.mark(rules.outer_traffic_class(packet.traffic_class()));
         let next_header = if packet.is_ipv4() { 4 } else { 41 };
         let header_len = owned.entry.sa.header_len();
         let (mut packets, mut inner_bytes) = (0, 0);

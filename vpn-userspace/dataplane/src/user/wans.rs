@@ -242,6 +242,11 @@ impl Wans {
     pub(crate) fn drops(&self) -> Vec<(&'static str, u64)> {
         let mut all = Vec::new();
         self.unknown.iter().for_each(|u| u.drops.collect(&mut all));
+        let sockets = self.list.iter().flat_map(|w| w.udp.iter().chain(&w.esp));
+        let full = sockets.map(|s| u64::from(s.receive_drops())).sum();
+        if full > 0 {
+            all.push(("wan-receive-full", full));
+        }
         all
     }
 }

@@ -183,7 +183,8 @@ impl<'a> Gateway<'a> {
             drops.iter().filter(|(r, _)| *r == reason).map(|(_, n)| n).sum()
         };
         let sas: u64 = self.stats().iter().map(|s| of(&s.drops)).sum();
-        let tunnels: u64 = self.dataplane.tunnel_drops().iter().map(|t| of(&t.drops)).sum();
+        let tunnels: u64 =
+            self.run(|d| Box::pin(async { d.tunnel_drops() })).iter().map(|t| of(&t.drops)).sum();
         sas + tunnels + of(&self.dataplane.wan_drops())
     }
 
