@@ -16,10 +16,11 @@ const FLAGS: &[&str] = &[
 ];
 
 /// What the crate finds the objects by, and their names.
-const OBJECTS: [(&str, &str); 3] = [
+const OBJECTS: [(&str, &str); 4] = [
     ("CULVERT_EBPF_OBJECT", "culvert-ebpf"),
     ("CULVERT_STEER_OBJECT", "culvert-steer"),
     ("CULVERT_MSS_OBJECT", "culvert-mss"),
+    ("CULVERT_ESP_OBJECT", "culvert-esp"),
 ];
 
 fn main() -> ExitCode {

@@ -35,6 +35,12 @@ impl Address {
         }
     }
 
+    /// The four words, in network byte order.
+    #[inline(always)]
+    pub const fn words(&self) -> [u32; 4] {
+        [self.a, self.b, self.c, self.d]
+    }
+
     /// True for an IPv4 address.
     #[inline(always)]
     pub const fn is_v4(self) -> bool {

@@ -6,6 +6,7 @@ pub mod batch;
 pub mod capture;
 pub mod encap;
 pub mod errno;
+pub mod esp_bpf;
 pub mod event;
 pub mod guard;
 pub mod mss;

@@ -6,7 +6,7 @@
 
 use aya::programs::{SchedClassifier, TcAttachType};
 
-use crate::guard::{GuardError, TcHook, hook_tc};
+use crate::guard::{GuardError, TcHook, TcPlace, hook_tc};
 
 /// The program, built by this crate's build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CULVERT_MSS_OBJECT"));
@@ -41,8 +41,8 @@ impl MssClamp {
     /// There is no such interface, or the kernel refuses.
     pub fn attach(&mut self, interface: &str) -> Result<ClampedInterface, GuardError> {
         let program = program(&mut self.ebpf)?;
-        let (egress, _) = hook_tc(program, interface, TcAttachType::Egress)?;
-        let (ingress, _) = hook_tc(program, interface, TcAttachType::Ingress)?;
+        let (egress, _) = hook_tc(program, interface, TcAttachType::Egress, TcPlace::First)?;
+        let (ingress, _) = hook_tc(program, interface, TcAttachType::Ingress, TcPlace::First)?;
         Ok(ClampedInterface { _both: [egress, ingress] })
     }
 }

@@ -181,19 +181,28 @@ fn whole<const SEAL: bool>(s: &mut State, block: u32) {
     let mut h = s.sum;
     let mut i = 0;
     while i < 16 {
-        let mut absorbed = [0; 4];
-        let mut k = 0;
-        while k < 4 {
-            let before = u32::from_le(s.text[at + i + k]);
-            let after = before ^ s.stream[i + k];
-            s.text[at + i + k] = after.to_le();
-            absorbed[k] = if SEAL { after } else { before };
-            k += 1;
+        // What is absorbed is read and written first when sealing, and last when opening: fewer words to keep.
+        if SEAL {
+            crypt(s, at, i);
         }
-        poly::absorb(s, &mut h, absorbed, 1);
+        let words =
+            [s.text[at + i], s.text[at + i + 1], s.text[at + i + 2], s.text[at + i + 3]].map(u32::from_le);
+        poly::absorb(s, &mut h, words, 1);
+        if !SEAL {
+            crypt(s, at, i);
+        }
         i += 4;
     }
     s.sum = h;
+}
+
+#[inline(always)]
+fn crypt(s: &mut State, at: usize, i: usize) {
+    let mut k = i;
+    while k < i + 4 {
+        s.text[at + k] ^= s.stream[k].to_le();
+        k += 1;
+    }
 }
 
 /// RFC 8439 2.8: the check value takes the text filled up with zeroes to 16 bytes.

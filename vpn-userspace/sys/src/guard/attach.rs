@@ -170,7 +170,7 @@ fn attach_tc(
     let name = if link.ethernet { TC_ETHERNET } else { TC_IP };
     let program = classifier(ebpf, name)?;
     let interface = link.name.clone();
-    let (TcHook(hook), mode) = hook_tc(program, &interface, TcAttachType::Ingress)?;
+    let (TcHook(hook), mode) = hook_tc(program, &interface, TcAttachType::Ingress, TcPlace::First)?;
     let reason = match mode {
         AttachedMode::Clsact => {
             let old = "TCX needs kernel 6.6";
@@ -185,17 +185,27 @@ fn attach_tc(
 #[derive(Debug)]
 pub(crate) struct TcHook(HookLink);
 
-/// Attaches a loaded program before all others: by TCX, or as a clsact filter on kernels before 6.6.
+/// Where among the TC programs of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TcPlace {
+    /// Before all others: what is dropped there should cost nobody else anything.
+    First,
+    /// Behind the guard.
+    Last,
+}
+
+/// Attaches a loaded program: by TCX, or as a clsact filter on kernels before 6.6.
 pub(crate) fn hook_tc(
     program: &mut SchedClassifier,
     interface: &str,
     direction: TcAttachType,
+    place: TcPlace,
 ) -> Result<(TcHook, AttachedMode), GuardError> {
     let failed = |how, cause: String| GuardError::Attach { interface: interface.to_owned(), how, cause };
     if KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0)) {
         let failed = |error: &dyn std::error::Error| failed("TCX", chain(error));
-        // First: what is dropped here should cost nobody else anything.
-        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let order = if place == TcPlace::First { LinkOrder::first() } else { LinkOrder::last() };
+        let options = TcAttachOptions::TcxOrder(order);
         let id = program.attach_with_options(interface, direction, options).map_err(|e| failed(&e))?;
         let owned = program.take_link(id).map_err(|e| failed(&e))?;
         let link = FdLink::try_from(owned).map_err(|e| GuardError::Attach {
@@ -207,7 +217,8 @@ pub(crate) fn hook_tc(
     }
     let failed = |error: &dyn std::error::Error| failed("a clsact filter", chain(error));
     add_clsact(interface)?;
-    let options = TcAttachOptions::Netlink(NlOptions { priority: 1, ..NlOptions::default() });
+    let priority = if place == TcPlace::First { 1 } else { 2 };
+    let options = TcAttachOptions::Netlink(NlOptions { priority, ..NlOptions::default() });
     let id = program.attach_with_options(interface, direction, options).map_err(|e| failed(&e))?;
     let owned = program.take_link(id).map_err(|e| failed(&e))?;
     Ok((TcHook(HookLink::Filter(owned)), AttachedMode::Clsact))
@@ -229,7 +240,7 @@ fn add_clsact(interface: &str) -> Result<(), GuardError> {
 pub(super) fn cleanup_stale() -> Result<Vec<String>, GuardError> {
     let mut cleaned = Vec::new();
     for interface in link::names()? {
-        for program in [TC_ETHERNET, TC_IP] {
+        for program in [TC_ETHERNET, TC_IP].into_iter().chain(crate::esp_bpf::PROGRAMS) {
             match tc::qdisc_detach_program(&interface, TcAttachType::Ingress, program) {
                 Ok(()) => {
                     if !cleaned.contains(&interface) {

@@ -127,7 +127,7 @@ impl GuardError {
 }
 
 /// The kernel's error number behind an error.
-pub(super) fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+pub(crate) fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     std::iter::successors(Some(error), |error| error.source())
         .find_map(|error| error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error))
 }

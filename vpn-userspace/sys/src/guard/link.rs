@@ -7,15 +7,15 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// An interface of the current network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Link {
+pub(crate) struct Link {
     /// Its name.
     pub(super) name: String,
     /// Its index.
-    pub(super) index: u32,
+    pub(crate) index: u32,
     /// Its driver as ethtool tells it; None if it has no answer (loopback).
     pub(super) driver: Option<String>,
     /// Do its packets begin with an Ethernet header?
-    pub(super) ethernet: bool,
+    pub(crate) ethernet: bool,
 }
 
 /// Drivers of links that exist in this kernel only, whose senders hand over unsegmented super-packets.
@@ -37,7 +37,7 @@ const VIRTUAL: &[&str] = &[
 
 impl Link {
     /// Asks for an interface by its name.
-    pub(super) fn find(name: &str) -> Result<Link, GuardError> {
+    pub(crate) fn find(name: &str) -> Result<Link, GuardError> {
         let unknown = || GuardError::UnknownInterface { interface: name.to_owned() };
         if name.is_empty() || name.len() >= libc::IFNAMSIZ {
             return Err(unknown());

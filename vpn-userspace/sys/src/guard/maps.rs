@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// A value as aya takes it.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Wire<T>(T);
+pub(crate) struct Wire<T>(pub(crate) T);
 
 // SAFETY: repr(transparent) around a type that `Plain` vouches for: repr(C), no padding, every bit pattern valid.
 unsafe impl<T: Plain> aya::Pod for Wire<T> {}
@@ -129,7 +129,7 @@ fn sum(values: &PerCpuValues<Wire<Counter>>) -> Counter {
 }
 
 /// Removing what is not there is as good as removing it.
-fn gone(outcome: Result<(), MapError>) -> Result<(), MapError> {
+pub(crate) fn gone(outcome: Result<(), MapError>) -> Result<(), MapError> {
     match outcome {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),

@@ -12,9 +12,9 @@ mod maps;
 mod redirect;
 
 pub use attach::{AttachMode, Attached, AttachedMode};
-pub(crate) use attach::{TcHook, hook_tc};
+pub(crate) use attach::{TcHook, TcPlace, hook_tc};
 pub use error::GuardError;
-pub(crate) use error::chain;
+pub(crate) use error::{chain, os_error};
 pub use redirect::SaPath;
 
 use attach::Hook;
@@ -22,7 +22,9 @@ use culvert_ebpf_shared::layout::{Config, MAX_SAS, MODE_LEARN, MODE_OFF, MODE_ON
 use culvert_ebpf_shared::limit::Rate;
 use culvert_ebpf_shared::{Address, Reason, Verdict};
 use culvert_types::Spi;
+pub(crate) use link::Link;
 use maps::Maps;
+pub(crate) use maps::{Wire, gone};
 use redirect::Redirects;
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -7,12 +7,14 @@
 mod error;
 mod link;
 mod nexthop;
+mod pair;
 mod route;
 mod watch;
 
 pub use error::{KernelError, NetlinkError};
 pub use link::{Link, LinkDrops, LinkKind, interface_drops};
 pub use nexthop::{Flow, NextHop, NextHops};
+pub use pair::{BACK_MAC, FRONT_MAC};
 pub use route::{Route, RouteTarget, RouteToPeer};
 pub use watch::AddressWatch;
 
@@ -199,12 +201,12 @@ impl Netlink {
         )
     }
 
-    /// Removes the tunnel interfaces that a process that died left behind: TUN devices and xfrm
-    /// interfaces whose names begin with [`INTERFACE_PREFIX`]. Returns their names.
+    /// Removes the tunnel interfaces that a process that died left behind: TUN devices, xfrm interfaces
+    /// and veths whose names begin with [`INTERFACE_PREFIX`]. Returns their names.
     pub async fn delete_stale_interfaces(&self) -> Result<Vec<String>, NetlinkError> {
         let mut removed = Vec::new();
         for link in self.links().await? {
-            let ours = matches!(link.kind, LinkKind::Tun | LinkKind::Xfrm { .. });
+            let ours = matches!(link.kind, LinkKind::Tun | LinkKind::Xfrm { .. } | LinkKind::Veth);
             if ours && link.name.starts_with(INTERFACE_PREFIX) {
                 self.delete_link(link.index).await?;
                 removed.push(link.name);

@@ -1,0 +1,55 @@
+//! The engine `bpf`: ESP with ChaCha20-Poly1305 under TC, without a socket and without kernel ESP.
+//!
+//! `culvert_esp_back` sits at the back of each tunnel's interface and seals whatever is routed into the tunnel;
+//! `culvert_esp_lan` seals what comes from a LAN before the stack sees it; `culvert_esp_wan` opens. An object of its
+//! own: hosts that do not use the engine never load it. Oldest kernel: 5.18.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch, core_intrinsics)]
+#![allow(internal_features)]
+
+mod maps;
+mod open;
+mod seal;
+#[allow(dead_code)]
+#[path = "../source.rs"]
+mod source;
+mod steps;
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+
+/// On the back of tunnels' interfaces.
+#[classifier]
+pub fn culvert_esp_back(ctx: TcContext) -> i32 {
+    seal::seal::<false>(&ctx)
+}
+
+/// On LAN devices.
+#[classifier]
+pub fn culvert_esp_lan(ctx: TcContext) -> i32 {
+    seal::seal::<true>(&ctx)
+}
+
+/// On WAN devices, behind the guard.
+#[classifier]
+pub fn culvert_esp_wan(ctx: TcContext) -> i32 {
+    open::open(&ctx)
+}
+
+/// Run by user space with packets that the stack put together, or had joined: it delivers what was opened.
+#[classifier]
+pub fn culvert_esp_odd(ctx: TcContext) -> i32 {
+    open::open_odd(&ctx)
+}
+
+/// The kernel takes GPL-only helpers from programs that say so.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Nothing here can panic, and the verifier refuses an endless loop: a panic would not load.
+    loop {}
+}

@@ -1,0 +1,72 @@
+//! The maps of the engine. Their layout is `culvert_ebpf_shared::esp::layout`.
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_F_WRONLY};
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
+use aya_ebpf::macros::btf_map;
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use culvert_ebpf_shared::esp::State;
+use culvert_ebpf_shared::esp::layout::{
+    Drops, Inbound, Key, MAX_PAIRS, MAX_TUNNELS, Outbound, Peer, Selectors, Tunnel, TunnelDrops,
+};
+use culvert_ebpf_shared::esp::reason::Reason;
+use culvert_ebpf_shared::layout::Present;
+
+/// Memory is taken when an entry is.
+const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
+
+/// At 0 for programs that run when a packet comes, at 1 for what user space runs: the one may interrupt the other.
+#[btf_map]
+pub(crate) static STATE: PerCpuArray<State, 2> = PerCpuArray::new();
+
+/// Written by user space, not read.
+#[btf_map]
+pub(crate) static KEYS: Array<Key, { 2 * MAX_PAIRS as usize }, { BPF_F_WRONLY as usize }> = Array::new();
+
+#[btf_map]
+pub(crate) static OUTBOUND: HashMap<u32, Outbound, { MAX_PAIRS as usize }, SPARSE> = HashMap::new();
+
+#[btf_map]
+pub(crate) static INBOUND: HashMap<u32, Inbound, { MAX_PAIRS as usize }, SPARSE> = HashMap::new();
+
+#[btf_map]
+pub(crate) static PEERS: HashMap<u32, Peer, { MAX_PAIRS as usize }, SPARSE> = HashMap::new();
+
+#[btf_map]
+pub(crate) static SELECTORS: HashMap<u32, Selectors, { MAX_PAIRS as usize }, SPARSE> = HashMap::new();
+
+/// Each under two indices.
+#[btf_map]
+pub(crate) static TUNNELS: HashMap<u32, Tunnel, { 2 * MAX_TUNNELS as usize }, SPARSE> = HashMap::new();
+
+#[btf_map]
+pub(crate) static TUNNEL_DROPS: HashMap<u32, TunnelDrops, { MAX_TUNNELS as usize }, SPARSE> = HashMap::new();
+
+/// LAN devices to which opened packets may go past the stack.
+#[btf_map]
+pub(crate) static LANS: HashMap<u32, Present, 256> = HashMap::new();
+
+/// Counts a dropped packet.
+#[inline(always)]
+pub(crate) fn drop(drops: *mut Drops, reason: Reason) {
+    // SAFETY: the caller's map value; the index is a constant within it.
+    unsafe { add(drops.cast::<u64>().add(reason as usize), 1) };
+}
+
+/// Counts a packet that met no SA of its tunnel.
+#[inline(always)]
+pub(crate) fn drop_of_tunnel(interface: u32, reason: Reason) {
+    if let Some(tunnel) = TUNNEL_DROPS.get_ptr_mut(&interface) {
+        // SAFETY: a map value.
+        drop(unsafe { &raw mut (*tunnel).drops }, reason);
+    }
+}
+
+/// Adds to a counter that all CPUs share, and says what it was.
+///
+/// # Safety
+///
+/// `counter` points into a map value, aligned to 8 bytes.
+#[inline(always)]
+pub(crate) unsafe fn add(counter: *mut u64, n: u64) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(counter, n) }
+}

@@ -1,0 +1,202 @@
+//! Maps of the engine `bpf`. What the programs write (numbers, windows, counters) user space inserts once and only
+//! reads after; what user space changes stands in entries of its own, which it replaces whole.
+use super::reason;
+use super::window::Window;
+use crate::address::Address;
+use crate::layout::Plain;
+use core::mem::{offset_of, size_of};
+
+/// SA pairs at once.
+pub const MAX_PAIRS: u32 = 8_192;
+/// Tunnels at once.
+pub const MAX_TUNNELS: u32 = 4_096;
+/// SAs of a tunnel that are in use at once.
+pub const MAX_ACTIVE: usize = 8;
+/// Selectors of each side of an SA.
+pub const MAX_SELECTORS: usize = 8;
+
+/// Map `KEYS`, at twice the pair's slot inbound and one behind outbound. User space writes it and cannot read it back.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Key {
+    /// As ChaCha20's input has it.
+    pub key: [u32; 8],
+    /// RFC 7634 2: the first four bytes of the nonce.
+    pub salt: u32,
+    /// 1 in an entry that is in use.
+    pub present: u32,
+}
+
+/// Packets by reason.
+pub type Drops = [u64; reason::COUNT];
+
+/// Map `OUTBOUND`, by slot.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Outbound {
+    /// The number of the last packet; each takes the next one.
+    pub sequence: u64,
+    /// The last number there may be.
+    pub last: u64,
+    /// Inner bytes.
+    pub bytes: u64,
+    /// No more than these.
+    pub most_bytes: u64,
+    /// SPI as on the wire.
+    pub spi: u32,
+    /// Extended sequence numbers.
+    pub esn: u32,
+    /// What was not sent.
+    pub drops: Drops,
+}
+
+/// The kernel's lock in a map value; it finds it by the name of the type.
+#[allow(non_camel_case_types)]
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct bpf_spin_lock {
+    /// The kernel's.
+    pub val: u32,
+}
+
+/// Map `INBOUND`, by the SPI as on the wire.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Inbound {
+    /// Of `window`, the counters and what was seen.
+    pub lock: bpf_spin_lock,
+    /// Of the pair.
+    pub slot: u32,
+    /// Index of the tunnel's interface.
+    pub tunnel: u32,
+    /// Port from which the newest packet came, in network byte order; 0 without UDP.
+    pub seen_port: u32,
+    /// Address from which it came.
+    pub seen: Address,
+    /// Packets opened and delivered.
+    pub packets: u64,
+    /// Their inner bytes.
+    pub bytes: u64,
+    /// What was not delivered.
+    pub drops: Drops,
+    /// Numbers received.
+    pub window: Window,
+}
+
+/// Map `PEERS`, by slot: where packets of a pair go.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Our outer address.
+    pub local: Address,
+    /// The peer's.
+    pub remote: Address,
+    /// UDP ports in network byte order; 0 without encapsulation.
+    pub local_port: u16,
+    /// The peer's.
+    pub remote_port: u16,
+    /// `Peer::…`
+    pub flags: u32,
+}
+
+impl Peer {
+    /// The outer addresses are IPv6.
+    pub const IPV6: u32 = 1;
+    /// ESP in UDP.
+    pub const UDP: u32 = 2;
+    /// Set DF outside.
+    pub const DF: u32 = 4;
+    /// Copy the DSCP outward.
+    pub const DSCP: u32 = 8;
+}
+
+/// One traffic selector.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Selector {
+    /// First address, as [`State::source`](super::State::source).
+    pub first: [u64; 2],
+    /// Last address.
+    pub last: [u64; 2],
+    /// First port.
+    pub first_port: u16,
+    /// Last port.
+    pub last_port: u16,
+    /// Upper-layer protocol; 0 for any.
+    pub protocol: u8,
+    /// 4 or 6.
+    pub family: u8,
+    /// 1 for any port, also where a packet shows none.
+    pub any_port: u8,
+    /// Always 0.
+    pub reserved: u8,
+}
+
+/// Map `SELECTORS`, by slot.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Selectors {
+    /// Our side.
+    pub local: [Selector; MAX_SELECTORS],
+    /// The peer's.
+    pub remote: [Selector; MAX_SELECTORS],
+    /// How many there are of ours.
+    pub locals: u32,
+    /// And of the peer's.
+    pub remotes: u32,
+}
+
+/// Map `TUNNELS`, by the index of the tunnel's interface and by that of its back.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// Slots of the outbound SAs in use, the newest first.
+    pub slots: [u32; MAX_ACTIVE],
+    /// How many.
+    pub active: u32,
+    /// Index of the interface.
+    pub interface: u32,
+    /// Index of its back.
+    pub back: u32,
+    /// Largest inner packet in bytes.
+    pub mtu: u32,
+    /// The interface's address on its link.
+    pub mac: [u8; 6],
+    /// Not 0: opened packets may go straight to a device of `LANS`.
+    pub direct: u16,
+}
+
+/// Map `TUNNEL_DROPS`, by the index of the tunnel's interface: what met no SA.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TunnelDrops {
+    /// Packets by reason.
+    pub drops: Drops,
+}
+
+// SAFETY: repr(C), made of integers, no padding (asserted below).
+unsafe impl Plain for Key {}
+// SAFETY: as above.
+unsafe impl Plain for Outbound {}
+// SAFETY: as above.
+unsafe impl Plain for Inbound {}
+// SAFETY: as above.
+unsafe impl Plain for Peer {}
+// SAFETY: as above.
+unsafe impl Plain for Selectors {}
+// SAFETY: as above.
+unsafe impl Plain for Tunnel {}
+// SAFETY: as above.
+unsafe impl Plain for TunnelDrops {}
+
+const _: () = {
+    assert!(size_of::<Key>() == 40);
+    assert!(size_of::<Outbound>() == 40 + 8 * reason::COUNT);
+    assert!(offset_of!(Outbound, drops) == 40);
+    assert!(size_of::<Inbound>() == 48 + 8 * reason::COUNT + size_of::<Window>());
+    assert!(offset_of!(Inbound, packets) == 32);
+    assert!(size_of::<Peer>() == 40);
+    assert!(size_of::<Selector>() == 40);
+    assert!(size_of::<Selectors>() == 2 * 40 * MAX_SELECTORS + 8);
+    assert!(size_of::<Tunnel>() == 4 * MAX_ACTIVE + 24);
+};

@@ -1,0 +1,94 @@
+//! What the engine `bpf` asks of interfaces: whose address is whose, and that the kernel cuts
+//! super-packets and finishes checksums before a tunnel's interface gets them.
+use super::EspError;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// Commands of linux/ethtool.h that set one feature.
+const ETHTOOL_STXCSUM: u32 = 0x17;
+const ETHTOOL_STSO: u32 = 0x1f;
+
+/// `struct ethtool_value`.
+#[repr(C)]
+struct Value {
+    command: u32,
+    data: u32,
+}
+
+/// The interface that has this address, in the network namespace of the calling thread.
+pub fn interface_of(address: IpAddr) -> io::Result<Option<String>> {
+    let mut all = nix::ifaddrs::getifaddrs()?;
+    let has = |one: &nix::ifaddrs::InterfaceAddress| {
+        let Some(storage) = &one.address else { return false };
+        match address {
+            IpAddr::V4(v4) => storage.as_sockaddr_in().is_some_and(|a| a.ip() == v4),
+            IpAddr::V6(v6) => storage.as_sockaddr_in6().is_some_and(|a| a.ip() == v6),
+        }
+    };
+    Ok(all.find(has).map(|one| one.interface_name))
+}
+
+/// Has the kernel finish checksums and cut super-packets before they enter the interface.
+pub fn segment_before(interface: &str) -> Result<(), EspError> {
+    for command in [ETHTOOL_STSO, ETHTOOL_STXCSUM] {
+        ethtool(interface, &mut Value { command, data: 0 }).map_err(|cause| EspError::Device {
+            interface: interface.to_owned(),
+            what: "turn off the offloads",
+            cause,
+        })?;
+    }
+    Ok(())
+}
+
+/// Sets the MTU of an interface, in bytes. Blocks for microseconds.
+pub fn set_mtu(interface: &str, mtu: u32) -> Result<(), EspError> {
+    let set = || {
+        let (fd, mut request) = request(interface)?;
+        request.ifr_ifru.ifru_mtu = mtu as i32;
+        // SAFETY: SIOCSIFMTU reads the name and the MTU of an ifreq, which outlives the call.
+        if unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCSIFMTU as _, &raw mut request) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    };
+    set().map_err(|cause| EspError::Device { interface: interface.to_owned(), what: "set the MTU", cause })
+}
+
+/// Which of the families asked for is not forwarded by this host, as the name of its setting: the kernel's routes
+/// then answer nobody but its own senders.
+pub fn forwarding_is_off(ipv4: bool, ipv6: bool) -> Option<&'static str> {
+    let settings = [
+        (ipv4, "net/ipv4/conf/lo/forwarding", "net.ipv4.ip_forward"),
+        (ipv6, "net/ipv6/conf/lo/forwarding", "net.ipv6.conf.all.forwarding"),
+    ];
+    let off = |path: &str| {
+        std::fs::read_to_string(format!("/proc/sys/{path}")).is_ok_and(|text| text.trim() == "0")
+    };
+    settings.into_iter().find(|(asked, path, _)| *asked && off(path)).map(|(_, _, name)| name)
+}
+
+fn ethtool(interface: &str, value: &mut Value) -> io::Result<()> {
+    let (fd, mut request) = request(interface)?;
+    request.ifr_ifru.ifru_data = (&raw mut *value).cast();
+    // SAFETY: the request points at a value of the size that these commands read, and it outlives the call.
+    if unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// A request about an interface, and a socket of the calling thread's network namespace to make it on.
+fn request(interface: &str) -> io::Result<(OwnedFd, libc::ifreq)> {
+    let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    // SAFETY: ifreq is a C struct for which all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if interface.len() >= request.ifr_name.len() {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok((fd, request))
+}
