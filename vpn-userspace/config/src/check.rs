@@ -19,7 +19,7 @@ use crate::port::{self, WanPort};
 use crate::profile::Profile;
 use crate::secret::Files;
 use crate::section::{At, missing, nearest};
-use crate::{DEFAULT_CONTROL_SOCKET, apart, auth, interface};
+use crate::{DEFAULT_CONTROL_SOCKET, apart, auth, dataplane, interface};
 
 const REPLAY_WINDOW: u32 = 1024;
 const DPD: Dpd =
@@ -222,6 +222,7 @@ fn connection(
     let of = |profile: &Option<At<Profile>>| profile.as_ref().map_or(default, |p| *p.get_ref());
     let ike_lifetime = or(raw.ike_lifetime, of(&raw.ike_profile).ike_lifetime());
     let (reauth, unique) = raw.session.check(ike_lifetime, faults);
+    let engine_span = raw.engine.as_ref().map(At::span);
     let connection = Connection {
         name,
         local: nets(raw.local),
@@ -256,6 +257,7 @@ fn connection(
         mtu: raw.mtu.and_then(|mtu| u16::try_from(mtu.into_inner()).ok()),
         tunnels: tunnels.into_iter().collect::<Option<_>>()?,
     };
+    dataplane::engine_serves(&connection, engine_span, faults);
     (faults.len() == before).then_some(connection)
 }
 

@@ -1,6 +1,11 @@
-//! The keys of `[gateway]` that say how the engine `user` moves packets.
+//! The keys of `[gateway]` that say how the engine `user` moves packets, and what the engine of a connection can serve.
+
+use std::ops::Range;
+
+use culvert_crypto::Encryption;
 
 use crate::error::Fault;
+use crate::model::{Connection, Engine};
 use crate::section::{At, NotYet, Section};
 
 /// How the engine `user` moves packets.
@@ -42,10 +47,8 @@ impl Default for Offload {
 }
 
 /// Words of `latency` for which the data plane is not there yet.
-const NOT_YET_LATENCY: &[NotYet] = &[(
-    "split",
-    "a child SA of its own for small packets needs the engine `bpf`, which comes in a later version",
-)];
+const NOT_YET_LATENCY: &[NotYet] =
+    &[("split", "a child SA of its own for small packets, on the engine `bpf`, comes in a later version")];
 
 /// Reads them.
 pub(crate) fn read(s: &mut Section<'_>, faults: &mut Vec<Fault>) -> Dataplane {
@@ -66,4 +69,33 @@ pub(crate) fn read(s: &mut Section<'_>, faults: &mut Vec<Fault>) -> Dataplane {
         table.finish(faults, &[]);
     }
     Dataplane { latency, offload }
+}
+
+/// Selectors of one side that the engine `bpf` looks through.
+const BPF_NETWORKS: usize = 8;
+
+/// Refuses what the engine that was asked for never carries.
+pub(crate) fn engine_serves(connection: &Connection, engine: Option<Range<usize>>, faults: &mut Vec<Fault>) {
+    let (Engine::Bpf, Some(engine)) = (connection.engine, engine) else { return };
+    let others = || {
+        let suites = connection.esp.proposals.iter().flat_map(|proposal| proposal.suites());
+        suites.filter(|suite| suite.encryption() != Encryption::ChaCha20Poly1305)
+    };
+    if let Some(other) = others().next() {
+        faults.push(
+            Fault::new(format!("engine \"bpf\" cannot do {other}, which `esp` offers"))
+                .at(engine.clone(), "does ChaCha20-Poly1305 alone")
+                .help(
+                    "eBPF has no carry-less multiplication and no AES, and the kernel's are out of reach of our programs: write \
+                     esp = { proposals = [\"chacha20poly1305-curve25519\"] }, or engine = \"user\"",
+                ),
+        );
+    }
+    if connection.local.len() > BPF_NETWORKS || connection.remote.len() > BPF_NETWORKS {
+        faults.push(
+            Fault::new(format!("engine \"bpf\" looks through {BPF_NETWORKS} networks of each side"))
+                .at(engine, "more than that here")
+                .help("write fewer and larger networks, or engine = \"user\""),
+        );
+    }
 }

@@ -210,8 +210,8 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
         engine: s.word(
             faults,
             "engine",
-            &[("auto", Engine::Auto), ("xfrm", Engine::Xfrm), ("user", Engine::User)],
-            &[("bpf", "the engine inside XDP comes in a later version")],
+            &[("auto", Engine::Auto), ("xfrm", Engine::Xfrm), ("user", Engine::User), ("bpf", Engine::Bpf)],
+            &[],
         ),
         encap: s.word(
             faults,

@@ -196,6 +196,8 @@ pub enum Engine {
     Xfrm,
     /// User space.
     User,
+    /// eBPF.
+    Bpf,
 }
 
 /// `encap`

@@ -28,11 +28,11 @@ pub(crate) fn encap(raw: &RawConnection, faults: &mut Vec<Fault>) -> Encap {
         // Carries both.
         WanPort::Xsk => encap,
     };
-    if let Some(engine) = raw.engine.as_ref().filter(|e| *e.get_ref() == Engine::Xfrm) {
+    if let Some(engine) = raw.engine.as_ref().filter(|e| [Engine::Xfrm, Engine::Bpf].contains(e.get_ref())) {
         faults.push(
             Fault::new("`wan_port` belongs to the engine `user`")
                 .at(port.span(), "no meaning here")
-                .at(engine.span(), "the kernel has no ports")
+                .at(engine.span(), "what works in the kernel has no ports")
                 .help("take `wan_port` out, or write engine = \"user\""),
         );
     }

@@ -344,6 +344,19 @@ fn connections_that_exclude_each_other_are_refused() {
 }
 
 #[test]
+fn engine_bpf_takes_its_only_cipher() {
+    let nets: Vec<String> = (0..9).map(|n| format!("\"172.16.{n}.0/24\"")).collect();
+    let chacha = "engine = \"bpf\"\nesp = { proposals = [\"chacha20poly1305-curve25519\"] }";
+    let cases = [
+        ("engine bpf with what is offered by default", with("engine = \"bpf\"", "")),
+        ("engine bpf with a port", with(&format!("{chacha}\nwan_port = \"udp\""), "")),
+        ("engine bpf with many networks", with(&format!("remote = [{}]\n{chacha}", nets.join(", ")), "")),
+    ];
+    check("bpf", &cases);
+    assert_eq!(parse(&with(chacha, "")).unwrap().connections[0].engine, crate::Engine::Bpf);
+}
+
+#[test]
 fn what_later_versions_do_is_refused_by_name() {
     let cases = [
         ("environment", with("environment = \"production\"", "")),
@@ -352,7 +365,6 @@ fn what_later_versions_do_is_refused_by_name() {
         ("asn", format!("{GATEWAY}asn = 64512\n")),
         ("routing bgp", with("routing = \"bgp\"", "")),
         ("routing policy", with("routing = \"policy\"", "")),
-        ("engine bpf", with("engine = \"bpf\"", "")),
         ("LAN port xsk", with("lan_port = \"xsk\"", "")),
         ("mode without IKEv1", with("ike = { mode = \"aggressive\" }", "")),
         ("IKEv1 with EAP", with("ike = { version = 1 }", "remote_auth = \"eap-mschapv2\"")),

@@ -191,6 +191,7 @@ impl Daemon {
         let defaults = DataplaneConfig::default();
         let (plane, events) = Dataplane::start(DataplaneConfig {
             wan: used,
+            lan: config.gateway.lan.clone(),
             natt_port: config.gateway.natt_port,
             workers: config.gateway.workers.unwrap_or(defaults.workers),
             wan_devices: wan.iter().map(|(name, _)| name.clone()).collect(),

@@ -87,6 +87,7 @@ pub(crate) fn engine_choice(connection: &Connection) -> EngineChoice {
         culvert_config::Engine::Auto => EngineChoice::Auto,
         culvert_config::Engine::Xfrm => EngineChoice::Xfrm,
         culvert_config::Engine::User => EngineChoice::User,
+        culvert_config::Engine::Bpf => EngineChoice::Bpf,
     }
 }
 

@@ -284,6 +284,7 @@ fn engine(engine: culvert_dataplane::Engine) -> Engine {
     match engine {
         culvert_dataplane::Engine::User => Engine::User,
         culvert_dataplane::Engine::Xfrm => Engine::Xfrm,
+        culvert_dataplane::Engine::Bpf => Engine::Bpf,
     }
 }
 

@@ -1,7 +1,7 @@
 //! A gateway with fixed keys, to measure the packet path alone: two of them, `a` and `b`, make a tunnel.
 //!
-//! `fixed_keys a|b LOCAL REMOTE INSIDE-NET PEER-NET [udp|raw] [SUITE-NAME] [low]`, as root, in the gateway's
-//! namespace. The keys are public: never carry anything through it.
+//! `fixed_keys a|b LOCAL REMOTE INSIDE-NET PEER-NET [udp|raw] [SUITE-NAME] [low|bpf]`, as root, in the gateway's
+//! namespace, where the LAN device of engine `bpf` is `lan`. The keys are public: never carry anything through it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
@@ -30,7 +30,9 @@ fn main() -> ExitCode {
 
 async fn run(arguments: &[String]) -> Result<(), Failure> {
     let [side, local, remote, inside, peer, rest @ ..] = arguments else {
-        return Err("usage: fixed_keys a|b LOCAL REMOTE INSIDE-NET PEER-NET [udp|raw] [SUITE] [low]".into());
+        return Err(
+            "usage: fixed_keys a|b LOCAL REMOTE INSIDE-NET PEER-NET [udp|raw] [SUITE] [low|bpf]".into()
+        );
     };
     let (local, remote): (IpAddr, IpAddr) = (local.parse()?, remote.parse()?);
     let (inside, peer): (IpNet, IpNet) = (inside.parse()?, peer.parse()?);
@@ -40,13 +42,17 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
     let (id, first) = (TunnelId(1), side == "a");
     let busy_poll = rest.get(2).is_some_and(|w| w == "low");
 
-    let (mut dataplane, mut events) =
-        Dataplane::start(DataplaneConfig { wan: vec![local], busy_poll, ..DataplaneConfig::default() })
-            .await?;
+    let (engine, lan) = match rest.get(2).map(String::as_str) {
+        Some("bpf") => (EngineChoice::Bpf, vec!["lan".to_owned()]),
+        _ => (EngineChoice::User, Vec::new()),
+    };
+
+    let config = DataplaneConfig { wan: vec![local], lan, busy_poll, ..DataplaneConfig::default() };
+    let (mut dataplane, mut events) = Dataplane::start(config).await?;
     let spec = TunnelSpec {
         id,
         interface: "cv-fixed".to_owned(),
-        engine: EngineChoice::User,
+        engine,
         suites: vec![suite],
         inside: Vec::new(),
         mtu: None,

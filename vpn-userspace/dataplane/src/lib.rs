@@ -7,6 +7,7 @@
 //!
 //! Knows nothing of configuration files, of routes or of when a tunnel should be up.
 
+mod bpf;
 mod types;
 mod user;
 mod xfrm;
@@ -25,6 +26,7 @@ use culvert_sys::wan::WanSocket;
 use culvert_types::{Spi, TunnelId};
 use tokio::sync::mpsc;
 
+use bpf::{BpfEngine, OddDoor};
 pub use types::{
     DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineChoice, EngineInfo, OffloadSwitches,
     Redirects, SaStats, TunnelDrops, TunnelReport, TunnelSpec, WanPortChoice,
@@ -40,6 +42,7 @@ pub struct Dataplane {
     // Dropped first: its sockets are the second ones of their ports.
     xfrm: XfrmEngine,
     user: UserEngine,
+    bpf: BpfEngine,
     /// Which engine serves a tunnel.
     tunnels: HashMap<TunnelId, Engine>,
     /// Which tunnel an SA belongs to, or which client of it.
@@ -60,9 +63,11 @@ impl Dataplane {
         let steerings = Steerings::default();
         let xfrm = XfrmEngine::start(&config, steerings.clone(), events.clone()).await;
         config.share_natt_port |= xfrm.available().is_ok();
-        let user = UserEngine::start(&config, steerings, events)?;
+        let door = OddDoor::default();
+        let bpf = BpfEngine::new(&config, door.clone(), events.clone());
+        let user = UserEngine::start(&config, steerings, door, events)?;
         Ok((
-            Self { xfrm, user, tunnels: HashMap::new(), sas: HashMap::new(), clients: HashMap::new() },
+            Self { xfrm, user, bpf, tunnels: HashMap::new(), sas: HashMap::new(), clients: HashMap::new() },
             receiver,
         ))
     }
@@ -95,6 +100,18 @@ impl Dataplane {
                 let why = vec!["user: the configuration asks for xfrm".to_owned()];
                 TunnelReport { why, ..self.xfrm.create_tunnel(&spec).await? }
             }
+            EngineChoice::Bpf => {
+                let why = ["xfrm", "user"].map(|e| format!("{e}: the configuration asks for bpf")).to_vec();
+                let obstacles = self.bpf.obstacles(&spec);
+                if !obstacles.is_empty() {
+                    return Err(DataplaneError::EngineUnavailable {
+                        engine: Engine::Bpf,
+                        interface: spec.interface,
+                        reason: obstacles.join("; "),
+                    });
+                }
+                TunnelReport { why, ..self.bpf.create_tunnel(&spec).await? }
+            }
             EngineChoice::Auto => self.create_auto(&spec, obstacles).await?,
         };
         self.tunnels.insert(spec.id, report.engine);
@@ -124,7 +141,7 @@ impl Dataplane {
 
     /// What engines there are, whether they can serve here, and with which suites.
     pub fn engines(&self) -> Vec<EngineInfo> {
-        vec![self.xfrm.info(), EngineInfo::user(self.user.notes())]
+        vec![self.xfrm.info(), EngineInfo::user(self.user.notes()), self.bpf.info()]
     }
 
     /// Why each WAN address has one inbound worker of the engine `user` only; `None` if there are more, or shall not be.
@@ -137,6 +154,7 @@ impl Dataplane {
         match self.tunnels.remove(&id).ok_or(DataplaneError::UnknownTunnel(id))? {
             Engine::User => self.user.remove_tunnel(id).await?,
             Engine::Xfrm => self.xfrm.remove_tunnel(id).await?,
+            Engine::Bpf => self.bpf.remove_tunnel(id).await?,
         }
         let clients = std::mem::take(&mut self.clients);
         self.sas.retain(|_, tunnel| clients.get(tunnel).unwrap_or(tunnel) != &id);
@@ -175,6 +193,7 @@ impl Dataplane {
         match self.engine(setup.tunnel)? {
             Engine::User => self.user.install(setup, use_outbound).await?,
             Engine::Xfrm => self.xfrm.install(setup, lifetime, use_outbound).await?,
+            Engine::Bpf => self.bpf.install(setup, use_outbound).await?,
         }
         self.sas.insert(setup.inbound, setup.tunnel);
         Ok(())
@@ -185,6 +204,7 @@ impl Dataplane {
         match self.engine_of(inbound)? {
             Engine::User => self.user.activate_outbound(inbound),
             Engine::Xfrm => self.xfrm.activate_outbound(inbound),
+            Engine::Bpf => self.bpf.activate_outbound(inbound),
         }
     }
 
@@ -193,6 +213,7 @@ impl Dataplane {
         match self.engine_of(inbound)? {
             Engine::User => self.user.remove(inbound, drain)?,
             Engine::Xfrm => self.xfrm.remove(inbound, drain)?,
+            Engine::Bpf => self.bpf.remove(inbound, drain)?,
         }
         self.sas.remove(&inbound);
         Ok(())
@@ -204,6 +225,7 @@ impl Dataplane {
     /// The UDP port is taken there, or the address is not this host's.
     pub fn add_address(&mut self, address: IpAddr) -> Result<(), DataplaneError> {
         self.user.add_address(address)?;
+        self.bpf.add_address(address);
         self.xfrm.add_address(address)
     }
 
@@ -222,6 +244,7 @@ impl Dataplane {
         match engine {
             Engine::User => self.user.move_sas(tunnel, moving, (local, remote), encap),
             Engine::Xfrm => self.xfrm.move_sas(tunnel, &moving, (local, remote), encap),
+            Engine::Bpf => self.bpf.move_sas(&moving, (local, remote), encap),
         }
     }
 
@@ -246,6 +269,7 @@ impl Dataplane {
     pub async fn stats(&self) -> Vec<SaStats> {
         let mut stats = self.user.stats();
         stats.extend(self.xfrm.stats());
+        stats.extend(self.bpf.stats());
         stats
     }
 
@@ -253,6 +277,7 @@ impl Dataplane {
     pub fn tunnel_drops(&self) -> Vec<TunnelDrops> {
         let mut drops = self.user.tunnel_drops();
         drops.extend(self.xfrm.tunnel_drops());
+        drops.extend(self.bpf.tunnel_drops());
         drops
     }
 

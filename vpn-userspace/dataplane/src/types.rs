@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use culvert_crypto::Suite;
 use culvert_ike::Parity;
 use culvert_sys::encap::EncapError;
+use culvert_sys::esp_bpf::EspError;
 use culvert_sys::netlink::NetlinkError;
 use culvert_sys::tun::TunError;
 use culvert_sys::wan::WanError;
@@ -19,6 +20,8 @@ use ipnet::IpNet;
 pub struct DataplaneConfig {
     /// The WAN addresses. Each gets a UDP socket on `natt_port`, and a raw ESP socket when an SA needs one.
     pub wan: Vec<IpAddr>,
+    /// LAN devices on which engine `bpf` takes packets before the stack sees them, and gives them past it.
+    pub lan: Vec<String>,
     /// UDP port of ESP and IKE together (RFC 3948), 4500.
     pub natt_port: u16,
     /// Most threads for either direction.
@@ -62,6 +65,7 @@ impl Default for DataplaneConfig {
     fn default() -> Self {
         Self {
             wan: Vec::new(),
+            lan: Vec::new(),
             natt_port: 4500,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             dont_fragment: true,
@@ -85,6 +89,8 @@ pub enum EngineChoice {
     Xfrm,
     /// User space, or none.
     User,
+    /// eBPF, or none; never chosen without being asked for.
+    Bpf,
 }
 
 /// Which WAN port a tunnel of the engine `user` should have.
@@ -113,6 +119,8 @@ pub enum Engine {
     User,
     /// The kernel.
     Xfrm,
+    /// Programs of ours in the kernel.
+    Bpf,
 }
 
 impl fmt::Display for Engine {
@@ -120,6 +128,7 @@ impl fmt::Display for Engine {
         f.write_str(match self {
             Self::User => "user",
             Self::Xfrm => "xfrm",
+            Self::Bpf => "bpf",
         })
     }
 }
@@ -152,9 +161,9 @@ pub struct TunnelSpec {
 pub struct TunnelReport {
     /// The engine that serves it.
     pub engine: Engine,
-    /// How packets come from and go to the LAN: `tun`, or `xfrm`.
+    /// How packets come from and go to the LAN: `tun`, `xfrm`, or `tc`.
     pub lan_port: &'static str,
-    /// How they reach the WAN: `udp`, `raw`, `xsk`, or `xfrm`.
+    /// How they reach the WAN: `udp`, `raw`, `xsk`, `xfrm`, or `tc`.
     pub wan_port: &'static str,
     /// Why the other engines were not chosen, a line each.
     pub why: Vec<String>,
@@ -286,6 +295,9 @@ pub enum DataplaneError {
     /// A TUN device cannot be had.
     #[error(transparent)]
     Tun(#[from] TunError),
+    /// The programs of engine `bpf` cannot be had, or refuse.
+    #[error(transparent)]
+    Bpf(#[from] EspError),
     /// The kernel refused an interface, an SA or a policy.
     #[error(transparent)]
     Kernel(#[from] NetlinkError),

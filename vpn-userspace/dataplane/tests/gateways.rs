@@ -1,5 +1,7 @@
 //! Two user engines back to back, over real TUN devices and sockets in namespaces. Needs root.
 
+#[path = "gateways/bpf.rs"]
+mod bpf;
 mod common;
 #[path = "gateways/xsk.rs"]
 mod xsk;

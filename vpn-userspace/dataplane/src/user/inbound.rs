@@ -25,6 +25,7 @@ use super::port::{LanOut, LanWrite, WanIn, WanReceive};
 use super::rate::RateLimit;
 use super::tunnel::{PATH_MTU_LIFETIME, TunnelShared};
 use crate::DataplaneEvent;
+use crate::bpf::OddDoor;
 
 /// Batches from one port before the others have their turn.
 const BUDGET: usize = 16;
@@ -61,6 +62,8 @@ pub(crate) struct InboundWorker {
     unknown: Arc<Flow>,
     /// Poll before sleeping while there are SAs.
     busy: bool,
+    /// Where packets of the engine `bpf` go that came here.
+    door: OddDoor,
     events: Events,
     ike: RateLimit,
     /// Tunnels with a learned path MTU, and when to forget it.
@@ -68,7 +71,7 @@ pub(crate) struct InboundWorker {
 }
 
 impl InboundWorker {
-    pub(crate) fn new(unknown: Arc<Flow>, busy: bool, events: Events) -> Self {
+    pub(crate) fn new(unknown: Arc<Flow>, busy: bool, door: OddDoor, events: Events) -> Self {
         Self {
             ports: Vec::new(),
             siblings: Vec::new(),
@@ -78,6 +81,7 @@ impl InboundWorker {
             coalescer: Coalescer::new(),
             unknown,
             busy,
+            door,
             events,
             ike: RateLimit::new(20_000, 4_000),
             learned: Vec::new(),
@@ -244,6 +248,7 @@ impl InboundWorker {
                 lan: &mut self.lan,
                 coalescer: &mut self.coalescer,
                 unknown: &self.unknown,
+                door: &self.door,
                 events: &self.events,
                 ike: &mut self.ike,
                 kind: port.kind(),
@@ -279,6 +284,7 @@ struct Path<'a> {
     lan: &'a mut LanOut,
     coalescer: &'a mut Coalescer,
     unknown: &'a Flow,
+    door: &'a OddDoor,
     events: &'a Events,
     ike: &'a mut RateLimit,
     kind: WanKind,
@@ -341,7 +347,10 @@ impl Path<'_> {
             _ => {
                 self.account();
                 let Some(&index) = self.by_spi.get(&spi) else {
-                    self.unknown.drops.add(Reason::UnknownSpi, 1);
+                    let ends = (datagram.from, self.local);
+                    if !self.door.open(spi, ends, datagram.tos, &buf[range]) {
+                        self.unknown.drops.add(Reason::UnknownSpi, 1);
+                    }
                     return;
                 };
                 self.latest = Some(index);

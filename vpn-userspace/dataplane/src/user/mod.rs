@@ -46,6 +46,7 @@ use self::port::xsk::Devices;
 use self::setup::SaSetup;
 use self::tunnel::TunnelShared;
 use self::wans::{Steerings, Wans};
+use crate::bpf::OddDoor;
 use crate::{
     DataplaneConfig, DataplaneError, DataplaneEvent, Engine, Redirects, SaStats, TunnelDrops, TunnelReport,
     TunnelSpec, WanPortChoice,
@@ -107,6 +108,7 @@ impl UserEngine {
     pub(crate) fn start(
         config: &DataplaneConfig,
         steerings: Steerings,
+        door: OddDoor,
         events: Events,
     ) -> Result<Self, DataplaneError> {
         let (switches, notes) = offload::choose(config.offloads);
@@ -126,6 +128,7 @@ impl UserEngine {
                 most_workers,
                 config.busy_poll,
                 steerings,
+                door,
                 events.clone(),
             ),
             busy_poll: config.busy_poll,

@@ -20,6 +20,7 @@ use super::inbound::InboundWorker;
 use super::port::WanIn;
 use super::port::socket::SocketReceive;
 use crate::DataplaneError;
+use crate::bpf::OddDoor;
 
 /// The divided UDP ports, by address. The kernel's engine lets its sockets join.
 #[derive(Clone, Default)]
@@ -56,6 +57,7 @@ struct Wan {
 pub(crate) struct Wans {
     natt_port: u16,
     options: WanOptions,
+    door: OddDoor,
     events: Events,
     list: Vec<Wan>,
     workers: Vec<Worker<Inbound>>,
@@ -77,11 +79,13 @@ impl Wans {
         most_workers: usize,
         busy_poll: bool,
         steerings: Steerings,
+        door: OddDoor,
         events: Events,
     ) -> Self {
         Self {
             natt_port,
             options: WanOptions { share_port: options.share_port || most_workers > 1, ..options },
+            door,
             events,
             list: Vec::new(),
             workers: Vec::new(),
@@ -146,12 +150,13 @@ impl Wans {
     fn start_worker(&mut self) -> Result<(), DataplaneError> {
         let unknown = Arc::new(Flow::default());
         let (flow, events, busy) = (unknown.clone(), self.events.clone(), self.busy_poll);
+        let door = self.door.clone();
         let name = format!("cv-in-{}", self.workers.len());
         let worker = Worker::spawn(
             name,
             &self.events,
             || Inbound::Stop,
-            move |control| InboundWorker::new(flow, busy, events).run(control),
+            move |control| InboundWorker::new(flow, busy, door, events).run(control),
         )?;
         // What the path says about a packet comes to any socket of a port, so to any worker.
         for other in &self.workers {

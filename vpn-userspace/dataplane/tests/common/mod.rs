@@ -25,6 +25,9 @@ pub(crate) const INTERFACE: &str = "cv-test";
 /// How both sides of a test are set up.
 #[derive(Clone)]
 pub(crate) struct Options {
+    pub(crate) engine: EngineChoice,
+    /// Engine `bpf` cuts the way of packets short on the LAN.
+    pub(crate) direct: bool,
     pub(crate) suite: &'static str,
     pub(crate) encap: bool,
     pub(crate) esn: bool,
@@ -40,6 +43,8 @@ pub(crate) struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            engine: EngineChoice::User,
+            direct: false,
             suite: "aes128gcm16",
             encap: true,
             esn: true,
@@ -74,8 +79,10 @@ impl<'a> Gateway<'a> {
     pub(crate) fn start(namespace: &'a Namespace, is_a: bool, local: &str, options: &Options) -> Self {
         let local: IpAddr = local.parse().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let lan = if options.direct { vec!["lan".to_owned()] } else { Vec::new() };
         let config = DataplaneConfig {
             wan: vec![local],
+            lan,
             workers: 2,
             busy_poll: options.busy_poll,
             offloads: options.offloads,
@@ -99,7 +106,7 @@ impl<'a> Gateway<'a> {
         TunnelSpec {
             id: TUNNEL,
             interface: INTERFACE.to_owned(),
-            engine: EngineChoice::User,
+            engine: self.options.engine,
             suites: vec![suite(self.options.suite)],
             inside: Vec::new(),
             mtu: self.options.mtu,

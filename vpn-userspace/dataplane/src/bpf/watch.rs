@@ -1,0 +1,156 @@
+//! Looks at what the programs counted, and makes events of it: limits, peers that moved, tunnels without an SA that
+//! somebody wants to use, paths that carry less. Forgets SAs that have drained.
+
+use std::net::IpAddr;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use culvert_esp::tunnel::Overhead;
+use culvert_sys::esp_bpf::{reason::Reason, seen, set_mtu};
+use culvert_sys::wan::route_mtu;
+use culvert_types::{Spi, TunnelId};
+
+use super::tunnel::{Pair, Warned};
+use super::{ETHERNET_MTU, IPV6_MIN_MTU, MAX_INNER, Shared, State};
+use crate::{DataplaneError, DataplaneEvent};
+
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// Between two looks at every path, for those that carry more again.
+const PATHS: Duration = Duration::from_secs(10);
+/// At most one trigger for a tunnel in this time.
+const TRIGGER: Duration = Duration::from_secs(1);
+/// Sequence numbers of 32 bits leave the peer an eighth, in which it must have rekeyed.
+const SOFT_SEQUENCE: u64 = u32::MAX as u64 - (u32::MAX / 8) as u64;
+
+/// The thread that watches, in the network namespace of the thread that started it.
+pub(super) struct Watch {
+    stop: mpsc::Sender<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    pub(super) fn start(shared: Arc<Shared>) -> Result<Self, DataplaneError> {
+        let (stop, stopped) = mpsc::channel();
+        let run = move || {
+            run(&shared, &stopped);
+            shared.remove_interfaces();
+        };
+        let thread = std::thread::Builder::new().name("cv-bpf".to_owned()).spawn(run);
+        Ok(Self { stop, thread: Some(thread.map_err(DataplaneError::Worker)?) })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.stop.send(());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Runs until it is told to stop.
+fn run(shared: &Shared, stopped: &mpsc::Receiver<()>) {
+    let mut paths = Instant::now();
+    while stopped.recv_timeout(INTERVAL) == Err(mpsc::RecvTimeoutError::Timeout) {
+        let now = Instant::now();
+        let all = now.duration_since(paths) >= PATHS;
+        if all {
+            paths = now;
+        }
+        for (tunnel, overhead, local, remote) in look(shared, now, all) {
+            fit_mtu(shared, tunnel, overhead, local, remote);
+        }
+    }
+}
+
+type Path = (TunnelId, Overhead, IpAddr, IpAddr);
+
+/// One look; returns the paths whose MTU is to be asked for.
+fn look(shared: &Shared, now: Instant, all: bool) -> Vec<Path> {
+    let mut state = shared.state();
+    let due: Vec<_> = state.draining.extract_if(.., |(until, _, _)| *until <= now).collect();
+    for (_, spi, pair) in due {
+        if let Err(error) = state.forget(spi, &pair) {
+            shared.fault(Some(pair.tunnel), &error);
+        }
+    }
+    let State { esp, tunnels, pairs, .. } = &mut *state;
+    for tunnel in tunnels.values_mut() {
+        let counted = esp.tunnel_drops(tunnel.link).unwrap_or_default();
+        let unserved = counted.iter().find(|(name, _)| *name == "no-outbound-sa").map_or(0, |(_, n)| *n);
+        let due = tunnel.triggered.is_none_or(|at| now.duration_since(at) >= TRIGGER);
+        if unserved != tunnel.unserved && due {
+            tunnel.unserved = unserved;
+            tunnel.triggered = Some(now);
+            shared.send(DataplaneEvent::Trigger { tunnel: tunnel.id });
+        }
+    }
+    let mut paths = Vec::new();
+    for (spi, pair) in pairs {
+        if let Ok(Some(out)) = esp.outbound(pair.slot) {
+            check_limits(shared, *spi, pair, out.sequence, out.bytes);
+            let too_big = out.drops[Reason::WanTooBig as usize];
+            if all || too_big != pair.too_big {
+                pair.too_big = too_big;
+                paths.push((pair.tunnel, pair.overhead, pair.path.local.ip(), pair.path.remote.ip()));
+            }
+        }
+        if let Ok(Some(inbound)) = esp.inbound(*spi) {
+            // RFC 7296 2.23: only an authentic packet moves the peer, and only the newest one.
+            if let Some(to) = seen(&inbound)
+                && to != pair.path.remote
+                && pair.seen != Some(to)
+            {
+                pair.seen = Some(to);
+                let (inbound, from) = (*spi, pair.path.remote);
+                shared.send(DataplaneEvent::PeerMoved { inbound, from, to });
+            }
+            if !pair.esn && pair.warned == Warned::Nothing && inbound.window.highest >= SOFT_SEQUENCE {
+                pair.warned = Warned::Soft;
+                shared.send(DataplaneEvent::SoftLimit { inbound: *spi });
+            }
+        }
+    }
+    paths
+}
+
+fn check_limits(shared: &Shared, inbound: Spi, pair: &mut Pair, sequence: u64, bytes: u64) {
+    let limits = &pair.limits;
+    let hard = sequence >= limits.hard_packets || bytes >= limits.hard_bytes;
+    let soft = sequence >= limits.soft_packets || bytes >= limits.soft_bytes;
+    if soft && pair.warned < Warned::Soft {
+        pair.warned = Warned::Soft;
+        shared.send(DataplaneEvent::SoftLimit { inbound });
+    }
+    if hard && pair.warned < Warned::Hard {
+        pair.warned = Warned::Hard;
+        shared.send(DataplaneEvent::HardLimit { inbound });
+    }
+}
+
+/// Has the tunnel's MTU follow what the kernel knows of the path: its route, and what routers on it have said.
+pub(super) fn fit_mtu(shared: &Shared, id: TunnelId, overhead: Overhead, local: IpAddr, remote: IpAddr) {
+    let outer = route_mtu(local, remote).map_or(ETHERNET_MTU, |mtu| mtu as usize);
+    let (interface, mtu) = {
+        let mut state = shared.state();
+        let State { esp, tunnels, pairs, .. } = &mut *state;
+        let Some(tunnel) = tunnels.get_mut(&id) else { return };
+        let floor = if tunnel.ipv6 { IPV6_MIN_MTU } else { 0 };
+        let mtu = (overhead.inner_mtu(outer) as u32).max(floor).min(MAX_INNER);
+        if tunnel.fixed_mtu || tunnel.mtu == mtu {
+            return;
+        }
+        tunnel.mtu = mtu;
+        if let Err(error) = tunnel.tell(esp, pairs) {
+            shared.fault(Some(id), &error);
+        }
+        (tunnel.interface.clone(), mtu)
+    };
+    match set_mtu(&interface, mtu) {
+        Ok(()) => shared.send(DataplaneEvent::Mtu { tunnel: id, mtu }),
+        Err(error) => shared.fault(Some(id), &error),
+    }
+}
