@@ -118,6 +118,20 @@ fn wan_port_xsk() -> Result<()> {
     twins.agree()
 }
 
+/// ESP in eBPF on both sides, through rekeys of both.
+#[test]
+fn engine_bpf() -> Result<()> {
+    let case = Case { engine: "bpf".into(), ..case("aes128gcm16-prfsha256-ecp256", "chacha20poly1305") };
+    let twins = Twins::bring_up(&case)?;
+    traffic(&twins.site, &case.hosts())?;
+    ensure!(twins.a.site()?.0["engine"] == "bpf", "{:#}", twins.a.site()?.0);
+    for rekey in [|t: &Twins| t.a.rekey_child(), |t: &Twins| t.b.rekey_child(), |t: &Twins| t.a.rekey_ike()] {
+        rekey(&twins)?;
+        twins.agree()?;
+    }
+    traffic(&twins.site, &case.hosts())
+}
+
 #[test]
 fn encapsulation_on_request() -> Result<()> {
     let case = Case { culvert_encap: "udp".into(), ..case("aes128gcm16-prfsha256-ecp256", "aes128gcm16") };
