@@ -21,12 +21,13 @@ use culvert_ebpf_shared::testing::{ethernet, ip, udp};
 use culvert_esp::packet::Packet;
 use culvert_lab::Namespace;
 use culvert_lab::netns::{End, link};
+use culvert_sys::guard::{AttachMode, Guard, GuardOptions, GuardSa, SaPath};
 use culvert_types::{Spi, TrafficSelector, TunnelId};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::esp::{Peer, Sealed};
-use crate::packets::right_header;
+use crate::packets::{Make, right_header, routed};
 use crate::wire::Wire;
 
 /// The tunnel's MTU, on every path alike.
@@ -54,6 +55,8 @@ pub(crate) struct Path {
     pub(crate) encap: bool,
     /// IPv6 outside.
     pub(crate) outer_ipv6: bool,
+    /// How packets of the user engine reach the WAN.
+    pub(crate) wan_port: WanPortChoice,
     /// Workers that share the WAN address.
     pub(crate) workers: usize,
     /// One packet at a time, by workers that never sleep; else all offloads that there are.
@@ -103,6 +106,7 @@ pub(crate) struct Bench {
     run: usize,
     gateway: Namespace,
     _outside: Namespace,
+    guard: Option<Guard>,
 }
 
 fn suite(name: &str) -> Suite {
@@ -112,6 +116,31 @@ fn suite(name: &str) -> Suite {
 fn keys(suite: Suite, seed: u8) -> SuiteKeys {
     let bytes: Vec<u8> = (0..160u8).map(|i| i.wrapping_mul(7).wrapping_add(seed)).collect();
     SuiteKeys::new(&bytes[..suite.encryption_key_len()], &bytes[80..80 + suite.integrity_key_len()])
+}
+
+/// The guard before the WAN, as the daemon keeps it.
+fn guard(dataplane: &mut Dataplane, setup: &SaSetup, mode: AttachMode) -> Guard {
+    let options = GuardOptions { local_addresses: vec![setup.local], ..GuardOptions::default() };
+    let mut guard = Guard::load(options).unwrap();
+    guard.attach("wan", mode).unwrap();
+    for (worker, endpoint) in dataplane.take_redirects().added {
+        guard.add_receiver(worker, &endpoint).unwrap();
+    }
+    let shortest = 8 + setup.suite.iv_len() + setup.suite.alignment() + setup.suite.icv_len();
+    let entry = GuardSa {
+        spi: setup.inbound,
+        local: setup.local,
+        // A NAT may give the peer another port, and no other address.
+        remote: Some(setup.remote.ip()),
+        min_len: shortest as u16,
+        alignment: setup.suite.alignment() as u8,
+        esn: setup.esn,
+    };
+    guard.insert_sa(entry).unwrap();
+    let path = dataplane.sa_path(setup.inbound);
+    assert_eq!(matches!(path, SaPath::Xsk { .. }), mode == AttachMode::XdpNative, "{path:?}");
+    guard.set_path(setup.inbound, path).unwrap();
+    guard
 }
 
 fn selectors(nets: &[&str]) -> Vec<TrafficSelector> {
@@ -159,6 +188,10 @@ impl Bench {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut config =
             DataplaneConfig { wan: vec![local], workers: path.workers, ..DataplaneConfig::default() };
+        config.wan_devices = vec!["wan".to_owned()];
+        if path.engine == EngineChoice::Bpf {
+            config.lan = vec!["lan".to_owned()];
+        }
         if path.plainly {
             config.busy_poll = true;
             config.offloads = OffloadSwitches { tso: false, uso: false, gso: false, gro: false };
@@ -173,7 +206,7 @@ impl Bench {
             inside: Vec::new(),
             mtu: Some(MTU as u32),
             encap: path.encap,
-            wan_port: WanPortChoice::Socket,
+            wan_port: path.wan_port,
             remote_nets: vec!["10.2.0.0/24".parse().unwrap(), "fd02::/64".parse().unwrap()],
         };
         let report = gateway.within(|| runtime.block_on(dataplane.create_tunnel(spec))).unwrap().unwrap();
@@ -202,6 +235,12 @@ impl Bench {
             limits: Limits::of(suite, true),
         };
         gateway.within(|| runtime.block_on(testing::install(&mut dataplane, &setup, true))).unwrap().unwrap();
+        let mode = match (path.wan_port, path.engine) {
+            (WanPortChoice::Xsk, _) => Some(AttachMode::XdpNative),
+            (_, EngineChoice::Bpf) => Some(AttachMode::Tcx),
+            _ => None,
+        };
+        let guard = mode.map(|mode| gateway.within(|| guard(&mut dataplane, &setup, mode)).unwrap());
         let peer = Peer::new(suite, (inbound, &keys(suite, 1)), (OUTBOUND, &keys(suite, 2)));
         Self {
             path,
@@ -217,7 +256,20 @@ impl Bench {
             run: 0,
             gateway,
             _outside: outside,
+            guard,
         }
+    }
+
+    /// Lets no ESP leave by the stack any more: what still leaves goes by AF_XDP.
+    pub(crate) fn forbid_the_stack(&mut self) {
+        // The first packet has the next hop looked up, and goes by the stack itself.
+        let first = Make::new("10.1.0.2", "10.2.0.9", 60).udp();
+        self.out("the first of all", &first, &Expect::Sealed(0, vec![routed(&first)]));
+        std::thread::sleep(Duration::from_millis(1500));
+        let rule = "meta l4proto esp drop; udp sport 4500 drop;";
+        let chain = format!("chain outward {{ type filter hook output priority 0; {rule} }};");
+        let table = format!("table inet noesp {{ {chain} }}");
+        self.gateway.run("nft", &[&table]).unwrap();
     }
 
     /// Sends an IP packet from the host, and compares what becomes of it.
@@ -241,6 +293,11 @@ impl Bench {
     /// Whether the kernel does the ESP.
     pub(crate) fn is_kernel(&self) -> bool {
         self.engine == Engine::Xfrm
+    }
+
+    /// Whether the guard judges what comes from the WAN first.
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.guard.is_some()
     }
 
     /// What is right, or what the kernel does instead.
@@ -308,7 +365,7 @@ impl Bench {
     fn drops(&mut self) -> BTreeMap<String, u64> {
         // Kernel ESP beside a raw socket of ours counts what it finds no SA of its own for.
         let kernel = self.is_kernel();
-        let Self { gateway, runtime, dataplane, .. } = self;
+        let Self { gateway, runtime, dataplane, guard, .. } = self;
         gateway
             .within(|| {
                 let mut all: BTreeMap<String, u64> = BTreeMap::new();
@@ -321,6 +378,12 @@ impl Bench {
                 if kernel {
                     dataplane.kernel_drops().iter().for_each(|(reason, n)| add(reason, *n));
                 }
+                for counter in guard.iter().flat_map(|g| g.counters().unwrap()) {
+                    if counter.verdict == "drop" {
+                        add(counter.reason, counter.packets);
+                    }
+                }
+                all.retain(|_, n| *n > 0);
                 // The kernel's own chatter on a new interface.
                 all.remove("link-local");
                 all

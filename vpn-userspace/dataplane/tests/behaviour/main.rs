@@ -14,11 +14,14 @@ mod streams;
 mod wire;
 
 use bench::{Bench, Path};
-use culvert_dataplane::EngineChoice;
+use culvert_dataplane::{EngineChoice, WanPortChoice};
 use culvert_sys::probe::KernelEsp;
 
 fn corpus(path: Path) {
     let mut bench = Bench::new(path);
+    if path.wan_port == WanPortChoice::Xsk {
+        bench.forbid_the_stack();
+    }
     outbound::cases(&mut bench);
     inbound::cases(&mut bench);
     streams::cases(&mut bench);
@@ -27,8 +30,16 @@ fn corpus(path: Path) {
     bench.finish();
 }
 
-fn user(suite: &'static str, encap: bool, outer_ipv6: bool) {
-    corpus(Path { engine: EngineChoice::User, suite, encap, outer_ipv6, workers: 2, plainly: false });
+fn user(suite: &'static str, encap: bool, outer_ipv6: bool) -> Path {
+    Path {
+        engine: EngineChoice::User,
+        suite,
+        encap,
+        outer_ipv6,
+        wan_port: WanPortChoice::Socket,
+        workers: 2,
+        plainly: false,
+    }
 }
 
 fn xfrm(suite: &'static str, encap: bool, outer_ipv6: bool) {
@@ -37,33 +48,52 @@ fn xfrm(suite: &'static str, encap: bool, outer_ipv6: bool) {
         println!("skipped: {reason}");
         return;
     }
-    corpus(Path { engine: EngineChoice::Xfrm, suite, encap, outer_ipv6, workers: 1, plainly: false });
+    corpus(Path { engine: EngineChoice::Xfrm, workers: 1, ..user(suite, encap, outer_ipv6) });
 }
 
 #[test]
 fn user_tun_udp() {
-    user("aes128gcm16", true, false);
+    corpus(user("aes128gcm16", true, false));
 }
 
 #[test]
 fn user_tun_udp_without_offloads() {
-    let (engine, suite) = (EngineChoice::User, "aes128ctr-sha512");
-    corpus(Path { engine, suite, encap: true, outer_ipv6: false, workers: 1, plainly: true });
+    corpus(Path { workers: 1, plainly: true, ..user("aes128ctr-sha512", true, false) });
 }
 
 #[test]
 fn user_tun_udp_ipv6() {
-    user("chacha20poly1305", true, true);
+    corpus(user("chacha20poly1305", true, true));
 }
 
 #[test]
 fn user_tun_raw() {
-    user("aes256-sha256", false, false);
+    corpus(user("aes256-sha256", false, false));
 }
 
 #[test]
 fn user_tun_raw_ipv6() {
-    user("aes256gcm16", false, true);
+    corpus(user("aes256gcm16", false, true));
+}
+
+#[test]
+fn user_tun_xsk() {
+    corpus(Path { wan_port: WanPortChoice::Xsk, ..user("aes128gcm16", false, false) });
+}
+
+#[test]
+fn user_tun_xsk_udp_ipv6() {
+    corpus(Path { wan_port: WanPortChoice::Xsk, ..user("aes256gcm16", true, true) });
+}
+
+#[test]
+fn bpf_udp() {
+    corpus(Path { engine: EngineChoice::Bpf, ..user("chacha20poly1305", true, false) });
+}
+
+#[test]
+fn bpf_plain_ipv6() {
+    corpus(Path { engine: EngineChoice::Bpf, ..user("chacha20poly1305", false, true) });
 }
 
 #[test]
