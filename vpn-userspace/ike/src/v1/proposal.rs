@@ -203,7 +203,8 @@ fn read_lifetime(attributes: &[Attribute<'_>], kind: u16, duration: u16) -> Opti
         if a.kind == kind {
             unit = a.as_number();
         } else if a.kind == duration && unit == Some(SECONDS) {
-            return a.as_number().map(Duration::from_secs);
+            // A peer that sets no limit of its own says 0 (strongSwan without `rekey_time`).
+            return a.as_number().filter(|seconds| *seconds > 0).map(Duration::from_secs);
         }
     }
     None
@@ -533,6 +534,8 @@ mod tests {
         ];
         assert_eq!(responder_lifetime(&both), Some(Duration::from_secs(3600)));
         assert_eq!(responder_lifetime(&both[..2]), None);
+        let none = [Attribute::short(two::LIFE_TYPE, 1), Attribute::number(two::LIFE_DURATION, 0)];
+        assert_eq!(responder_lifetime(&none), None, "0 is no limit");
         let data = Attribute::encode_list(&lifetime_attributes(LIFE));
         assert_eq!(responder_lifetime(&Attribute::parse_list(&data).unwrap()), Some(LIFE));
     }
