@@ -75,9 +75,12 @@ fn stale_tunnel_interfaces_go_and_others_stay() {
         ip("tuntap add cv-old mode tun");
         ip("tuntap add tun7 mode tun");
         ip("link add cv-veth type veth peer name cv-peer");
-        assert_eq!(netlink.delete_stale_interfaces().await.unwrap(), ["cv-old"]);
-        for name in ["tun7", "cv-veth", "cv-peer"] {
-            assert!(netlink.find_link(name).await.unwrap().is_some(), "{name}");
+        ip("link add cv-front type veth peer name cvb-1");
+        assert_eq!(netlink.delete_stale_interfaces().await.unwrap(), ["cv-old", "cv-front"]);
+        for (name, stays) in
+            [("tun7", true), ("cv-veth", true), ("cv-peer", true), ("cv-front", false), ("cvb-1", false)]
+        {
+            assert_eq!(netlink.find_link(name).await.unwrap().is_some(), stays, "{name}");
         }
         let gone = netlink.link("tun7").await.unwrap().index;
         netlink.delete_link(gone).await.unwrap();

@@ -24,7 +24,7 @@ use culvert_ike::Parity;
 use culvert_sys::esp_bpf::{
     EspBpf, EspHalf, EspPair, EspPath, MAX_INNER, forwarding_is_off, interface_of, segment_before,
 };
-use culvert_sys::netlink::{Netlink, NetlinkError};
+use culvert_sys::netlink::{BACK_PREFIX, Netlink, NetlinkError};
 use culvert_types::{Spi, TunnelId};
 use tokio::sync::mpsc;
 
@@ -40,8 +40,6 @@ use crate::{
 const ETHERNET_MTU: usize = 1500;
 /// The smallest MTU over which IPv6 goes (RFC 8200 5).
 const IPV6_MIN_MTU: u32 = 1280;
-/// Begins the names of backs; what follows is the tunnel's number.
-const BACK_PREFIX: &str = "cvb-";
 
 /// ESP in eBPF for any number of tunnels.
 pub(crate) struct BpfEngine {

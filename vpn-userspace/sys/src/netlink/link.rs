@@ -24,6 +24,8 @@ pub struct Link {
     pub running: bool,
     /// What it is.
     pub kind: LinkKind,
+    /// The interface that it hangs on, by its index: of a veth, its other end.
+    pub lower: Option<u32>,
 }
 
 /// Packets that an interface did not carry, as the kernel counts them.
@@ -87,11 +89,12 @@ impl Link {
         } else {
             LinkKind::Physical
         };
-        let mut if_id = 0;
+        let (mut if_id, mut lower) = (0, None);
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(n) => name.clone_from(n),
                 LinkAttribute::Mtu(m) => mtu = *m,
+                LinkAttribute::Link(index) => lower = Some(*index),
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
                         match info {
@@ -125,6 +128,7 @@ impl Link {
             up: flags.contains(LinkFlags::Up),
             running: flags.contains(LinkFlags::Running),
             kind,
+            lower,
         }
     }
 

@@ -35,6 +35,8 @@ pub const ROUTE_PROTOCOL: u8 = 203;
 
 /// Prefix of the names of every tunnel interface.
 pub const INTERFACE_PREFIX: &str = "cv-";
+/// Begins the names of the other ends of the interfaces of engine `bpf`, at which its programs are.
+pub const BACK_PREFIX: &str = "cvb-";
 
 /// An rtnetlink connection; clones share it.
 #[derive(Clone)]
@@ -201,15 +203,22 @@ impl Netlink {
         )
     }
 
-    /// Removes the tunnel interfaces that a process that died left behind: TUN devices, xfrm interfaces
-    /// and veths whose names begin with [`INTERFACE_PREFIX`]. Returns their names.
+    /// Removes the tunnel interfaces that a process that died left behind: TUN devices and xfrm interfaces
+    /// whose names begin with [`INTERFACE_PREFIX`], and veths of such a name whose other end is a back
+    /// ([`BACK_PREFIX`]). Returns their names.
     pub async fn delete_stale_interfaces(&self) -> Result<Vec<String>, NetlinkError> {
+        let links = self.links().await?;
+        let is_back = |index: u32| links.iter().any(|l| l.index == index && l.name.starts_with(BACK_PREFIX));
         let mut removed = Vec::new();
-        for link in self.links().await? {
-            let ours = matches!(link.kind, LinkKind::Tun | LinkKind::Xfrm { .. } | LinkKind::Veth);
-            if ours && link.name.starts_with(INTERFACE_PREFIX) {
+        for link in links.iter().filter(|l| l.name.starts_with(INTERFACE_PREFIX)) {
+            let ours = match link.kind {
+                LinkKind::Tun | LinkKind::Xfrm { .. } => true,
+                LinkKind::Veth => link.lower.is_some_and(is_back),
+                _ => false,
+            };
+            if ours {
                 self.delete_link(link.index).await?;
-                removed.push(link.name);
+                removed.push(link.name.clone());
             }
         }
         Ok(removed)
