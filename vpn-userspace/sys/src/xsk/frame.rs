@@ -49,7 +49,7 @@ mod tests {
         for (from, to) in [("192.0.2.2", "192.0.2.1"), ("2001:db8::2", "2001:db8::1")] {
             let (from, to): (IpAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
             let packet = esp(0xc0ff_ee02, 7, 44);
-            for tags in [&[][..], &[5], &[5, 6]] {
+            for tags in [&[][..], &[0x8100], &[0x88a8, 0x8100]] {
                 for (port, protocol, payload) in
                     [(0, 50, packet.clone()), (4501, 17, udp(from, to, (4501, 4500), &packet))]
                 {
