@@ -24,7 +24,7 @@ use culvert_ike::Parity;
 use culvert_sys::esp_bpf::{
     EspBpf, EspHalf, EspPair, EspPath, MAX_INNER, forwarding_is_off, interface_of, segment_before,
 };
-use culvert_sys::netlink::{BACK_PREFIX, Netlink, NetlinkError};
+use culvert_sys::netlink::{self, BACK_PREFIX, Netlink};
 use culvert_types::{Spi, TunnelId};
 use tokio::sync::mpsc;
 
@@ -94,7 +94,7 @@ impl Shared {
     fn remove_interfaces(&self) {
         let links: Vec<u32> = self.state().tunnels.drain().map(|(_, t)| t.link).collect();
         if !links.is_empty()
-            && let Err(error) = remove_links(&links)
+            && let Err(error) = netlink::delete_links(&links)
         {
             tracing::warn!(
                 "cannot remove the interfaces of engine bpf; the next start of the daemon will: {error}"
@@ -415,18 +415,6 @@ impl State {
         self.esp.detach(&tunnel.back);
         outcome
     }
-}
-
-fn remove_links(links: &[u32]) -> Result<(), NetlinkError> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(NetlinkError::Socket)?;
-    runtime.block_on(async {
-        let netlink = Netlink::connect()?;
-        for link in links {
-            netlink.delete_link(*link).await?;
-        }
-        Ok(())
-    })
 }
 
 /// The interface of an address opens ESP from now on. An address that is on none yet is no error: its interface is looked

@@ -19,7 +19,7 @@ use culvert_esp::tunnel::Overhead;
 use culvert_ike::Parity;
 use culvert_sys::encap::EncapSocket;
 use culvert_sys::mss::{ClampedInterface, MssClamp};
-use culvert_sys::netlink::{LinkKind, Netlink, NetlinkError, interface_drops};
+use culvert_sys::netlink::{self, LinkKind, Netlink, NetlinkError, interface_drops};
 use culvert_sys::probe::{KernelEsp, SuiteSupport, Wanted};
 use culvert_sys::wan::route_mtu;
 use culvert_sys::xfrm::{self, IF_ID_BASE, IF_ID_COUNT, Xfrm, XfrmMonitor};
@@ -488,7 +488,7 @@ impl Drop for Drive {
         }
         // Nothing can be awaited here: a thread of the same network namespace does it.
         let links: Vec<u32> = tunnels.iter().map(|t| t.link).collect();
-        let removed = std::thread::spawn(move || remove_links(&links)).join();
+        let removed = std::thread::spawn(move || netlink::delete_links(&links)).join();
         if !matches!(removed, Ok(Ok(()))) {
             tracing::warn!("cannot remove the xfrm interfaces; the next start of the daemon will");
         }
@@ -498,18 +498,6 @@ impl Drop for Drive {
             }
         }
     }
-}
-
-fn remove_links(links: &[u32]) -> Result<(), NetlinkError> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(NetlinkError::Socket)?;
-    runtime.block_on(async {
-        let netlink = Netlink::connect()?;
-        for link in links {
-            netlink.delete_link(*link).await?;
-        }
-        Ok(())
-    })
 }
 
 fn activate(shared: &Arc<Shared>, tunnel: &mut Tunnel, inbound: Spi) -> Result<(), NetlinkError> {

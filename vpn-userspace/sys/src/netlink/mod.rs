@@ -44,6 +44,19 @@ pub struct Netlink {
     handle: Handle,
 }
 
+/// Removes interfaces by their indices, with a connection of its own; blocks. For who ends outside of any runtime.
+pub fn delete_links(links: &[u32]) -> Result<(), NetlinkError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(NetlinkError::Socket)?;
+    runtime.block_on(async {
+        let netlink = Netlink::connect()?;
+        for link in links {
+            netlink.delete_link(*link).await?;
+        }
+        Ok(())
+    })
+}
+
 impl Netlink {
     /// Opens a connection in the network namespace of the calling thread; to be called inside a
     /// tokio runtime, on which a task then serves the socket until the last clone is dropped.
