@@ -1,6 +1,7 @@
 //! MSS clamping in the text of a [`State`], as `culvert-esp` does it.
 use super::State;
 use super::inner::update;
+use crate::mss::largest;
 
 const TCP: u32 = 6;
 const SYN: u32 = 2;
@@ -15,8 +16,7 @@ pub fn is_syn(s: &State) -> bool {
 /// Lowers the MSS option to what fits an inner MTU of `mtu` bytes (RFC 9293 3.7.1), its checksum updated.
 #[inline(always)]
 pub fn clamp(s: &mut State, mtu: u32) {
-    let headers = if s.family == 4 { 40 } else { 60 };
-    let most = mtu.saturating_sub(headers);
+    let most = largest(mtu as usize, s.family != 4) as u32;
     let start = s.transport & 0x7ff;
     let header = (s.byte(start + 12) >> 4) * 4;
     if header < 20 || start + header > s.inner_len {
