@@ -213,7 +213,8 @@ impl Daemon {
             .and_then(|t| t.ike.as_ref())
             .is_some_and(|ike| ike.info.nat_remote && sa.encap().is_some());
         self.guard.insert_sa(sa, roams);
-        if let Err(error) = self.plane.install(sa, use_outbound).await {
+        let installed = self.plane.install(sa, None, use_outbound).await;
+        if let Err(error) = installed {
             tracing::error!("cannot install a CHILD SA of {:?}: {error}", sa.tunnel());
             self.guard.remove_sa(sa.inbound(), now);
             let _ = self.ike.handle_command(now, Command::Terminate(sa.tunnel(), true));

@@ -1,13 +1,14 @@
 //! Engines, ports and workers: who does ESP for an SA, and how packets reach them.
 //!
-//! [`Dataplane`] is the facade: tunnels are created with an engine, SAs are installed into their
-//! tunnel's engine and live there until they are removed. An SA comes from a
+//! [`Dataplane`] is the facade: tunnels are created with an engine, SAs are installed into
+//! one of their tunnel's engines and live there until they are removed. An SA comes from a
 //! [`ChildSa`](culvert_ike::ChildSa), which only an authenticated exchange makes, and never changes
 //! its engine (sequence numbers and replay windows do not move).
 //!
 //! Knows nothing of configuration files, of routes or of when a tunnel should be up.
 
 mod bpf;
+mod installed;
 mod types;
 mod user;
 mod xfrm;
@@ -27,9 +28,10 @@ use culvert_types::{Spi, TunnelId};
 use tokio::sync::mpsc;
 
 use bpf::{BpfEngine, OddDoor};
+use installed::InstalledSas;
 pub use types::{
-    DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineChoice, EngineInfo, OffloadSwitches,
-    Redirects, SaStats, TunnelDrops, TunnelReport, TunnelSpec, WanPortChoice,
+    DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineChoice, EngineInfo, InstallReport,
+    OffloadSwitches, Redirects, SaStats, TunnelDrops, TunnelReport, TunnelSpec, WanPortChoice,
 };
 use user::UserEngine;
 use user::setup::SaSetup;
@@ -43,10 +45,10 @@ pub struct Dataplane {
     xfrm: XfrmEngine,
     user: UserEngine,
     bpf: BpfEngine,
-    /// Which engine serves a tunnel.
-    tunnels: HashMap<TunnelId, Engine>,
-    /// Which tunnel an SA belongs to, or which client of it.
-    sas: HashMap<Spi, TunnelId>,
+    /// The engines that have an interface for a tunnel; the first is the one for its SAs unless one is wished for.
+    tunnels: HashMap<TunnelId, Vec<Engine>>,
+    /// Which engine an SA is in, and which tunnel it belongs to, or which client of it.
+    sas: InstalledSas,
     /// Whose interface and engine serve a client.
     clients: HashMap<TunnelId, TunnelId>,
 }
@@ -67,7 +69,14 @@ impl Dataplane {
         let bpf = BpfEngine::new(&config, door.clone(), events.clone());
         let user = UserEngine::start(&config, steerings, door, events)?;
         Ok((
-            Self { xfrm, user, bpf, tunnels: HashMap::new(), sas: HashMap::new(), clients: HashMap::new() },
+            Self {
+                xfrm,
+                user,
+                bpf,
+                tunnels: HashMap::new(),
+                sas: InstalledSas::default(),
+                clients: HashMap::new(),
+            },
             receiver,
         ))
     }
@@ -114,7 +123,7 @@ impl Dataplane {
             }
             EngineChoice::Auto => self.create_auto(&spec, obstacles).await?,
         };
-        self.tunnels.insert(spec.id, report.engine);
+        self.tunnels.insert(spec.id, vec![report.engine]);
         Ok(report)
     }
 
@@ -151,16 +160,19 @@ impl Dataplane {
 
     /// Removes a tunnel with its SAs and its interface. Returns when the interface is gone.
     pub async fn remove_tunnel(&mut self, id: TunnelId) -> Result<(), DataplaneError> {
-        match self.tunnels.remove(&id).ok_or(DataplaneError::UnknownTunnel(id))? {
-            Engine::User => self.user.remove_tunnel(id).await?,
-            Engine::Xfrm => self.xfrm.remove_tunnel(id).await?,
-            Engine::Bpf => self.bpf.remove_tunnel(id).await?,
+        let engines = self.tunnels.remove(&id).ok_or(DataplaneError::UnknownTunnel(id))?;
+        let mut outcome = Ok(());
+        for engine in engines {
+            let removed = match engine {
+                Engine::User => self.user.remove_tunnel(id).await,
+                Engine::Xfrm => self.xfrm.remove_tunnel(id).await,
+                Engine::Bpf => self.bpf.remove_tunnel(id).await,
+            };
+            outcome = outcome.and(removed);
         }
-        let clients = std::mem::take(&mut self.clients);
-        self.sas.retain(|_, tunnel| clients.get(tunnel).unwrap_or(tunnel) != &id);
-        self.clients = clients;
+        self.sas.retain(|owner| self.clients.get(&owner).unwrap_or(&owner) != &id);
         self.clients.retain(|_, of| *of != id);
-        Ok(())
+        outcome
     }
 
     /// SAs of this client are SAs of that tunnel, which serves many: they share its interface, and packets take the one
@@ -174,34 +186,46 @@ impl Dataplane {
         self.clients.remove(&client);
     }
 
-    /// Installs an SA pair into its tunnel's engine, inbound first. It is used for sending at once, or
-    /// when [`activate_outbound`](Self::activate_outbound) says so. When this returns, packets of the SA are accepted.
-    pub async fn install(&mut self, sa: &ChildSa, use_outbound: bool) -> Result<(), DataplaneError> {
-        let mut setup = SaSetup::from(sa);
-        setup.tunnel = self.tunnel_of(setup.tunnel);
-        self.install_setup(&setup, sa.hard_lifetime(), use_outbound).await?;
-        self.sas.insert(sa.inbound(), sa.tunnel());
-        Ok(())
+    /// Installs an SA pair, inbound first, into the engine that is wished for, or into its tunnel's first; says which one
+    /// it is in, for as long as it lives. It is used for sending at once, or when
+    /// [`activate_outbound`](Self::activate_outbound) says so. When this returns, packets of the SA are accepted.
+    pub async fn install(
+        &mut self,
+        sa: &ChildSa,
+        wish: Option<Engine>,
+        use_outbound: bool,
+    ) -> Result<InstallReport, DataplaneError> {
+        self.install_setup(SaSetup::from(sa), sa.hard_lifetime(), wish, use_outbound).await
     }
 
     async fn install_setup(
         &mut self,
-        setup: &SaSetup,
+        mut setup: SaSetup,
         lifetime: Duration,
+        wish: Option<Engine>,
         use_outbound: bool,
-    ) -> Result<(), DataplaneError> {
-        match self.engine(setup.tunnel)? {
-            Engine::User => self.user.install(setup, use_outbound).await?,
-            Engine::Xfrm => self.xfrm.install(setup, lifetime, use_outbound).await?,
-            Engine::Bpf => self.bpf.install(setup, use_outbound).await?,
+    ) -> Result<InstallReport, DataplaneError> {
+        let owner = setup.tunnel;
+        setup.tunnel = self.tunnel_of(owner);
+        self.sas.check_free(setup.inbound)?;
+        let engines = self.engines_of(owner)?;
+        let first = *engines.first().ok_or(DataplaneError::UnknownTunnel(owner))?;
+        let engine = wish.unwrap_or(first);
+        if !engines.contains(&engine) {
+            return Err(DataplaneError::NotServedBy { tunnel: owner, engine });
         }
-        self.sas.insert(setup.inbound, setup.tunnel);
-        Ok(())
+        match engine {
+            Engine::User => self.user.install(&setup, use_outbound).await?,
+            Engine::Xfrm => self.xfrm.install(&setup, lifetime, use_outbound).await?,
+            Engine::Bpf => self.bpf.install(&setup, use_outbound).await?,
+        }
+        self.sas.add(setup.inbound, owner, engine);
+        Ok(InstallReport { engine, why: Vec::new() })
     }
 
     /// Sends the tunnel's packets with this SA from now on.
     pub async fn activate_outbound(&mut self, inbound: Spi) -> Result<(), DataplaneError> {
-        match self.engine_of(inbound)? {
+        match self.sas.get(inbound)?.engine() {
             Engine::User => self.user.activate_outbound(inbound),
             Engine::Xfrm => self.xfrm.activate_outbound(inbound),
             Engine::Bpf => self.bpf.activate_outbound(inbound),
@@ -210,12 +234,12 @@ impl Dataplane {
 
     /// Sends with this SA no more, and accepts its packets for `drain` still.
     pub async fn remove(&mut self, inbound: Spi, drain: Duration) -> Result<(), DataplaneError> {
-        match self.engine_of(inbound)? {
+        match self.sas.get(inbound)?.engine() {
             Engine::User => self.user.remove(inbound, drain)?,
             Engine::Xfrm => self.xfrm.remove(inbound, drain)?,
             Engine::Bpf => self.bpf.remove(inbound, drain)?,
         }
-        self.sas.remove(&inbound);
+        self.sas.remove(inbound);
         Ok(())
     }
 
@@ -238,14 +262,17 @@ impl Dataplane {
         remote: SocketAddr,
         encap: bool,
     ) -> Result<(), DataplaneError> {
-        let moving: Vec<Spi> =
-            self.sas.iter().filter(|(_, owner)| **owner == tunnel).map(|(spi, _)| *spi).collect();
-        let (engine, tunnel) = (self.engine(tunnel)?, self.tunnel_of(tunnel));
-        match engine {
-            Engine::User => self.user.move_sas(tunnel, moving, (local, remote), encap),
-            Engine::Xfrm => self.xfrm.move_sas(tunnel, &moving, (local, remote), encap),
-            Engine::Bpf => self.bpf.move_sas(&moving, (local, remote), encap),
+        let id = self.tunnel_of(tunnel);
+        let mut outcome = Ok(());
+        for engine in self.engines_of(tunnel)?.to_vec() {
+            let moving = self.sas.of(tunnel, engine);
+            outcome = outcome.and(match engine {
+                Engine::User => self.user.move_sas(id, moving, (local, remote), encap),
+                Engine::Xfrm => self.xfrm.move_sas(id, &moving, (local, remote), encap),
+                Engine::Bpf => self.bpf.move_sas(&moving, (local, remote), encap),
+            });
         }
+        outcome
     }
 
     /// Looks after what no packet and no event tells of: devices that went or came back. To be called every second or so,
@@ -318,11 +345,8 @@ impl Dataplane {
         self.clients.get(&tunnel).copied().unwrap_or(tunnel)
     }
 
-    fn engine(&self, tunnel: TunnelId) -> Result<Engine, DataplaneError> {
-        self.tunnels.get(&self.tunnel_of(tunnel)).copied().ok_or(DataplaneError::UnknownTunnel(tunnel))
-    }
-
-    fn engine_of(&self, inbound: Spi) -> Result<Engine, DataplaneError> {
-        self.engine(*self.sas.get(&inbound).ok_or(DataplaneError::UnknownSpi(inbound))?)
+    fn engines_of(&self, tunnel: TunnelId) -> Result<&[Engine], DataplaneError> {
+        let engines = self.tunnels.get(&self.tunnel_of(tunnel));
+        engines.map(Vec::as_slice).ok_or(DataplaneError::UnknownTunnel(tunnel))
     }
 }

@@ -10,7 +10,7 @@ use crate::user::coalesce::Coalescer;
 use crate::user::split::{self, Plan};
 
 pub use crate::user::setup::{Limits, SaSetup};
-use crate::{Dataplane, DataplaneError};
+use crate::{Dataplane, DataplaneError, Engine, InstallReport};
 
 /// Installs an SA that no peer negotiated; otherwise as [`Dataplane::install`].
 pub async fn install(
@@ -18,7 +18,17 @@ pub async fn install(
     setup: &SaSetup,
     use_outbound: bool,
 ) -> Result<(), DataplaneError> {
-    dataplane.install_setup(setup, Duration::from_secs(3600), use_outbound).await
+    install_in(dataplane, setup, None, use_outbound).await.map(drop)
+}
+
+/// The same with a wish which engine.
+pub async fn install_in(
+    dataplane: &mut Dataplane,
+    setup: &SaSetup,
+    wish: Option<Engine>,
+    use_outbound: bool,
+) -> Result<InstallReport, DataplaneError> {
+    dataplane.install_setup(setup.clone(), Duration::from_secs(3600), wish, use_outbound).await
 }
 
 /// Cuts a TCP super-packet that the kernel left to be cut every `segment` bytes, as a read from a TUN device is, and

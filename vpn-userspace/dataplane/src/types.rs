@@ -171,6 +171,15 @@ pub struct TunnelReport {
     pub spi_parity: Option<Parity>,
 }
 
+/// How an SA was installed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstallReport {
+    /// The engine that has it from now on, until it is removed.
+    pub engine: Engine,
+    /// Why those that come before it have not, a line each.
+    pub why: Vec<String>,
+}
+
 /// An engine, and what it can serve on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineInfo {
@@ -322,6 +331,14 @@ pub enum DataplaneError {
         interface: String,
         /// Why not.
         reason: String,
+    },
+    /// The tunnel has no interface of the engine that was wished for.
+    #[error("{tunnel:?} has no interface of engine {engine}")]
+    NotServedBy {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// The engine.
+        engine: Engine,
     },
     /// There is no such tunnel.
     #[error("{0:?} has not been created")]

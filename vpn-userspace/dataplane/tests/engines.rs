@@ -146,7 +146,7 @@ impl<'n> Gateway<'n> {
 
     fn install_child(&self, sa: &ChildSa) -> Result<(), DataplaneError> {
         let sa = sa.clone();
-        self.call(move |plane| Box::pin(async move { plane.install(&sa, true).await }))
+        self.call(move |plane| Box::pin(async move { plane.install(&sa, None, true).await.map(drop) }))
     }
 
     fn activate(&self, inbound: Spi) {
