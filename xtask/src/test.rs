@@ -114,8 +114,9 @@ type InVm = &'static [(&'static str, &'static str)];
 
 /// The classifier loads and judges packets; the kernel's ESP treats the corpus as ours does.
 const EVERYWHERE: InVm = &[("guard", ""), ("behaviour", "xfrm_")];
-/// The same, and tunnels of the engine `xfrm` with Culvert and its calls to the kernel.
-const WITH_CULVERT: InVm = &[("guard", ""), ("behaviour", "xfrm_"), ("xfrm", ""), ("engines", "xfrm")];
+/// The same, links with VLAN tags, and tunnels of the engine `xfrm` with Culvert and its calls to the kernel.
+const WITH_CULVERT: InVm =
+    &[("guard", ""), ("behaviour", "xfrm_"), ("behaviour", "tagged"), ("xfrm", ""), ("engines", "xfrm")];
 /// Tunnels of both engines with strongSwan, which is longer than all the rest.
 const WITH_STRONGSWAN: InVm = &[("vm_interop", "")];
 

@@ -30,8 +30,6 @@ use crate::esp::{Peer, Sealed};
 use crate::packets::{Make, right_header, routed};
 use crate::wire::Wire;
 
-/// The tunnel's MTU, on every path alike.
-pub(crate) const MTU: usize = 1400;
 const TUNNEL: TunnelId = TunnelId(1);
 const INTERFACE: &str = "cv-test";
 /// Of the gateway, inbound and outbound; the parity of the former says whose it is.
@@ -41,6 +39,8 @@ const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
 const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 2, 2];
 const WAN_MAC: [u8; 6] = [2, 0, 0, 0, 2, 1];
+/// Of the tag, where the links carry one: what the frames' maker writes.
+const VLAN: u16 = 7;
 /// What is to come is waited for so long; a machine that builds beside the test is slow.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// What is not to come is waited for so long.
@@ -59,8 +59,20 @@ pub(crate) struct Path {
     pub(crate) wan_port: WanPortChoice,
     /// Workers that share the WAN address.
     pub(crate) workers: usize,
+    pub(crate) links: Links,
     /// One packet at a time, by workers that never sleep; else all offloads that there are.
     pub(crate) plainly: bool,
+}
+
+/// What the cables carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Links {
+    /// 1500 bytes.
+    Ethernet,
+    /// The same behind a VLAN tag on LAN and WAN; a guard of XDP stands at the device below, and sees the tags.
+    Tagged,
+    /// 9000 bytes.
+    Jumbo,
 }
 
 /// What is to become of a packet.
@@ -119,10 +131,10 @@ fn keys(suite: Suite, seed: u8) -> SuiteKeys {
 }
 
 /// The guard before the WAN, as the daemon keeps it.
-fn guard(dataplane: &mut Dataplane, setup: &SaSetup, mode: AttachMode) -> Guard {
+fn guard(dataplane: &mut Dataplane, setup: &SaSetup, of: Path, mode: AttachMode) -> Guard {
     let options = GuardOptions { local_addresses: vec![setup.local], ..GuardOptions::default() };
     let mut guard = Guard::load(options).unwrap();
-    guard.attach("wan", mode).unwrap();
+    guard.attach(if mode == AttachMode::Tcx { "wan" } else { wan_device(of) }, mode).unwrap();
     for (worker, endpoint) in dataplane.take_redirects().added {
         guard.add_receiver(worker, &endpoint).unwrap();
     }
@@ -138,9 +150,30 @@ fn guard(dataplane: &mut Dataplane, setup: &SaSetup, mode: AttachMode) -> Guard 
     };
     guard.insert_sa(entry).unwrap();
     let path = dataplane.sa_path(setup.inbound);
-    assert_eq!(matches!(path, SaPath::Xsk { .. }), mode == AttachMode::XdpNative, "{path:?}");
+    assert_eq!(matches!(path, SaPath::Xsk { .. }), of.wan_port == WanPortChoice::Xsk, "{path:?}");
     guard.set_path(setup.inbound, path).unwrap();
     guard
+}
+
+/// What the WAN's cable is plugged into.
+fn wan_device(path: Path) -> &'static str {
+    if path.links == Links::Tagged { "wan0" } else { "wan" }
+}
+
+impl Path {
+    /// Of the links, in bytes of IP.
+    pub(crate) fn link_mtu(self) -> usize {
+        if self.links == Links::Jumbo { 9000 } else { 1500 }
+    }
+
+    /// The tunnel's.
+    pub(crate) fn mtu(self) -> usize {
+        self.link_mtu() - 100
+    }
+
+    fn framed(self, to: [u8; 6], from: [u8; 6], packet: &[u8]) -> Vec<u8> {
+        ethernet(to, from, if self.links == Links::Tagged { &[0x8100] } else { &[] }, packet)
+    }
 }
 
 fn selectors(nets: &[&str]) -> Vec<TrafficSelector> {
@@ -153,15 +186,26 @@ impl Bench {
         let gateway = Namespace::new("gateway").unwrap();
         let outside = Namespace::new("outside").unwrap();
         outside.sysctl("net/ipv6/conf/default/disable_ipv6", "1").unwrap();
-        for (name, far, addresses) in [
-            ("lan", "host", ["10.1.0.1/24", "fd01::1/64"]),
-            ("wan", "net", ["198.51.100.1/24", "2001:db8:a::1/64"]),
+        let tagged = path.links == Links::Tagged;
+        for (name, device, far, addresses) in [
+            ("lan", if tagged { "lan0" } else { "lan" }, "host", ["10.1.0.1/24", "fd01::1/64"]),
+            ("wan", wan_device(path), "net", ["198.51.100.1/24", "2001:db8:a::1/64"]),
         ] {
-            let near = End { namespace: &gateway, name, addresses: &addresses };
-            link(near, End { namespace: &outside, name: far, addresses: &[] }, None).unwrap();
+            let near = End { namespace: &gateway, name: device, addresses: &[] };
+            let mtu = (path.links == Links::Jumbo).then_some(path.link_mtu() as u32);
+            link(near, End { namespace: &outside, name: far, addresses: &[] }, mtu).unwrap();
             outside.run("ethtool", &["-K", far, "gro", "off"]).unwrap();
-            // Frames as a wire carries them: cut, and with their checksums. The gateway joins what belongs together.
-            gateway.run("ethtool", &["-K", name, "tx", "off"]).unwrap();
+            // Frames as a wire carries them: cut, tagged, and with their checksums. The gateway joins what belongs together.
+            gateway.run("ethtool", &["-K", device, "tx", "off", "txvlan", "off", "rxvlan", "off"]).unwrap();
+            if tagged {
+                gateway.ip(&format!("link add link {device} name {name} type vlan id {VLAN}")).unwrap();
+                gateway.run("ethtool", &["-K", name, "tx", "off"]).unwrap();
+                gateway.ip(&format!("link set dev {name} up")).unwrap();
+            }
+            for address in addresses {
+                let flags = if address.contains(':') { "nodad" } else { "" };
+                gateway.ip(&format!("addr add {address} dev {name} {flags}")).unwrap();
+            }
         }
         let colons = |mac: [u8; 6]| mac.map(|b| format!("{b:02x}")).join(":");
         gateway.ip(&format!("link set dev lan address {}", colons(LAN_MAC))).unwrap();
@@ -204,7 +248,7 @@ impl Bench {
             engine: path.engine,
             suites: vec![suite],
             inside: Vec::new(),
-            mtu: Some(MTU as u32),
+            mtu: Some(path.mtu() as u32),
             encap: path.encap,
             wan_port: path.wan_port,
             remote_nets: vec!["10.2.0.0/24".parse().unwrap(), "fd02::/64".parse().unwrap()],
@@ -238,9 +282,10 @@ impl Bench {
         let mode = match (path.wan_port, path.engine) {
             (WanPortChoice::Xsk, _) => Some(AttachMode::XdpNative),
             (_, EngineChoice::Bpf) => Some(AttachMode::Tcx),
+            _ if tagged => Some(AttachMode::XdpNative),
             _ => None,
         };
-        let guard = mode.map(|mode| gateway.within(|| guard(&mut dataplane, &setup, mode)).unwrap());
+        let guard = mode.map(|mode| gateway.within(|| guard(&mut dataplane, &setup, path, mode)).unwrap());
         let peer = Peer::new(suite, (inbound, &keys(suite, 1)), (OUTBOUND, &keys(suite, 2)));
         Self {
             path,
@@ -274,13 +319,13 @@ impl Bench {
 
     /// Sends an IP packet from the host, and compares what becomes of it.
     pub(crate) fn out(&mut self, name: &str, packet: &[u8], expect: &Expect) {
-        self.host.send(&ethernet(LAN_MAC, HOST_MAC, &[], packet));
+        self.host.send(&self.path.framed(LAN_MAC, HOST_MAC, packet));
         self.judge(name, expect);
     }
 
     /// Sends many at once.
     pub(crate) fn out_many(&mut self, name: &str, packets: &[Vec<u8>], expect: &Expect) {
-        packets.iter().for_each(|p| self.host.send(&ethernet(LAN_MAC, HOST_MAC, &[], p)));
+        packets.iter().for_each(|p| self.host.send(&self.path.framed(LAN_MAC, HOST_MAC, p)));
         self.judge(name, expect);
     }
 
@@ -330,7 +375,7 @@ impl Bench {
 
     /// Sends an IP packet from the peer, before others that it belongs to.
     pub(crate) fn wan_quietly(&self, packet: &[u8]) {
-        self.net.send(&ethernet(WAN_MAC, PEER_MAC, &[], packet));
+        self.net.send(&self.path.framed(WAN_MAC, PEER_MAC, packet));
     }
 
     /// The outer addresses: the peer's, the gateway's.

@@ -4,7 +4,7 @@ use culvert_dataplane::Engine;
 use culvert_ebpf_shared::testing::{ip, marked, udp};
 use culvert_esp::tunnel::Ecn;
 
-use crate::bench::{Bench, Expect, MTU};
+use crate::bench::{Bench, Expect};
 use crate::esp::Sealed;
 use crate::packets::{Make, cut, numbered, routed, with_ecn};
 
@@ -42,16 +42,17 @@ pub(crate) fn cases(bench: &mut Bench) {
 }
 
 fn sizes(bench: &mut Bench) {
+    let mtu = bench.path.mtu();
     for make in [v4, v6] {
-        for len in (48..66).chain([576, 1280, MTU]) {
+        for len in (48..66).chain([576, 1280, mtu]) {
             let packet = make(len).udp();
             bench.inn(&format!("UDP in IPv{}, {len} bytes", packet[0] >> 4), &packet, &delivered(&packet));
         }
         let packet = make(100).carrying(253, &numbered(40));
         bench.inn("an unknown protocol", &packet, &delivered(&packet));
     }
-    // The peer may have a larger MTU than we.
-    let packet = v4(MTU + 10).df().udp();
+    // The peer may have a larger mtu than we.
+    let packet = v4(mtu + 10).df().udp();
     bench.inn("more than our own MTU", &packet, &delivered(&packet));
 }
 
@@ -93,15 +94,16 @@ fn odd(bench: &mut Bench) {
     bench.inn("hop limit 1", &v6(100).ttl(1).udp(), &Expect::Told(3, 0, 0));
 
     // Whole outside only when put together; inside too large for the host's link.
-    let packet = v4(3000).udp();
+    let link = bench.path.link_mtu();
+    let packet = v4(2 * link).udp();
     let esp = bench.peer.seal(&Sealed::new(&packet));
     // eBPF opens no packet that is larger than a frame.
     if !bench.path.outer_ipv6 && bench.engine != Engine::Bpf {
         let outer = bench.outer(&esp, 0);
-        let pieces = cut(&outer, 1500);
+        let pieces = cut(&outer, link);
         let (last, first) = pieces.split_last().unwrap();
         first.iter().for_each(|piece| bench.wan_quietly(piece));
-        bench.wan("fragments outside", last, &Expect::Delivered(cut(&routed(&packet), 1500)));
+        bench.wan("fragments outside", last, &Expect::Delivered(cut(&routed(&packet), link)));
     }
 }
 
@@ -250,8 +252,9 @@ fn ports(bench: &mut Bench) {
 }
 
 fn segment_size(bench: &mut Bench) {
+    let mtu = bench.path.mtu();
     for (make, headers) in [(v4 as fn(usize) -> Make, 40), (v6, 60)] {
-        let most = (MTU - headers) as u16;
+        let most = (mtu - headers) as u16;
         for offered in [1460, most, 536] {
             let (packet, want) = (make(0).syn(offered), make(0).syn(offered.min(most)));
             let name = format!("SYN that offers {offered} in IPv{}", packet[0] >> 4);

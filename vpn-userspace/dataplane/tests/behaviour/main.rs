@@ -2,8 +2,8 @@
 //! the book, whatever the path. Needs root.
 //!
 //! The rules are DESIGN's: RFC 4301 (selectors, headers), 4303 (ESP), 6040 (ECN), 3948 (UDP), 1191 and 8201 (path MTU).
-//! What the kernel's ESP does otherwise is said in the case, by [`Bench::kernel`]. Its paths say that they are skipped
-//! where the kernel has no ESP; CULVERT_EXPECT_ESP=1 makes that a failure.
+//! What the kernel's ESP does otherwise is said in the case, by [`Bench::kernel`]. Its paths, and those with VLANs, say
+//! that they are skipped where the kernel has none; CULVERT_EXPECT_ESP=1 makes that a failure.
 
 mod bench;
 mod esp;
@@ -13,7 +13,7 @@ mod packets;
 mod streams;
 mod wire;
 
-use bench::{Bench, Path};
+use bench::{Bench, Links, Path};
 use culvert_dataplane::{EngineChoice, WanPortChoice};
 use culvert_sys::probe::KernelEsp;
 
@@ -38,8 +38,21 @@ fn user(suite: &'static str, encap: bool, outer_ipv6: bool) -> Path {
         outer_ipv6,
         wan_port: WanPortChoice::Socket,
         workers: 2,
+        links: Links::Ethernet,
         plainly: false,
     }
+}
+
+/// Links with VLAN tags, where the kernel has such devices.
+fn tagged(path: Path) {
+    let namespace = culvert_lab::Namespace::new("vlan").unwrap();
+    namespace.ip("link add cable type veth peer name end").unwrap();
+    if let Err(reason) = namespace.ip("link add link cable name tagged type vlan id 7") {
+        assert!(std::env::var_os("CULVERT_EXPECT_ESP").is_none(), "this kernel should have VLANs: {reason}");
+        println!("skipped: {reason}");
+        return;
+    }
+    corpus(Path { links: Links::Tagged, ..path });
 }
 
 fn xfrm(suite: &'static str, encap: bool, outer_ipv6: bool) {
@@ -64,6 +77,21 @@ fn user_tun_udp_without_offloads() {
 #[test]
 fn user_tun_udp_ipv6() {
     corpus(user("chacha20poly1305", true, true));
+}
+
+#[test]
+fn user_tun_udp_tagged() {
+    tagged(user("aes128gcm16", true, false));
+}
+
+#[test]
+fn user_tun_udp_jumbo() {
+    corpus(Path { links: Links::Jumbo, ..user("aes256gcm16", true, false) });
+}
+
+#[test]
+fn user_tun_raw_jumbo_ipv6() {
+    corpus(Path { links: Links::Jumbo, ..user("chacha20poly1305", false, true) });
 }
 
 #[test]

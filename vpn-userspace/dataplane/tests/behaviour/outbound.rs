@@ -2,7 +2,7 @@
 
 use culvert_dataplane::Engine;
 
-use crate::bench::{Bench, Expect, MTU};
+use crate::bench::{Bench, Expect};
 use crate::packets::{Make, cut, numbered, routed};
 
 const FROM: &str = "10.1.0.2";
@@ -32,9 +32,10 @@ pub(crate) fn cases(bench: &mut Bench) {
 }
 
 fn sizes(bench: &mut Bench) {
+    let mtu = bench.path.mtu();
     for make in [v4, v6] {
         // Each alignment of the cipher's block, the smallest and the largest.
-        for len in (48..66).chain([576, 1280, MTU - 1, MTU]) {
+        for len in (48..66).chain([576, 1280, mtu - 1, mtu]) {
             let packet = make(len).udp();
             bench.out(&format!("UDP in IPv{}, {len} bytes", packet[0] >> 4), &packet, &sealed(0, &packet));
         }
@@ -66,12 +67,13 @@ fn headers(bench: &mut Bench) {
 }
 
 fn too_big(bench: &mut Bench) {
-    bench.out("DF and a byte too long", &v4(MTU + 1).df().udp(), &Expect::Told(3, 4, MTU as u32));
-    bench.out("DF and the link's MTU", &v4(1500).df().udp(), &Expect::Told(3, 4, MTU as u32));
-    bench.out("IPv6 and a byte too long", &v6(MTU + 1).udp(), &Expect::Told(2, 0, MTU as u32));
-    for len in [MTU + 1, 1500] {
+    let (mtu, link) = (bench.path.mtu(), bench.path.link_mtu());
+    bench.out("DF and a byte too long", &v4(mtu + 1).df().udp(), &Expect::Told(3, 4, mtu as u32));
+    bench.out("DF and the link's MTU", &v4(link).df().udp(), &Expect::Told(3, 4, mtu as u32));
+    bench.out("IPv6 and a byte too long", &v6(mtu + 1).udp(), &Expect::Told(2, 0, mtu as u32));
+    for len in [mtu + 1, link] {
         let packet = v4(len).udp();
-        let fragments = cut(&routed(&packet), MTU);
+        let fragments = cut(&routed(&packet), mtu);
         assert_eq!(fragments.len(), 2);
         bench.out(&format!("{len} bytes without DF"), &packet, &Expect::Sealed(0, fragments));
     }
@@ -113,9 +115,10 @@ fn refused(bench: &mut Bench) {
 }
 
 fn segment_size(bench: &mut Bench) {
+    let mtu = bench.path.mtu();
     for (make, headers) in [(v4 as fn(usize) -> Make, 40), (v6, 60)] {
-        let most = (MTU - headers) as u16;
-        for offered in [1460, most + 1, most, 536] {
+        let most = (mtu - headers) as u16;
+        for offered in [most + 60, most + 1, most, 536] {
             let packet = make(0).syn(offered);
             let want = routed(&make(0).syn(offered.min(most)));
             bench.out(

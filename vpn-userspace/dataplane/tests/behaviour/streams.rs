@@ -1,6 +1,6 @@
 //! Many packets at once, as they meet segmentation and receive offloads: each arrives as it was sent, once, in order.
 
-use crate::bench::{Bench, Expect, MTU};
+use crate::bench::{Bench, Expect};
 use crate::esp::Sealed;
 use crate::packets::{Make, numbered, routed};
 
@@ -69,6 +69,7 @@ fn segment(make: &Make, sequence: u32, flags: u8, len: usize) -> Vec<u8> {
 
 /// Flows, sizes and kinds as they come, by chance.
 fn mixture(bench: &mut Bench) {
+    let mtu = bench.path.mtu();
     let mut numbers = Numbers(0x0123_4567_89ab_cdef);
     for round in 0..12 {
         let mut sequences = [0u32; 4];
@@ -79,7 +80,7 @@ fn mixture(bench: &mut Bench) {
             let to =
                 if host.contains(':') { format!("fd02::{flow}") } else { format!("10.2.0.{}", flow + 1) };
             assert_ne!(to, far);
-            let make = Make::new(host, &to, 60 + numbers.below(MTU - 60 + 1));
+            let make = Make::new(host, &to, 60 + numbers.below(mtu - 60 + 1));
             packets.push(match numbers.below(3) {
                 0 => make.udp(),
                 1 => make.df().udp(),
