@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use culvert_lab::measure::{Echo, Iperf, IperfServer, ping};
-use culvert_lab::topology::HOST_B;
+use culvert_lab::topology::{HOST_B, HOST_B6};
 use culvert_lab::wait_for;
 use culvert_tests::{Case, Initiator, Twins, traffic};
 use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
@@ -165,14 +165,45 @@ fn small_mtu_on_the_link() -> Result<()> {
     connects(&case).map(drop)
 }
 
-/// The link behind the WAN's router takes 1400 bytes only, which gateway A has to learn from the router.
+/// The path narrows to 1280 bytes behind the WAN's router while TCP flows over it, both ways and of every family: gateway A
+/// learns it from the router, and nothing stalls.
+fn the_path_narrows(case: &Case) -> Result<()> {
+    let twins = Twins::bring_up(case)?;
+    let site = &twins.site;
+    let families = if case.ipv6_inside { vec![HOST_B, HOST_B6] } else { vec![HOST_B] };
+    let mut flows = Vec::new();
+    for (port, (to, reverse)) in families.iter().flat_map(|to| [(to, false), (to, true)]).enumerate() {
+        let server = IperfServer::at(&site.host_b, 5201 + port as u16)?;
+        let what = Iperf { seconds: 4, reverse, ..Iperf::default() };
+        flows.push((server.begin(&site.host_a, to, &what)?, server, *to, reverse));
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    site.wan.ip("link set dev to-b mtu 1280")?;
+    site.gateway_b.ip("link set dev wan mtu 1280")?;
+    for (job, _server, to, reverse) in flows {
+        let samples = job.finish()?.samples;
+        let late: Vec<f64> = samples.iter().filter(|(end, _)| *end > 3.2).map(|(_, gbps)| *gbps).collect();
+        ensure!(late.iter().sum::<f64>() > 0.001, "to {to}, reverse {reverse}: {samples:?}");
+    }
+    traffic(site, &case.hosts())
+}
+
 #[test]
 fn small_mtu_on_the_path() -> Result<()> {
-    let case = Case { culvert_encap: "udp".into(), ..case("aes128gcm16-prfsha256-ecp256", "aes128gcm16") };
-    let twins = Twins::bring_up(&case)?;
-    twins.site.wan.ip("link set dev to-b mtu 1400")?;
-    twins.site.gateway_b.ip("link set dev wan mtu 1400")?;
-    traffic(&twins.site, &case.hosts())
+    let case = case("aes128gcm16-prfsha256-ecp256", "aes128gcm16");
+    the_path_narrows(&Case { culvert_encap: "udp".into(), ipv6_inside: true, ..case })
+}
+
+#[test]
+fn small_mtu_on_the_path_of_plain_esp() -> Result<()> {
+    let case = case("aes128gcm16-prfsha256-ecp256", "aes128gcm16");
+    the_path_narrows(&Case { culvert_encap: "esp".into(), ..case })
+}
+
+#[test]
+fn small_mtu_on_the_path_of_engine_bpf() -> Result<()> {
+    let case = case("aes128gcm16-prfsha256-ecp256", "chacha20poly1305");
+    the_path_narrows(&Case { engine: "bpf".into(), ..case })
 }
 
 macro_rules! rekeyed {

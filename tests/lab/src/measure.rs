@@ -248,7 +248,14 @@ impl IperfServer {
     /// # Errors
     /// When iperf3 cannot be started or does not listen.
     pub fn start(namespace: &Namespace) -> Result<Self> {
-        let port = 5201;
+        Self::at(namespace, 5201)
+    }
+
+    /// Starts one at a TCP port, beside others, and waits until it listens.
+    ///
+    /// # Errors
+    /// When iperf3 cannot be started or does not listen.
+    pub fn at(namespace: &Namespace, port: u16) -> Result<Self> {
         let mut process = namespace.spawn(&format!("iperf3 -s -p {port} --forceflush"))?;
         process.wait_log("Server listening", Duration::from_secs(5))?;
         Ok(Self { process, port })

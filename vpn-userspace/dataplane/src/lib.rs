@@ -217,7 +217,10 @@ impl Dataplane {
         match engine {
             Engine::User => self.user.install(&setup, use_outbound).await?,
             Engine::Xfrm => self.xfrm.install(&setup, lifetime, use_outbound).await?,
-            Engine::Bpf => self.bpf.install(&setup, use_outbound).await?,
+            Engine::Bpf => {
+                self.user.listen(setup.local, setup.encap)?;
+                self.bpf.install(&setup, use_outbound).await?;
+            }
         }
         self.sas.add(setup.inbound, owner, engine);
         Ok(InstallReport { engine, why: Vec::new() })
@@ -269,7 +272,10 @@ impl Dataplane {
             outcome = outcome.and(match engine {
                 Engine::User => self.user.move_sas(id, moving, (local, remote), encap),
                 Engine::Xfrm => self.xfrm.move_sas(id, &moving, (local, remote), encap),
-                Engine::Bpf => self.bpf.move_sas(&moving, (local, remote), encap),
+                Engine::Bpf => {
+                    let listening = self.user.listen(local.ip(), encap);
+                    listening.and_then(|()| self.bpf.move_sas(&moving, (local, remote), encap))
+                }
             });
         }
         outcome

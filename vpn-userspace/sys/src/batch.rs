@@ -26,6 +26,8 @@ pub struct Train {
     pub tos: u8,
     /// Where they go; the port is ignored by raw sockets.
     pub to: SocketAddr,
+    /// Without DF. Such a train is one datagram.
+    pub may_fragment: bool,
 }
 
 impl Train {
@@ -64,11 +66,17 @@ impl Default for SendBatch {
 }
 
 impl SendBatch {
-    /// Sends trains in order, at most [`BATCH`] of them; says how many went. An error concerns the first.
+    /// Sends trains in order, at most [`BATCH`] of them and with DF or without it all; says how many went. An error
+    /// concerns the first.
     pub fn send(&mut self, socket: &WanSocket, buf: &[u8], trains: &[Train]) -> io::Result<usize> {
-        let count = trains.len().min(BATCH);
+        let Some(may_fragment) = trains.first().map(|t| t.may_fragment) else { return Ok(0) };
+        let mut count = 0;
         let v4 = socket.local().is_ipv4();
-        for (i, train) in trains.iter().take(count).enumerate() {
+        for (i, train) in trains.iter().take(BATCH).enumerate() {
+            if train.may_fragment != may_fragment {
+                break;
+            }
+            count = i + 1;
             let bytes = buf.get(train.bytes.clone()).ok_or(io::ErrorKind::InvalidInput)?;
             let (name, name_len) = match (socket.kind(), train.to) {
                 // A raw IPv6 socket reads the port as a protocol and refuses any but its own.
@@ -99,17 +107,14 @@ impl SendBatch {
                 if used == 0 { std::ptr::null_mut() } else { self.control[i].as_mut_ptr().cast() };
             header.msg_controllen = used as _;
         }
+        let (fd, headers) = (socket.as_fd().as_raw_fd(), self.headers.as_mut_ptr());
         // SAFETY: the first `count` headers were filled above and point into `buf` and into our own
         // arrays, all of which outlive the call; the kernel writes only msg_len.
-        let sent = unsafe {
-            libc::sendmmsg(
-                socket.as_fd().as_raw_fd(),
-                self.headers.as_mut_ptr(),
-                count as u32,
-                libc::MSG_NOSIGNAL,
-            )
+        let call = || match unsafe { libc::sendmmsg(fd, headers, count as u32, libc::MSG_NOSIGNAL) } {
+            sent @ 0.. => Ok(sent as usize),
+            _ => Err(io::Error::last_os_error()),
         };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
+        if may_fragment { socket.without_df(call) } else { call() }
     }
 }
 
@@ -320,9 +325,9 @@ mod tests {
             let (a, b) = pair(ip);
             let buf: Vec<u8> = (0..5000u32).map(|i| (i / 7) as u8).collect();
             let trains = [
-                Train { bytes: 0..3500, segment: 1000, tos: 0x2a, to: b.local() },
-                Train { bytes: 3500..3510, segment: 10, tos: 1, to: b.local() },
-                Train { bytes: 3510..5000, segment: 745, tos: 0, to: b.local() },
+                Train { bytes: 0..3500, segment: 1000, tos: 0x2a, to: b.local(), may_fragment: false },
+                Train { bytes: 3500..3510, segment: 10, tos: 1, to: b.local(), may_fragment: false },
+                Train { bytes: 3510..5000, segment: 745, tos: 0, to: b.local(), may_fragment: false },
             ];
             assert_eq!(trains.iter().map(Train::datagrams).collect::<Vec<_>>(), [4, 1, 2]);
             assert_eq!(SendBatch::default().send(&a, &buf, &trains).unwrap(), 3);
@@ -368,7 +373,7 @@ mod tests {
     #[test]
     fn trains_outside_the_buffer_are_refused() {
         let (a, b) = pair("127.0.0.1");
-        let trains = [Train { bytes: 0..11, segment: 11, tos: 0, to: b.local() }];
+        let trains = [Train { bytes: 0..11, segment: 11, tos: 0, to: b.local(), may_fragment: false }];
         let error = SendBatch::default().send(&a, &[0; 10], &trains).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }

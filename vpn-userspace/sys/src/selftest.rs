@@ -46,7 +46,7 @@ fn train(receive_offload: bool) -> Result<(), String> {
     const { assert!(COUNT < MAX_SEGMENTS) };
     let len = (COUNT - 1) * SEGMENT + LAST;
     let sent: Vec<u8> = (0..len as u32).map(|i| (i.wrapping_mul(0x9e37_79b1) >> 21) as u8).collect();
-    let train = Train { bytes: 0..len, segment: SEGMENT, tos: 0, to: to.local() };
+    let train = Train { bytes: 0..len, segment: SEGMENT, tos: 0, to: to.local(), may_fragment: false };
     SendBatch::default().send(&from, &sent, &[train]).map_err(failed("the kernel refuses a train"))?;
     let mut poller = Poller::new().map_err(failed("epoll"))?;
     poller.add(&to, 0).map_err(failed("epoll"))?;

@@ -233,21 +233,29 @@ impl WanSocket {
     /// Sends one datagram made of two parts, outside every batch. With `may_fragment` it goes without
     /// DF (IKE messages that are larger than the path's MTU).
     pub fn send_parts(&self, to: SocketAddr, parts: [&[u8]; 2], may_fragment: bool) -> io::Result<()> {
-        let toggle = may_fragment && self.dont_fragment;
-        if toggle {
-            // Another thread's ESP may for a moment go without DF too, which harms nobody.
-            self.set_dont_fragment(false)?;
-        }
-        let mut result = self.send_once(to, parts);
-        if let Err(e) = &result
-            && matches!(e.raw_os_error(), Some(libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::EMSGSIZE))
-        {
+        let send = || match self.send_once(to, parts) {
             // The socket reports, once, what happened to an earlier packet; this one was not sent.
-            result = self.send_once(to, parts);
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::EMSGSIZE)
+                ) =>
+            {
+                self.send_once(to, parts)
+            }
+            result => result,
+        };
+        if may_fragment { self.without_df(send) } else { send() }
+    }
+
+    /// Sends without DF. Another thread's packets may for a moment go without it too, which harms nobody.
+    pub(crate) fn without_df<T>(&self, send: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if !self.dont_fragment {
+            return send();
         }
-        if toggle {
-            self.set_dont_fragment(true)?;
-        }
+        self.set_dont_fragment(false)?;
+        let result = send();
+        self.set_dont_fragment(true)?;
         result
     }
 

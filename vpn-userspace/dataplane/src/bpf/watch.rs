@@ -17,8 +17,8 @@ use crate::{DataplaneError, DataplaneEvent};
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// Between two looks at every path, for those that carry more again.
-const PATHS: Duration = Duration::from_secs(10);
+/// Paths that are asked for their MTU at one look, in turn: up to 80 SAs each is asked once per second.
+const PATHS: usize = 8;
 /// At most one trigger for a tunnel in this time.
 const TRIGGER: Duration = Duration::from_secs(1);
 /// Sequence numbers of 32 bits leave the peer an eighth, in which it must have rekeyed.
@@ -53,14 +53,12 @@ impl Drop for Watch {
 
 /// Runs until it is told to stop.
 fn run(shared: &Shared, stopped: &mpsc::Receiver<()>) {
-    let mut paths = Instant::now();
+    let mut turn = 0;
     while stopped.recv_timeout(INTERVAL) == Err(mpsc::RecvTimeoutError::Timeout) {
         let now = Instant::now();
-        let all = now.duration_since(paths) >= PATHS;
-        if all {
-            paths = now;
-        }
-        for (tunnel, overhead, local, remote) in look(shared, now, all) {
+        let (paths, all) = look(shared, now, turn);
+        turn = if turn + PATHS < all { turn + PATHS } else { 0 };
+        for (tunnel, overhead, local, remote) in paths {
             fit_mtu(shared, tunnel, overhead, local, remote);
         }
     }
@@ -68,8 +66,9 @@ fn run(shared: &Shared, stopped: &mpsc::Receiver<()>) {
 
 type Path = (TunnelId, Overhead, IpAddr, IpAddr);
 
-/// One look; returns the paths whose MTU is to be asked for.
-fn look(shared: &Shared, now: Instant, all: bool) -> Vec<Path> {
+/// One look; returns the paths whose MTU is to be asked for, beginning with this one in the order of turns, and how many
+/// there are.
+fn look(shared: &Shared, now: Instant, turn: usize) -> (Vec<Path>, usize) {
     let mut state = shared.state();
     let due: Vec<_> = state.draining.extract_if(.., |(until, _, _)| *until <= now).collect();
     for (_, spi, pair) in due {
@@ -89,11 +88,12 @@ fn look(shared: &Shared, now: Instant, all: bool) -> Vec<Path> {
         }
     }
     let mut paths = Vec::new();
-    for (spi, pair) in pairs {
+    let all = pairs.len();
+    for (index, (spi, pair)) in pairs.iter_mut().enumerate() {
         if let Ok(Some(out)) = esp.outbound(pair.slot) {
             check_limits(shared, *spi, pair, out.sequence, out.bytes);
             let too_big = out.drops[Reason::WanTooBig as usize];
-            if all || too_big != pair.too_big {
+            if (turn..turn + PATHS).contains(&index) || too_big != pair.too_big {
                 pair.too_big = too_big;
                 paths.push((pair.tunnel, pair.overhead, pair.path.local.ip(), pair.path.remote.ip()));
             }
@@ -114,7 +114,7 @@ fn look(shared: &Shared, now: Instant, all: bool) -> Vec<Path> {
             }
         }
     }
-    paths
+    (paths, all)
 }
 
 fn check_limits(shared: &Shared, inbound: Spi, pair: &mut Pair, sequence: u64, bytes: u64) {

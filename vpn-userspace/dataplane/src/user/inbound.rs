@@ -388,7 +388,7 @@ impl Path<'_> {
         if tunnel::decapsulate_ecn(bytes, datagram.tos).is_err() {
             return drops.add(Reason::Ecn, 1);
         }
-        mss::clamp(bytes, entry.tunnel.mtu(), Checksum::Complete);
+        mss::clamp(bytes, entry.tunnel.carried(), Checksum::Complete);
         self.packets += 1;
         self.bytes += inner.len() as u64;
         let join = self.lan.offloads(&entry.tunnel);

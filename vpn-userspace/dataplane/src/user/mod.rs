@@ -286,7 +286,7 @@ impl UserEngine {
             sa: OutboundSa::new(setup.outbound, setup.suite, &setup.outbound_keys, setup.esn)?,
             selectors,
             path: self.path(xsk, socket),
-            route: Route { local: setup.local, remote: setup.remote },
+            route: Route { local: setup.local, remote: setup.remote, may_fragment: false },
             counters: counters.clone(),
             limits: setup.limits,
             bytes: 0,
@@ -372,7 +372,7 @@ impl UserEngine {
         for control in self.wans.controls() {
             control.send(Inbound::Move(moving.clone(), remote))?;
         }
-        let route = Route { local: local.ip(), remote };
+        let route = Route { local: local.ip(), remote, may_fragment: false };
         let path = self.path(xsk, socket);
         self.outbound[outbound].control.send(Outbound::Move(id, moving, path, route))
     }
@@ -432,6 +432,12 @@ impl UserEngine {
             TunnelDrops { tunnel, drops }
         };
         self.tunnels.iter().map(drops).collect()
+    }
+
+    /// Has a socket for what the stack hands up on a WAN address, which lets the kernel learn what routers say, for an SA of
+    /// another engine: kernels without ESP learn no path's MTU from plain ESP that no socket stands for.
+    pub(crate) fn listen(&mut self, local: IpAddr, encap: bool) -> Result<(), DataplaneError> {
+        self.wans.socket(local, encap).map(drop)
     }
 
     pub(crate) fn wan_drops(&self) -> Vec<(&'static str, u64)> {

@@ -343,8 +343,11 @@ impl Path<'_> {
             Plan::Single(single) => (1, single.len()),
             Plan::Segments(segments) => (segments.count(), segments.max_len()),
         };
-        let mtu = shared.mtu();
-        if longest > mtu {
+        let mtu = shared.carried();
+        let mut route = owned.entry.route;
+        if longest > mtu && longest <= shared.mtu() && may_be_cut(&packet) {
+            route.may_fragment = true;
+        } else if longest > mtu {
             drops.add(Reason::TooBig, count as u64);
             answer(shared, icmp_limit, || icmp::packet_too_big(bytes, packet.destination(), mtu));
             return;
@@ -387,7 +390,7 @@ impl Path<'_> {
             };
             match sealed {
                 Ok(sealed) => {
-                    port.commit(sealed, tos, &entry.route, index as u32);
+                    port.commit(sealed, tos, &route, index as u32);
                     packets += 1;
                     inner_bytes += len as u64;
                 }
@@ -428,6 +431,12 @@ impl OutboundEntry {
             let _ = events.send(DataplaneEvent::SoftLimit { inbound });
         }
     }
+}
+
+/// Whether its sender could not make it smaller, so that the packet around it may be cut: IPv6 of 1280 bytes or less
+/// (RFC 8200 5), and IPv4 without DF.
+fn may_be_cut(packet: &Packet<'_>) -> bool {
+    !packet.is_ipv4() || !packet.dont_fragment()
 }
 
 /// Whether the packet goes to a multicast group that no router forwards (RFC 5771 4, RFC 4291 2.7).

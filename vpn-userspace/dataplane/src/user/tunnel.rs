@@ -26,6 +26,8 @@ pub(crate) struct TunnelShared {
     pub(crate) counters: Counters,
     /// The interface's MTU; the packet path reads it.
     mtu: AtomicU32,
+    /// What the path carries without fragments outside: less than the MTU where that may not fall further.
+    carried: AtomicU32,
     state: Mutex<Mtu>,
     minimum: u32,
 }
@@ -41,15 +43,22 @@ impl TunnelShared {
     /// With `ipv6` the MTU never falls below what IPv6 needs.
     pub(crate) fn new(id: TunnelId, tun: Tun, mtu: u32, ipv6: bool) -> Self {
         let minimum = if ipv6 { MIN_V6 } else { MIN_V4 };
-        let mtu = mtu.max(minimum);
         let state = Mutex::new(Mtu { base: mtu, learned: None });
-        Self { id, tun, counters: Counters::default(), mtu: AtomicU32::new(mtu), state, minimum }
+        let (carried, mtu) = (AtomicU32::new(mtu.max(MIN_V4)), AtomicU32::new(mtu.max(minimum)));
+        Self { id, tun, counters: Counters::default(), mtu, carried, state, minimum }
     }
 
     /// Bytes of the largest inner packet.
     #[inline]
     pub(crate) fn mtu(&self) -> usize {
         self.mtu.load(Ordering::Relaxed) as usize
+    }
+
+    /// Bytes of the largest inner packet that goes in one piece. Larger ones up to the MTU, of which IPv6 needs 1280
+    /// bytes whatever the path (RFC 8200 5), go without DF outside.
+    #[inline]
+    pub(crate) fn carried(&self) -> usize {
+        self.carried.load(Ordering::Relaxed) as usize
     }
 
     /// Sets what the route to the peer allows. The new MTU, if it changed.
@@ -63,7 +72,7 @@ impl TunnelShared {
     pub(crate) fn learn(&self, mtu: u32, now: Instant) -> Option<u32> {
         let mut state = self.state();
         let lowest = state.learned.map_or(mtu, |(old, _)| old.min(mtu));
-        // A path that shrinks below the floor is left at it; one that says more than is in use, unheard.
+        // One that says more than is in use is not heard.
         if lowest >= state.base {
             return None;
         }
@@ -81,7 +90,9 @@ impl TunnelShared {
     }
 
     fn apply(&self, state: &Mtu) -> Option<u32> {
-        let mtu = state.learned.map_or(state.base, |(m, _)| m.min(state.base)).max(self.minimum);
+        let carried = state.learned.map_or(state.base, |(m, _)| m.min(state.base));
+        self.carried.store(carried.max(MIN_V4), Ordering::Relaxed);
+        let mtu = carried.max(self.minimum);
         if self.mtu.swap(mtu, Ordering::Relaxed) == mtu {
             return None;
         }

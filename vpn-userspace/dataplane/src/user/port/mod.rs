@@ -35,6 +35,8 @@ pub(crate) struct Route {
     pub(crate) local: IpAddr,
     /// The peer; port 0 without UDP encapsulation.
     pub(crate) remote: SocketAddr,
+    /// Routers may cut the packet: the path carries less than its sender could make it.
+    pub(crate) may_fragment: bool,
 }
 
 /// A packet or super-packet of the LAN in a batch's buffer.

@@ -67,7 +67,7 @@ impl SocketTransmit {
         let count = train.datagrams();
         let singles = train.bytes.clone().step_by(train.segment.max(1)).map(|start| {
             let end = (start + train.segment).min(train.bytes.end);
-            Train { bytes: start..end, segment: end - start, tos: train.tos, to: train.to }
+            Train { bytes: start..end, segment: end - start, ..train.clone() }
         });
         self.trains.splice(index..=index, singles);
         self.owners.splice(index..=index, std::iter::repeat_n(owner, count));
@@ -103,15 +103,23 @@ impl WanTransmit for SocketTransmit {
             && train.bytes.len() < train.segment * MAX_SEGMENTS
             && *of == owner
             && train.to == route.remote
+            && !route.may_fragment
         {
             train.bytes.end = bytes.end;
             // Only the last datagram of a train may be shorter.
             self.closed = len < train.segment;
             return;
         }
-        self.trains.push(Train { bytes, segment: len, tos, to: route.remote });
+        self.trains.push(Train {
+            bytes,
+            segment: len,
+            tos,
+            to: route.remote,
+            may_fragment: route.may_fragment,
+        });
         self.owners.push(owner);
-        self.closed = false;
+        // The kernel cuts no trains into fragments.
+        self.closed = route.may_fragment;
     }
 
     fn flush(&mut self, lost: &mut dyn FnMut(u32, Reason, u64)) {
@@ -241,7 +249,7 @@ mod tests {
 
     fn commit(queue: &mut SocketTransmit, byte: u8, len: usize, tos: u8, to: SocketAddr) {
         queue.slot(len).unwrap()[..len].fill(byte);
-        queue.commit(len, tos, &Route { local: to.ip(), remote: to }, 7);
+        queue.commit(len, tos, &Route { local: to.ip(), remote: to, may_fragment: false }, 7);
     }
 
     fn new_queue() -> SocketTransmit {
@@ -275,7 +283,7 @@ mod tests {
     #[test]
     fn a_train_is_of_one_owner() {
         let to = "127.0.0.1:9".parse().unwrap();
-        let route = Route { local: "127.0.0.1".parse().unwrap(), remote: to };
+        let route = Route { local: "127.0.0.1".parse().unwrap(), remote: to, may_fragment: false };
         let mut queue = new_queue();
         for owner in [1, 1, 2, 1] {
             queue.commit(10, 0, &route, owner);

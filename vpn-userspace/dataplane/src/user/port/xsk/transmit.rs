@@ -119,7 +119,7 @@ impl XskTransmit {
         self.id = self.id.wrapping_add(1);
         let id = if self.path.dont_fragment { 0 } else { self.id };
         let open = self.open.take()?;
-        let begin = self.header(route).filter(|h| h.fits(len)).and_then(|header| {
+        let begin = self.header(route).filter(|h| h.fits(len) && !route.may_fragment).and_then(|header| {
             let device = open.devices.iter().position(|d| d.index == header.device())?;
             Some((device, header.write(open.umem.bytes_mut(frame), START, len, tos, id)?))
         });
