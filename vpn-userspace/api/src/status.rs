@@ -238,6 +238,9 @@ pub struct Tunnel {
     /// Why the other engines and ports were not chosen, one line each.
     #[serde(default)]
     pub engine_reasons: Vec<String>,
+    /// What became of child SAs beside the first that are missing, one line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_children: Vec<String>,
     /// 100 active, 0 standby.
     #[serde(default)]
     pub weight: u32,
@@ -370,6 +373,10 @@ pub struct Child {
     /// Packets dropped, by reason.
     #[serde(default)]
     pub drops: BTreeMap<String, u64>,
+    /// What it is for, beside the tunnel's first one: `cpu0` and so on (RFC 9611), `small` for small packets. `None`: for
+    /// everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purpose: Option<String>,
     /// Seconds until this gateway rekeys it; `None` when the peer does.
     #[serde(default)]
     pub rekey_in_s: Option<u64>,

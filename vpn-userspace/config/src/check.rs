@@ -15,6 +15,7 @@ use crate::model::{
     Attach, Config, Connection, Dpd, DpdAction, Engine, Esp, Gateway, Guard, Ike, Log, LogFormat, LogLevel,
     RemoteProof, Start, Tunnel,
 };
+use crate::per_cpu::{self, PerCpu};
 use crate::port::{self, WanPort};
 use crate::profile::Profile;
 use crate::secret::Files;
@@ -223,6 +224,7 @@ fn connection(
     let ike_lifetime = or(raw.ike_lifetime, of(&raw.ike_profile).ike_lifetime());
     let (reauth, unique) = raw.session.check(ike_lifetime, faults);
     let engine_span = raw.engine.as_ref().map(At::span);
+    let per_cpu_span = raw.per_cpu.as_ref().map(At::span);
     let connection = Connection {
         name,
         local: nets(raw.local),
@@ -245,6 +247,7 @@ fn connection(
             profile: raw.esp_profile.map(At::into_inner),
             replay_window: or(raw.replay_window, REPLAY_WINDOW),
             esn: or(raw.esn, true),
+            per_cpu: or(raw.per_cpu, PerCpu::No),
         },
         dpd: Dpd {
             interval: or(raw.dpd_interval, DPD.interval),
@@ -258,6 +261,7 @@ fn connection(
         tunnels: tunnels.into_iter().collect::<Option<_>>()?,
     };
     dataplane::engine_serves(&connection, engine_span, faults);
+    per_cpu::check(&connection, per_cpu_span, faults);
     (faults.len() == before).then_some(connection)
 }
 

@@ -162,6 +162,7 @@ fn diff_connection(old: &Connection, new: &Connection, changes: &mut Vec<Change>
     keys.compare("esp.proposals", &old.esp.proposals, &new.esp.proposals, Effect::Renegotiate);
     keys.compare("esp.lifetime", &old.esp.lifetime, &new.esp.lifetime, Effect::Renegotiate);
     keys.compare("esp.replay_window", &old.esp.replay_window, &new.esp.replay_window, Effect::Renegotiate);
+    keys.compare("esp.per_cpu", &old.esp.per_cpu, &new.esp.per_cpu, Effect::Renegotiate);
     keys.compare("esp.esn", &old.esp.esn, &new.esp.esn, Effect::Renegotiate);
     keys.compare("dpd.interval", &old.dpd.interval, &new.dpd.interval, Effect::Renegotiate);
     keys.compare("dpd.timeout", &old.dpd.timeout, &new.dpd.timeout, Effect::Renegotiate);

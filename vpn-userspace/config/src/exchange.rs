@@ -46,12 +46,6 @@ const NOT_YET_MODE: &[NotYet] = &[(
     "transport mode can be negotiated, but neither engine, `xfrm` or `user`, carries it yet (`user` never will: it needs the kernel)",
 )];
 
-/// Keys of `esp` for which the data plane is not there yet.
-pub(crate) const NOT_YET_ESP: &[NotYet] = &[(
-    "per_cpu",
-    "child SAs for each CPU (RFC 9611) can be negotiated, but no engine spreads packets over them yet; one carries all",
-)];
-
 /// `ppk` of a tunnel.
 #[derive(Clone)]
 pub(crate) struct RawPpk {

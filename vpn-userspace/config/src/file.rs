@@ -16,6 +16,7 @@ use crate::duration;
 use crate::error::Fault;
 use crate::exchange;
 use crate::model::{Attach, DpdAction, Encap, Engine, Guard, LogFormat, LogLevel, Start};
+use crate::per_cpu::{self, PerCpu};
 use crate::port::WanPort;
 use crate::profile::{self, Profile};
 use crate::remote::{Remote, is_host_name};
@@ -69,6 +70,7 @@ pub(crate) struct RawConnection {
     pub(crate) esp_lifetime: Option<At<Duration>>,
     pub(crate) replay_window: Option<At<u32>>,
     pub(crate) esn: Option<At<bool>>,
+    pub(crate) per_cpu: Option<At<PerCpu>>,
     pub(crate) dpd_interval: Option<At<Duration>>,
     pub(crate) dpd_timeout: Option<At<Duration>>,
     pub(crate) dpd_action: Option<At<DpdAction>>,
@@ -236,6 +238,7 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
         esp_lifetime: None,
         replay_window: None,
         esn: None,
+        per_cpu: None,
         dpd_interval: None,
         dpd_timeout: None,
         dpd_action: None,
@@ -335,8 +338,9 @@ fn read_esp(mut s: Section<'_>, raw: &mut RawConnection, faults: &mut Vec<Fault>
         );
     }
     raw.esn = s.boolean(faults, "esn");
+    raw.per_cpu = per_cpu::read(&mut s, faults);
     exchange::read_esp(&mut s, &mut raw.exchange, faults);
-    s.finish(faults, exchange::NOT_YET_ESP);
+    s.finish(faults, &[]);
 }
 
 fn read_dpd(mut s: Section<'_>, raw: &mut RawConnection, faults: &mut Vec<Fault>) {

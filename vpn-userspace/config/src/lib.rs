@@ -20,6 +20,7 @@ mod interface;
 mod load;
 mod mask;
 mod model;
+mod per_cpu;
 mod port;
 mod profile;
 mod radius;
@@ -41,6 +42,7 @@ pub use model::{
     Attach, Config, Connection, Dpd, DpdAction, Encap, Engine, Esp, Gateway, Guard, Ike, LocalProof, Log,
     LogFormat, LogLevel, RemoteProof, Revocation, RevocationPolicy, Start, Tunnel, TunnelAuth,
 };
+pub use per_cpu::PerCpu;
 pub use port::WanPort;
 pub use profile::Profile;
 pub use radius::{Radius, RadiusServer};

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 
 use crate::credentials::{Authorities, Credentials};
 use crate::dataplane::Dataplane;
+use crate::per_cpu::PerCpu;
 use crate::port::WanPort;
 use crate::profile::Profile;
 use crate::radius::Radius;
@@ -241,6 +242,8 @@ pub struct Esp {
     pub replay_window: u32,
     /// Whether sequence numbers of 64 bits are offered.
     pub esn: bool,
+    /// Child SAs beside the first, one for each worker or CPU.
+    pub per_cpu: PerCpu,
 }
 
 /// `dpd`

@@ -268,6 +268,9 @@ fn values_that_cannot_be_are_refused() {
             format!("{GATEWAY}attach = \"tcx\"\n{}", with("wan_port = \"xsk\"", "").replace(GATEWAY, "")),
         ),
         ("ports of the kernel", with("wan_port = \"udp\"\nengine = \"xfrm\"", "")),
+        ("child SAs per CPU with IKEv1", with("ike = { version = 1 }\nesp = { per_cpu = true }", "")),
+        ("child SAs per CPU and pair", with("esp = { per_cpu = 4, pairs = \"each\" }", "")),
+        ("too many child SAs per CPU", with("esp = { per_cpu = 65 }", "")),
     ];
     check("values", &cases);
 }
@@ -376,7 +379,6 @@ fn what_later_versions_do_is_refused_by_name() {
             with("ike = { version = 1, proposals = [\"aes256gcm16-prfsha384-ecp384\"] }", ""),
         ),
         ("transport mode", with("esp = { mode = \"transport\" }", "")),
-        ("child SAs per CPU", with("esp = { per_cpu = true }", "")),
         ("environments", format!("{GATEWAY}[environment.production]\n")),
     ];
     check("later", &cases);

@@ -10,12 +10,13 @@ use culvert_config::Config;
 use culvert_crypto::SystemRandom;
 use culvert_dataplane::{Dataplane, DataplaneConfig, DataplaneEvent, TunnelReport};
 use culvert_gateway::{Gateway, Input};
-use culvert_ike::{Command, Endpoint, EndpointConfig, IkeInfo};
+use culvert_ike::{Command, Endpoint, EndpointConfig, IkeInfo, Purpose};
 use culvert_sys::netlink::Netlink;
 use culvert_types::{Spi, TunnelId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::additional::Additional;
 use crate::control::{self, Ask, ControlSocket};
 use crate::guard::WanGuard;
 use crate::history::History;
@@ -116,6 +117,7 @@ pub(crate) struct Child {
     pub(crate) since: Instant,
     pub(crate) esn: bool,
     pub(crate) replay_window: u32,
+    pub(crate) purpose: Purpose,
     /// Packets received when it was looked last.
     pub(crate) packets_in: u64,
 }
@@ -133,6 +135,7 @@ pub(crate) struct Daemon {
     pub(crate) sockets: IkeSockets,
     pub(crate) tunnels: BTreeMap<TunnelId, Tunnel>,
     pub(crate) children: BTreeMap<Spi, Child>,
+    pub(crate) additional: Additional,
     /// Tunnels, by connection and name, that could not be set up, and why.
     pub(crate) missing: BTreeMap<(String, String), String>,
     pub(crate) history: History,
@@ -223,6 +226,7 @@ impl Daemon {
             sockets,
             tunnels: BTreeMap::new(),
             children: BTreeMap::new(),
+            additional: Additional::default(),
             missing: BTreeMap::new(),
             history: History::default(),
             watchers,
@@ -393,6 +397,7 @@ impl Daemon {
         self.plane.tend();
         self.guard.tend(&self.config);
         self.guard.redirect(self.plane.take_redirects());
+        self.ask_for_additional(Instant::now());
         if self.tracing && !self.watchers.any() {
             self.trace(false);
         }

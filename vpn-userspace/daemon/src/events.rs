@@ -7,7 +7,7 @@ use culvert_api::What;
 use culvert_config::{RemoteProof, Revocation};
 use culvert_dataplane::DataplaneEvent;
 use culvert_gateway::{Input, Loss};
-use culvert_ike::{CertificateRefused, ChildSa, Command, DownReason, Event, Identity};
+use culvert_ike::{CertificateRefused, ChildSa, Command, DownReason, Event, Identity, Purpose};
 use culvert_pki::Verified;
 use culvert_types::{Spi, TunnelId};
 use ipnet::IpNet;
@@ -31,6 +31,7 @@ impl Daemon {
                     format!("with {} at {}, {}", info.remote_id, info.remote, info.suite),
                 );
                 self.give_addresses(tunnel, &info.addresses.ours).await;
+                self.additional.forget(tunnel);
                 if let Some(entry) = self.tunnels.get_mut(&tunnel) {
                     let before = entry.ike.replace(Established { info, since: now, told: now });
                     // Authenticated anew beside the one that stood.
@@ -65,11 +66,17 @@ impl Daemon {
                 }
             }
             Event::ChildDown { tunnel, inbound, outbound: _, drain, reason } => {
-                if let Err(error) = self.plane.remove(inbound, drain).await {
+                // One that could not be installed is not there.
+                if self.children.contains_key(&inbound)
+                    && let Err(error) = self.plane.remove(inbound, drain).await
+                {
                     self.complain(inbound, "cannot remove a CHILD SA", &error);
                 }
                 self.guard.remove_sa(inbound, now + drain);
-                self.children.remove(&inbound);
+                if let Some(child) = self.children.remove(&inbound) {
+                    self.additional.lost(now, &child);
+                    self.ask_for_additional(now);
+                }
                 let of = self.template(tunnel);
                 self.gateway.handle(now, Input::ChildDown(of, inbound, loss(reason), reason.to_string()));
             }
@@ -129,6 +136,9 @@ impl Daemon {
                 if let Some(file) = &mut self.secrets {
                     file.write(&secrets);
                 }
+            }
+            Event::AdditionalRefused { tunnel, purpose, never, cause } => {
+                self.additional.refused((tunnel, purpose), never, cause);
             }
             Event::Failed(failure) => {
                 match failure.tunnel.and_then(|id| self.tunnels.get(&id)) {
@@ -217,6 +227,12 @@ impl Daemon {
         if let Err(error) = installed {
             tracing::error!("cannot install a CHILD SA of {:?}: {error}", sa.tunnel());
             self.guard.remove_sa(sa.inbound(), now);
+            if sa.purpose() != Purpose::All {
+                // The tunnel goes on without it.
+                self.additional.refused((sa.tunnel(), sa.purpose()), false, error.to_string());
+                let _ = self.ike.handle_command(now, Command::DeleteChild(sa.inbound()));
+                return;
+            }
             let _ = self.ike.handle_command(now, Command::Terminate(sa.tunnel(), true));
             if !self.is_client(sa.tunnel()) {
                 self.gateway.handle(now, Input::Lost(sa.tunnel(), Loss::Failed, error.to_string()));
@@ -239,6 +255,7 @@ impl Daemon {
             since: now,
             esn: sa.esn(),
             replay_window: sa.replay_window(),
+            purpose: sa.purpose(),
             packets_in: 0,
         };
         if let Some(entry) = self.tunnels.get_mut(&sa.tunnel())
@@ -247,7 +264,9 @@ impl Daemon {
             entry.negotiation = Some(now - began);
             self.latest_negotiation = entry.negotiation;
         }
+        self.additional.came((sa.tunnel(), sa.purpose()));
         self.children.insert(sa.inbound(), child);
+        self.ask_for_additional(now);
         self.gateway.handle(now, Input::ChildUp(self.template(sa.tunnel()), sa.inbound()));
     }
 

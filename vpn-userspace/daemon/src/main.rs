@@ -1,5 +1,6 @@
 //! culvertd: the event loop that wires IKE, data plane, gateway decisions and the control socket.
 
+mod additional;
 mod clients;
 mod control;
 mod daemon;

@@ -10,6 +10,7 @@ use culvert_api::{
 use culvert_crypto::Suite;
 use culvert_dataplane::SaStats;
 use culvert_gateway::State;
+use culvert_ike::Purpose;
 use culvert_sys::guard::AttachedMode;
 use culvert_types::TunnelId;
 
@@ -180,6 +181,7 @@ impl Daemon {
                 _ => WanPort::Udp,
             }),
             engine_reasons: entry.map(|e| e.report.why.clone()).unwrap_or_default(),
+            missing_children: id.map(|id| self.missing_children(id)).unwrap_or_default(),
             weight: tunnel.weight.into(),
             active: id.is_some() && self.gateway.active(&connection.name) == id,
             mtu: mtus.get(&tunnel.interface).copied(),
@@ -228,6 +230,7 @@ impl Daemon {
                 packets_out: counted.map_or(0, |s| s.packets_out),
                 bytes_out: counted.map_or(0, |s| s.bytes_out),
                 drops: counted.map(|s| drops(&s.drops)).unwrap_or_default(),
+                purpose: (child.purpose != Purpose::All).then(|| child.purpose.to_string()),
                 rekey_in_s: Some(child.rekey_at.saturating_duration_since(now).as_secs()),
                 esn: child.esn,
                 replay_window: child.replay_window,

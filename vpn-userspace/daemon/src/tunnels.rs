@@ -93,10 +93,12 @@ impl Daemon {
             .await?;
         self.guard.redirect(self.plane.take_redirects());
         let (force, ends) = (plan::force_encap(connection, report.engine), (local, remote));
-        let peer =
-            plan::peer(&self.config, connection, tunnel, ends, force, report.spi_parity).and_then(|peer| {
+        let peer = plan::peer(&self.config, connection, tunnel, ends, force, report.spi_parity).and_then(
+            |mut peer| {
+                self.take_additional(id, connection, &mut peer.exchange);
                 Ok(self.ike.handle_command(Instant::now(), Command::AddPeer(id, Box::new(peer)))?)
-            });
+            },
+        );
         if let Err(error) = peer {
             let _ = self.plane.remove_tunnel(id).await;
             return Err(error);
@@ -152,6 +154,7 @@ impl Daemon {
         let of_it = |t: &Tunnel| t.client_of == Some(id);
         self.children.retain(|_, c| c.tunnel != id && !self.tunnels.get(&c.tunnel).is_some_and(of_it));
         self.tunnels.retain(|other, t| *other != id && !of_it(t));
+        self.additional.forget(id);
     }
 
     /// The id of a tunnel by its names.

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use culvert_crypto::{Suite, SuiteKeys};
-use culvert_dataplane::testing::{self, Limits, SaSetup};
+use culvert_dataplane::testing::{self, Limits, Purpose, SaSetup};
 use culvert_dataplane::{Dataplane, DataplaneConfig, EngineChoice, TunnelSpec, WanPortChoice};
 use culvert_types::{Spi, TrafficSelector, TunnelId};
 use ipnet::IpNet;
@@ -81,6 +81,7 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
         local,
         remote: SocketAddr::new(remote, if encap { 4500 } else { 0 }),
         encap,
+        purpose: Purpose::All,
         limits: Limits::of(suite, true),
     };
     testing::install(&mut dataplane, &setup, true).await?;

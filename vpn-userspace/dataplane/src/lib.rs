@@ -21,7 +21,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_ike::ChildSa;
+use culvert_ike::{ChildSa, Purpose};
 use culvert_sys::guard::SaPath;
 use culvert_sys::wan::WanSocket;
 use culvert_types::{Spi, TunnelId};
@@ -158,6 +158,16 @@ impl Dataplane {
         self.user.undivided()
     }
 
+    /// Most threads for either direction: how many SAs of a tunnel have a worker of their own.
+    pub fn workers(&self) -> usize {
+        self.user.workers()
+    }
+
+    /// Whether an engine of the tunnel can have SAs for this purpose beside those for all packets.
+    pub fn serves(&self, tunnel: TunnelId, purpose: Purpose) -> bool {
+        self.engines_of(tunnel).is_ok_and(|engines| engines.iter().any(|engine| engine.takes(purpose)))
+    }
+
     /// Removes a tunnel with its SAs and its interface. Returns when the interface is gone.
     pub async fn remove_tunnel(&mut self, id: TunnelId) -> Result<(), DataplaneError> {
         let engines = self.tunnels.remove(&id).ok_or(DataplaneError::UnknownTunnel(id))?;
@@ -213,6 +223,9 @@ impl Dataplane {
         let engine = wish.unwrap_or(first);
         if !engines.contains(&engine) {
             return Err(DataplaneError::NotServedBy { tunnel: owner, engine });
+        }
+        if !engine.takes(setup.purpose) {
+            return Err(DataplaneError::Purpose(engine, setup.purpose));
         }
         match engine {
             Engine::User => self.user.install(&setup, use_outbound).await?,

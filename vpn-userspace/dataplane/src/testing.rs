@@ -11,6 +11,7 @@ use crate::user::split::{self, Plan};
 
 pub use crate::user::setup::{Limits, SaSetup};
 use crate::{Dataplane, DataplaneError, Engine, InstallReport};
+pub use culvert_ike::Purpose;
 
 /// Installs an SA that no peer negotiated; otherwise as [`Dataplane::install`].
 pub async fn install(

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use culvert_crypto::Suite;
-use culvert_ike::Parity;
+use culvert_ike::{Parity, Purpose};
 use culvert_sys::encap::EncapError;
 use culvert_sys::esp_bpf::EspError;
 use culvert_sys::netlink::NetlinkError;
@@ -121,6 +121,16 @@ pub enum Engine {
     Xfrm,
     /// Programs of ours in the kernel.
     Bpf,
+}
+
+impl Engine {
+    /// Whether it can have SAs for this purpose beside those for all packets.
+    pub(crate) fn takes(self, purpose: Purpose) -> bool {
+        match (self, purpose) {
+            (_, Purpose::All) | (Self::User, Purpose::Resource(_)) => true,
+            (Self::User | Self::Xfrm | Self::Bpf, _) => false,
+        }
+    }
 }
 
 impl fmt::Display for Engine {
@@ -352,6 +362,9 @@ pub enum DataplaneError {
     /// There is one already: an SPI of ours must be of one SA only.
     #[error("an SA with inbound SPI {0} is installed already")]
     SpiTaken(Spi),
+    /// SAs for this purpose are not for this engine.
+    #[error("engine {0} has no SAs for {1} packets beside those for all: the peer should not ask for them")]
+    Purpose(Engine, Purpose),
     /// The address is none of the configured WAN addresses.
     #[error("{0} is none of the WAN addresses that the gateway listens on")]
     NotWan(IpAddr),

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use common::{Namespace, pair};
 use culvert_crypto::{Encryption, Integrity, Suite, SuiteKeys};
-use culvert_dataplane::testing::{Limits, SaSetup, install};
+use culvert_dataplane::testing::{Limits, Purpose, SaSetup, install};
 use culvert_dataplane::{
     Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineChoice, SaStats, TunnelReport,
     TunnelSpec, WanPortChoice,
@@ -253,6 +253,7 @@ fn negotiate(engines: [Engine; 2], suite: Suite, ipv6: bool, encap: bool, n: u32
             local: outer(me),
             remote: SocketAddr::new(outer(you), if encap { 4500 } else { 0 }),
             encap,
+            purpose: Purpose::All,
             limits: Limits::of(suite, true),
         }
     })

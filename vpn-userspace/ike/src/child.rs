@@ -7,7 +7,7 @@ use std::time::Duration;
 use culvert_crypto::{DhGroup, Suite, SuiteKeys};
 use culvert_types::{Spi, TrafficSelector, TunnelId};
 
-use crate::EspSuite;
+use crate::{EspSuite, Purpose};
 
 /// A negotiated pair of ESP SAs, in tunnel mode unless [`transport`](Self::transport) says otherwise.
 ///
@@ -37,8 +37,9 @@ pub struct ChildSa {
 pub(crate) struct Special {
     /// Transport mode.
     pub(crate) transport: bool,
-    /// The resource that it is for.
+    /// The resource that it is for, as its maker calls it.
     pub(crate) resource: Option<Arc<[u8]>>,
+    pub(crate) purpose: Purpose,
 }
 
 impl ChildSa {
@@ -112,7 +113,12 @@ impl ChildSa {
         self.special.transport
     }
 
-    /// The resource, such as a CPU, that it is for: one of several for the same networks (RFC 9611). `None`: for all
+    /// What it is for, of several for the same networks.
+    pub fn purpose(&self) -> Purpose {
+        self.special.purpose
+    }
+
+    /// The resource, such as a CPU, that it is for, as whoever asked for it calls it (RFC 9611). `None`: for all
     /// that has none of its own.
     pub fn resource(&self) -> Option<&[u8]> {
         self.special.resource.as_deref()

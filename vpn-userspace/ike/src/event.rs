@@ -8,7 +8,7 @@ use culvert_crypto::sign::PublicKey;
 use culvert_types::{Spi, TunnelId};
 
 use crate::{
-    ChildSa, ConfigError, EapNote, Failure, Identity, IkeSecrets, IkeSuite, Job, PeerConfig, Virtual,
+    ChildSa, ConfigError, EapNote, Failure, Identity, IkeSecrets, IkeSuite, Job, PeerConfig, Purpose, Virtual,
 };
 
 /// What an owner asks of an [`Endpoint`](crate::Endpoint).
@@ -26,9 +26,11 @@ pub enum Command {
     Terminate(TunnelId, bool),
     /// Rekey the CHILD SA with this inbound SPI.
     RekeyChild(Spi),
-    /// Ask the peer for a CHILD SA beside the first, for the same networks and a resource, such as a CPU, with this name
-    /// of 1 to 64 bytes (RFC 9611). A peer that makes no more is left alone.
-    AddResource(TunnelId, Vec<u8>),
+    /// Ask the peer for a CHILD SA beside the first, for the same networks: for a resource, such as a CPU (RFC 9611), or
+    /// for small packets. Nothing happens where it is there. A refusal is [`Event::AdditionalRefused`].
+    AddResource(TunnelId, Purpose),
+    /// Delete the CHILD SA with this inbound SPI, and no other.
+    DeleteChild(Spi),
     /// Rekey the tunnel's IKE SA.
     RekeyIke(TunnelId),
     /// Authenticate anew; the new IKE SA stands before the old one goes.
@@ -211,6 +213,17 @@ pub enum Event {
         /// The question, which the method understands.
         note: EapNote,
     },
+    /// The peer refused a CHILD SA beside the first, which goes on alone.
+    AdditionalRefused {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// What it was to be for.
+        purpose: Purpose,
+        /// The peer makes no more of them (TS_MAX_QUEUE, RFC 9611 5.2): asking again changes nothing.
+        never: bool,
+        /// Why, in words.
+        cause: String,
+    },
     /// Something failed.
     Failed(Failure),
     /// A message was sent or opened, in words; only after [`Command::Trace`].
@@ -313,9 +326,9 @@ pub enum CommandError {
     /// The tunnel has no IKE SA.
     #[error("{0:?} is not up")]
     NotUp(TunnelId),
-    /// A resource must have a name.
-    #[error("the name of a resource has 1 to 64 bytes")]
-    Resource,
+    /// What is asked for is no CHILD SA beside the first, or the tunnel has no proposals for it.
+    #[error("{0:?} has nothing to offer for a CHILD SA for {1} packets beside its first one")]
+    Purpose(TunnelId, Purpose),
     /// No CHILD SA has this inbound SPI.
     #[error("there is no CHILD SA with inbound SPI {0}")]
     UnknownSpi(Spi),

@@ -1,6 +1,6 @@
 //! How a tunnel's exchanges go: the protocol's options, apart from who the peers are and what protects the traffic.
 
-use crate::{ConfigError, Ppk};
+use crate::{ConfigError, EspProposal, Ppk};
 
 /// Options of the exchanges of one tunnel. The default is good for most peers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,6 +25,9 @@ pub struct ExchangeOptions {
     /// How many CHILD SAs beside the first the peer may have for the same networks, each for a resource of its own such
     /// as a CPU (RFC 9611).
     pub per_resource: u16,
+    /// What is offered and taken for one more CHILD SA for the same networks, which carries small packets
+    /// ([`Purpose::Small`](crate::Purpose::Small)). Empty: there is none.
+    pub small: Vec<EspProposal>,
     /// Where one side proves itself by EAP, let the method prove the server as well, with no AUTH of the server's before
     /// (RFC 5998): as client it is asked for, as server granted to who asks. Only for methods in which both sides prove
     /// themselves and get a key.

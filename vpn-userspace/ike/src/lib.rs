@@ -28,6 +28,7 @@ mod kex;
 mod keymat;
 pub mod proposal;
 mod protect;
+mod purpose;
 mod selector;
 mod session;
 mod tap;
@@ -57,6 +58,7 @@ pub use exchange::{Childless, EspMode, ExchangeOptions, Fragmentation, Mobike, P
 pub use identity::{Dn, Identity, IdentityError};
 pub use job::{Job, JobDone, JobId};
 pub use proposal::{Additional, EspProposal, EspSuite, IkeProposal, IkeSuite, ProposalError};
+pub use purpose::Purpose;
 pub use session::{Addresses, Pool, Session, Unique, Virtual};
 pub use tap::IkeSecrets;
 pub use v1::cause::V1Cause;

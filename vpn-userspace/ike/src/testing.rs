@@ -306,8 +306,11 @@ impl Side {
             Event::CheckCertificate { check, chain, .. } => self.checks.push((check, chain)),
             Event::Failed(failure) => self.failures.push(failure),
             // Their text is in the log above.
-            Event::Message { .. } | Event::Secrets(_) | Event::ClientUp { .. } | Event::ClientGone { .. } => {
-            }
+            Event::Message { .. }
+            | Event::Secrets(_)
+            | Event::ClientUp { .. }
+            | Event::ClientGone { .. }
+            | Event::AdditionalRefused { .. } => {}
             Event::EapAsk { check, note, .. } => self.questions.push((check, note)),
         }
     }

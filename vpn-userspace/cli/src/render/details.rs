@@ -93,6 +93,9 @@ fn block(out: &mut String, connection: &Connection, tunnel: &Tunnel) {
     for one in &tunnel.children {
         child(out, one);
     }
+    for missing in &tunnel.missing_children {
+        line(out, "missing", missing);
+    }
     if let Some(drops) = drops(&tunnel.drops) {
         line(out, "dropped", &drops);
     }
@@ -112,13 +115,18 @@ fn child(out: &mut String, child: &Child) {
         Encap::None => "plain ESP",
         Encap::Unknown => "unknown encapsulation",
     };
+    let purpose = match child.purpose.as_deref() {
+        None => String::new(),
+        Some("small") => ", for small packets".to_owned(),
+        Some(cpu) => format!(", for {cpu}"),
+    };
     let esn = if child.esn { ", ESN" } else { "" };
     let rekey =
         child.rekey_in_s.map_or("the peer rekeys".to_owned(), |s| format!("rekey in {}", units::duration(s)));
     line(
         out,
         "child",
-        &format!("{}{dh}, {encap}{esn}, window {}, {rekey}", child.suite, child.replay_window),
+        &format!("{}{dh}, {encap}{esn}, window {}, {rekey}{purpose}", child.suite, child.replay_window),
     );
     line(out, "", &format!("selectors {} = {}", child.local_ts.join(" "), child.remote_ts.join(" ")));
     line(

@@ -221,6 +221,11 @@ impl UserEngine {
         }
     }
 
+    /// Most threads for either direction.
+    pub(crate) fn workers(&self) -> usize {
+        self.most_workers
+    }
+
     /// Removes the tunnel's SAs and its device. Returns when the device is gone.
     pub(crate) async fn remove_tunnel(&mut self, id: TunnelId) -> Result<(), DataplaneError> {
         let tunnel = self.tunnels.remove(&id).ok_or(DataplaneError::UnknownTunnel(id))?;
@@ -283,6 +288,7 @@ impl UserEngine {
         let outbound_entry = OutboundEntry {
             tunnel: setup.tunnel,
             inbound: setup.inbound,
+            purpose: setup.purpose,
             sa: OutboundSa::new(setup.outbound, setup.suite, &setup.outbound_keys, setup.esn)?,
             selectors,
             path: self.path(xsk, socket),

@@ -10,6 +10,7 @@ use culvert_esp::packet::Packet;
 use culvert_esp::selectors::Selectors;
 use culvert_esp::tunnel::Rules;
 use culvert_esp::{OutboundSa, SealError, icmp};
+use culvert_ike::Purpose;
 use culvert_sys::tun::VnetHeader;
 use culvert_types::{Spi, TunnelId};
 
@@ -33,6 +34,7 @@ pub(crate) struct OutboundEntry {
     pub(crate) tunnel: TunnelId,
     /// Names the pair.
     pub(crate) inbound: Spi,
+    pub(crate) purpose: Purpose,
     pub(crate) sa: OutboundSa,
     pub(crate) selectors: Selectors,
     pub(crate) path: WanPath,
@@ -63,7 +65,8 @@ struct Tunnel {
     shared: Arc<TunnelShared>,
     lan: LanIn,
     token: u64,
-    /// Those in use, the newest first: a packet goes into the first whose selectors take it.
+    /// Those in use, the newest first, and behind them those for a purpose of their own: a packet goes into the first
+    /// whose selectors take it.
     active: Vec<Owned>,
     standby: Vec<Owned>,
     trigger: RateLimit,
@@ -213,13 +216,17 @@ impl OutboundWorker {
 }
 
 impl Tunnel {
-    /// An SA in use for the same selectors moves back to standby, from where its removal takes it.
+    /// An SA in use for the same selectors and purpose moves back to standby, from where its removal takes it.
     fn activate(&mut self, spi: Spi) {
         if let Some(index) = self.standby.iter().position(|o| o.entry.inbound == spi) {
             let owned = self.standby.swap_remove(index);
-            let before = self.active.extract_if(.., |o| o.entry.selectors == owned.entry.selectors);
+            let same = |o: &mut Owned| {
+                o.entry.purpose == owned.entry.purpose && o.entry.selectors == owned.entry.selectors
+            };
+            let before: Vec<_> = self.active.extract_if(.., same).collect();
             self.standby.extend(before);
-            self.active.insert(0, owned);
+            let place = if owned.entry.purpose == Purpose::All { 0 } else { self.active.len() };
+            self.active.insert(place, owned);
         }
     }
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use culvert_crypto::{Encryption, Suite, SuiteKeys};
 use culvert_esp::tunnel::Overhead;
-use culvert_ike::ChildSa;
+use culvert_ike::{ChildSa, Purpose};
 use culvert_types::{Spi, TrafficSelector, TunnelId};
 
 /// An SA pair as the user engine installs it.
@@ -40,6 +40,8 @@ pub struct SaSetup {
     pub remote: SocketAddr,
     /// ESP goes in UDP.
     pub encap: bool,
+    /// What it is for, of several with the same selectors.
+    pub purpose: Purpose,
     /// When to stop.
     pub limits: Limits,
 }
@@ -71,6 +73,7 @@ impl From<&ChildSa> for SaSetup {
             local,
             remote,
             encap,
+            purpose: sa.purpose(),
             limits: Limits::of(sa.suite(), sa.esn()),
         }
     }

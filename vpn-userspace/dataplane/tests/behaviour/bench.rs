@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use culvert_crypto::{Suite, SuiteKeys};
-use culvert_dataplane::testing::{self, Limits, SaSetup};
+use culvert_dataplane::testing::{self, Limits, Purpose, SaSetup};
 use culvert_dataplane::{
     Dataplane, DataplaneConfig, DataplaneEvent, Engine, EngineChoice, OffloadSwitches, TunnelSpec,
     WanPortChoice,
@@ -276,6 +276,7 @@ impl Bench {
             local,
             remote,
             encap: path.encap,
+            purpose: Purpose::All,
             limits: Limits::of(suite, true),
         };
         gateway.within(|| runtime.block_on(testing::install(&mut dataplane, &setup, true))).unwrap().unwrap();

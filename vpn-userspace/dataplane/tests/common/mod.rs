@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use culvert_crypto::{Suite, SuiteKeys};
-use culvert_dataplane::testing::{self, Limits, SaSetup};
+use culvert_dataplane::testing::{self, Limits, Purpose, SaSetup};
 use culvert_dataplane::{
     Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent, EngineChoice, OffloadSwitches, SaStats,
     TunnelSpec, WanPortChoice,
@@ -158,6 +158,7 @@ impl<'a> Gateway<'a> {
             local: self.local,
             remote,
             encap: self.options.encap,
+            purpose: Purpose::All,
             limits: self.options.limits.unwrap_or(Limits::of(suite, self.options.esn)),
         }
     }

@@ -48,18 +48,26 @@ impl Endpoint {
                 }
                 self.queue(now, owner, Task::RekeyChild(spi, Attempt::default()));
             }
-            Command::AddResource(tunnel, name) => {
+            Command::AddResource(tunnel, purpose) => {
                 let current = self.current(tunnel)?;
-                if !(1..=crate::v2::child::MAX_RESOURCE).contains(&name.len()) {
-                    return Err(CommandError::Resource);
+                if !self.peers.get(tunnel).is_some_and(|config| config.exchange.may_ask(purpose)) {
+                    return Err(CommandError::Purpose(tunnel, purpose));
                 }
                 let mut there = false;
                 self.step_up(now, current, |mut sa, ctx| {
-                    there = sa.ask_for_resource(&name);
+                    there = sa.ask_beside(purpose);
                     sa.send_next(ctx);
                     Some(Sa::Up(sa))
                 });
                 return if there { Ok(()) } else { Err(CommandError::NotUp(tunnel)) };
+            }
+            Command::DeleteChild(spi) => {
+                let owner = self.spis.owner(spi).ok_or(CommandError::UnknownSpi(spi))?;
+                self.step_up(now, owner, |mut sa, ctx| {
+                    sa.delete(spi, DownReason::LocalRequest);
+                    sa.send_next(ctx);
+                    Some(Sa::Up(sa))
+                });
             }
             Command::RekeyIke(tunnel) => {
                 let current = self.current(tunnel)?;

@@ -127,6 +127,11 @@ impl EspProposal {
         &self.groups
     }
 
+    /// The same groups and kind of sequence numbers, with this cipher alone, which brings its integrity (an AEAD).
+    pub fn with_aead(&self, cipher: Encryption) -> Self {
+        Self { encryption: vec![cipher], integrity: Vec::new(), ..self.clone() }
+    }
+
     /// Whether IKEv1 can say it, at least in part.
     pub fn in_v1(&self) -> bool {
         crate::v1::proposal::sayable(self)

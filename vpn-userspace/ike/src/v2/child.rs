@@ -12,7 +12,7 @@ use super::pairs::{Pair, Scope};
 use crate::error::Cause;
 use crate::proposal::{self, select};
 use crate::wire::{Body, Chain, Notify, Payload, Proposal, notify};
-use crate::{EspMode, EspSuite, Pairs, PeerConfig, selector};
+use crate::{EspMode, EspSuite, Pairs, PeerConfig, Purpose, selector};
 
 /// Bytes of the name of a resource.
 pub(crate) const MAX_RESOURCE: usize = 64;
@@ -28,6 +28,7 @@ pub(crate) struct Child {
     pub(crate) scope: Scope,
     /// What it carries.
     pub(crate) selectors: Arc<Pair>,
+    pub(crate) purpose: Purpose,
     /// Inbound SPI of the SA that it took the place of.
     pub(crate) replaces: Option<Spi>,
     /// It has a key exchange of its own.
@@ -115,17 +116,18 @@ impl Offer {
         scope: Scope,
     ) -> Self {
         let inbound = ctx.esp_spi(owner, config.spi_parity);
+        let proposals = config.proposals_for(resource_of(&scope));
         let (local_ts, remote_ts) = match &scope {
             Some(pair) => (pair.local.clone(), pair.remote.clone()),
             None => (config.local_ts.clone(), config.remote_ts.clone()),
         };
         Self {
             inbound,
-            offered: select::offer_esp(&config.esp_proposals, config.esn, with_groups, &inbound.to_bytes()),
+            offered: select::offer_esp(proposals, config.esn, with_groups, &inbound.to_bytes()),
             local_ts,
             remote_ts,
+            proposals: proposal::list(proposals),
             scope,
-            proposals: proposal::list(&config.esp_proposals),
             transport: config.exchange.mode == EspMode::Transport,
         }
     }
@@ -143,7 +145,7 @@ impl Offer {
     pub(crate) fn write_selectors(&self, chain: &mut Chain) {
         chain.push(&Payload::TsI(self.local_ts.clone()));
         chain.push(&Payload::TsR(self.remote_ts.clone()));
-        if let Some(resource) = self.scope.as_ref().and_then(|pair| pair.resource.as_ref()) {
+        if let Some(resource) = resource_of(&self.scope) {
             chain.push(&Payload::Notify(Notify::new(notify::SA_RESOURCE_INFO, resource)));
         }
         if self.transport {
@@ -223,10 +225,16 @@ pub(crate) fn choose(
     let offers = body.sa().ok_or_else(|| missing("SA"))?;
     let (ts_i, ts_r) =
         (body.ts_i().ok_or_else(|| missing("TSi"))?, body.ts_r().ok_or_else(|| missing("TSr"))?);
-    let Some(chosen) = select::choose_esp(&config.esp_proposals, config.esn, with_groups, offers) else {
-        let ours = proposal::list(&config.esp_proposals);
+    // RFC 9611 5.1: what it says is the peer's affair; it tells one of several from the others.
+    let resource = match old {
+        Some(old) => old.resource.clone(),
+        None => named_resource(body).map(Arc::from),
+    };
+    let proposals = config.proposals_for(resource.as_deref());
+    let Some(chosen) = select::choose_esp(proposals, config.esn, with_groups, offers) else {
+        let ours = proposal::list(proposals);
         let but_for_groups =
-            with_groups && select::choose_esp(&config.esp_proposals, config.esn, false, offers).is_some();
+            with_groups && select::choose_esp(proposals, config.esn, false, offers).is_some();
         let cause = if but_for_groups { Cause::NoGroup } else { Cause::NoProposal };
         return Err(Refusal::new(cause, ours, proposal::describe(offers)));
     };
@@ -263,10 +271,6 @@ pub(crate) fn choose(
     let inbound = ctx.esp_spi(owner, config.spi_parity);
     let answer = Proposal { spi: inbound.to_bytes().to_vec(), ..chosen.answer };
     let all = local_ts == config.local_ts && remote_ts == config.remote_ts;
-    // RFC 9611 5.1: what it says is the peer's affair; it tells one of several from the others.
-    let resource =
-        body.notify(notify::SA_RESOURCE_INFO).map(|n| n.data.get(..MAX_RESOURCE).unwrap_or(n.data));
-    let resource: Option<Arc<[u8]>> = resource.map(Arc::from);
     let scope = (!all || resource.is_some())
         .then(|| Arc::new(Pair { local: local_ts.clone(), remote: remote_ts.clone(), resource }));
     let suite = chosen.suite;
@@ -335,10 +339,24 @@ pub(crate) fn write_answer_selectors(chain: &mut Chain, agreed: &Agreed) {
     if agreed.more {
         chain.push(&Payload::Notify(Notify::new(notify::ADDITIONAL_TS_POSSIBLE, &[])));
     }
+    // RFC 9611 3: that we know what it is about.
+    if let Some(resource) = resource_of(&agreed.scope) {
+        chain.push(&Payload::Notify(Notify::new(notify::SA_RESOURCE_INFO, resource)));
+    }
     chain.push(&Payload::Notify(Notify::new(notify::ESP_TFC_PADDING_NOT_SUPPORTED, &[])));
 }
 
-/// The first group that a tunnel's ESP proposals name, for the KE payload of a CREATE_CHILD_SA request.
-pub(crate) fn first_group(config: &PeerConfig) -> Option<DhGroup> {
-    config.esp_proposals.iter().find_map(|p| p.groups().first().copied())
+/// The name of the resource that a CHILD SA of this scope is for.
+pub(crate) fn resource_of(scope: &Scope) -> Option<&[u8]> {
+    scope.as_ref().and_then(|pair| pair.resource.as_deref())
+}
+
+/// The resource that a request names, as much of it as is kept.
+pub(crate) fn named_resource<'a>(body: &Body<'a>) -> Option<&'a [u8]> {
+    body.notify(notify::SA_RESOURCE_INFO).map(|n| n.data.get(..MAX_RESOURCE).unwrap_or(n.data))
+}
+
+/// The first group that the ESP proposals of this scope name, for the KE payload of a CREATE_CHILD_SA request.
+pub(crate) fn first_group(config: &PeerConfig, scope: &Scope) -> Option<DhGroup> {
+    config.proposals_for(resource_of(scope)).iter().find_map(|p| p.groups().first().copied())
 }

@@ -11,7 +11,7 @@ use super::ctx::{Ctx, log};
 use super::sa::{Attempt, IkeSa, Life, Pending, Task};
 use crate::error::Cause;
 use crate::wire::notify;
-use crate::{Pairs, PeerConfig};
+use crate::{Event, Pairs, PeerConfig, Purpose};
 
 /// How long after the loss of one CHILD SA of several it is asked for again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -85,7 +85,12 @@ impl IkeSa {
     /// Whether a CHILD SA serves it.
     pub(crate) fn is_here(&self, scope: &Scope) -> bool {
         let here = |child: &Child| {
-            child.state == State::Live && scope.as_ref().is_none_or(|pair| child.selectors.overlaps(pair))
+            let serves = match scope {
+                Some(pair) => child.selectors.overlaps(pair),
+                // One for a resource is no first one.
+                None => child.selectors.resource.is_none(),
+            };
+            child.state == State::Live && serves
         };
         self.children.iter().any(here)
     }
@@ -105,6 +110,11 @@ impl IkeSa {
 
     /// A request for a new CHILD SA was refused. `true`: it is tried in another way, and is no failure.
     pub(crate) fn child_refused(&mut self, ctx: &mut Ctx<'_>, cause: &Cause, scope: Scope) -> bool {
+        if let Some(purpose) = super::child::resource_of(&scope).and_then(Purpose::of) {
+            let never = matches!(cause, Cause::Refused(notify::TS_MAX_QUEUE));
+            let cause = cause.to_string();
+            ctx.event(Event::AdditionalRefused { tunnel: self.tunnel, purpose, never, cause });
+        }
         match cause {
             // RFC 7296 2.9: one pair of selectors in each CHILD SA.
             Cause::Refused(notify::SINGLE_PAIR_REQUIRED) if scope.is_none() && self.may_split() => {
@@ -135,26 +145,41 @@ impl IkeSa {
         }
     }
 
-    /// Asks for a CHILD SA beside one that is there, for the same networks and a resource of its own (RFC 9611 3).
+    /// Asks for a CHILD SA beside one that is there, for the same networks and a purpose of its own (RFC 9611 3).
     /// `false`: there is none yet.
-    pub(crate) fn ask_for_resource(&mut self, resource: &[u8]) -> bool {
+    pub(crate) fn ask_beside(&mut self, purpose: Purpose) -> bool {
         let plain = |c: &&Child| c.state == State::Live && c.selectors.resource.is_none();
         let Some(first) = self.children.iter().find(plain) else { return false };
-        let pair = Pair { resource: Some(Arc::from(resource)), ..Pair::clone(&first.selectors) };
+        let resource = purpose.name().map(Arc::from);
+        let pair = Pair { resource, ..Pair::clone(&first.selectors) };
         let scope = Some(Arc::new(pair));
         self.refused.retain(|refused| *refused != scope);
         self.queue(Task::CreateChild(Attempt::default(), scope));
         true
     }
 
-    /// Whether the peer may have one more CHILD SA for a resource of its own, for what it asks.
-    pub(crate) fn takes_resource(&self, ts_i: &[TrafficSelector]) -> bool {
+    /// Whether the peer may have one more CHILD SA for a resource of this name, for what it asks.
+    pub(crate) fn takes_resource(&self, name: &[u8], ts_i: &[TrafficSelector]) -> bool {
+        let small = Purpose::of(name) == Some(Purpose::Small);
         let same = |c: &&Child| {
             c.selectors.resource.is_some()
                 && matches!(c.state, State::Live)
+                && (c.purpose == Purpose::Small) == small
                 && c.selectors.remote.iter().any(|r| ts_i.iter().any(|t| r.intersect(t).is_some()))
         };
-        self.children.iter().filter(same).count() < usize::from(self.config.exchange.per_resource)
+        let most = match small {
+            true => u16::from(self.config.exchange.may_ask(Purpose::Small)),
+            false => self.config.exchange.per_resource,
+        };
+        self.children.iter().filter(same).count() < usize::from(most)
+    }
+
+    /// What a new CHILD SA for a resource of this name is for.
+    pub(crate) fn purpose_of(&self, resource: Option<&[u8]>) -> Purpose {
+        let Some(name) = resource else { return Purpose::All };
+        let taken = |number: &u16| self.children.iter().any(|c| c.purpose == Purpose::Resource(*number));
+        Purpose::of(name)
+            .unwrap_or_else(|| Purpose::Resource((0..u16::MAX).find(|n| !taken(n)).unwrap_or(u16::MAX)))
     }
 
     fn may_split(&self) -> bool {

@@ -22,7 +22,7 @@ use crate::kex::{Answering, Half};
 use crate::protect::Protection;
 use crate::window::{Retransmission, Window};
 use crate::wire::{Chain, Exchange, Flags, Header, Notify, Payload, WireError, notify};
-use crate::{ChildSa, DownReason, Event, Identity, IkeSuite, PeerConfig, Virtual};
+use crate::{ChildSa, DownReason, Event, Identity, IkeSuite, PeerConfig, Purpose, Virtual};
 
 /// How long a replaced inbound SA still receives.
 pub(crate) const DRAIN: Duration = Duration::from_secs(5);
@@ -336,7 +336,8 @@ impl IkeSa {
         let before = replaces.and_then(|old| self.children.iter().find(|c| c.inbound == old));
         let (ours, scope) = before.map_or((ours, scope), |c| (c.ours, c.scope.clone()));
         let resource = scope.as_ref().and_then(|pair| pair.resource.clone());
-        let special = Special { transport, resource: resource.clone() };
+        let purpose = before.map_or_else(|| self.purpose_of(resource.as_deref()), |c| c.purpose);
+        let special = Special { transport, resource: resource.clone(), purpose };
         let selectors = Arc::new(Pair { local: local_ts.clone(), remote: remote_ts.clone(), resource });
         let rekey_in = ctx.jittered(self.config.child_lifetime, 0.9);
         let keyed = suite.group.is_some();
@@ -353,6 +354,7 @@ impl IkeSa {
             ours,
             scope,
             selectors,
+            purpose,
             replaces,
             keyed,
             soft: Some(soft),
@@ -363,9 +365,10 @@ impl IkeSa {
         log!(
             info,
             self.config.name,
-            "CHILD SA up: in {inbound} out {outbound} {suite} {} === {}",
+            "CHILD SA up: in {inbound} out {outbound} {suite} {} === {}{}",
             crate::selector::describe(&local_ts),
-            crate::selector::describe(&remote_ts)
+            crate::selector::describe(&remote_ts),
+            if purpose == Purpose::All { String::new() } else { format!(" for {purpose}") }
         );
         let sa = ChildSa {
             tunnel: self.tunnel,

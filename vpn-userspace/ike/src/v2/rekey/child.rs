@@ -18,9 +18,9 @@ use crate::{DownReason, Event, PeerConfig};
 /// More CHILD SAs than this on one IKE SA are refused.
 const MAX_CHILDREN: usize = 256;
 
-/// Every group that a tunnel's ESP proposals name.
-fn groups(config: &PeerConfig) -> Vec<culvert_crypto::DhGroup> {
-    config.esp_proposals.iter().flat_map(|p| p.groups().iter().copied()).collect()
+/// Every group that the ESP proposals of this scope name.
+fn groups(config: &PeerConfig, scope: &Scope) -> Vec<culvert_crypto::DhGroup> {
+    config.proposals_for(child::resource_of(scope)).iter().flat_map(|p| p.groups().iter().copied()).collect()
 }
 
 impl IkeSa {
@@ -51,7 +51,7 @@ impl IkeSa {
     /// Asks for a CHILD SA; with `old`, in the place of that one.
     fn start_child(&mut self, ctx: &mut Ctx<'_>, old: Option<Spi>, attempt: Attempt, scope: Scope) {
         self.refresh_config(ctx);
-        let group = attempt.group.or_else(|| child::first_group(&self.config));
+        let group = attempt.group.or_else(|| child::first_group(&self.config, &scope));
         let half = match group.map(|g| self.half(ctx, g)).transpose() {
             Ok(Some(None)) => {
                 let task = match old {
@@ -112,23 +112,25 @@ impl IkeSa {
             return match error.kind {
                 // The peer rekeyed the SA itself: that one lives on.
                 _ if met.is_some() => {}
-                notify::INVALID_KE_PAYLOAD => match attempt.regrouped(body, current, &groups(&self.config)) {
-                    Ok(attempt) => {
-                        let task = match replaces {
-                            Some(old) => Task::RekeyChild(old, attempt),
-                            None => Task::CreateChild(attempt, offer.scope),
-                        };
-                        self.tasks.push_front(task);
+                notify::INVALID_KE_PAYLOAD => {
+                    match attempt.regrouped(body, current, &groups(&self.config, &offer.scope)) {
+                        Ok(attempt) => {
+                            let task = match replaces {
+                                Some(old) => Task::RekeyChild(old, attempt),
+                                None => Task::CreateChild(attempt, offer.scope),
+                            };
+                            self.tasks.push_front(task);
+                        }
+                        Err(cause) => {
+                            let theirs = match &cause {
+                                Cause::GroupRefused(group) => group_name(*group),
+                                _ => String::new(),
+                            };
+                            let ours = crate::proposal::list(&self.config.esp_proposals);
+                            self.child_failed(ctx, replaces, cause, ours, theirs);
+                        }
                     }
-                    Err(cause) => {
-                        let theirs = match &cause {
-                            Cause::GroupRefused(group) => group_name(*group),
-                            _ => String::new(),
-                        };
-                        let ours = crate::proposal::list(&self.config.esp_proposals);
-                        self.child_failed(ctx, replaces, cause, ours, theirs);
-                    }
-                },
+                }
                 // RFC 7296 2.25: it is busy with something that collides; later.
                 notify::TEMPORARY_FAILURE if replaces.is_some() => {
                     log!(debug, self.config.name, "the peer is busy: rekeying is tried again");
@@ -319,8 +321,8 @@ impl IkeSa {
         };
         // RFC 9611 4: for the networks of this one the peer has as many as it may.
         if old.is_none()
-            && body.notify(notify::SA_RESOURCE_INFO).is_some()
-            && !self.takes_resource(body.ts_i().unwrap_or_default())
+            && let Some(name) = child::named_resource(body)
+            && !self.takes_resource(name, body.ts_i().unwrap_or_default())
         {
             return Reply::notify(notify::TS_MAX_QUEUE, &[]);
         }
