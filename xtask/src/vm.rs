@@ -6,7 +6,7 @@ mod qemu;
 use crate::process::{self, cargo, target_dir};
 use crate::setup;
 use anyhow::{Context, Result, bail};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -40,7 +40,14 @@ pub(crate) struct Args {
     command: Vec<String>,
 }
 
+/// The guest's third serial port: what it writes there comes out as a file.
+pub(crate) const OUTPUT: &str = "/dev/ttyS2";
+
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    run_with_output(args, None)
+}
+
+fn run_with_output(args: &Args, output: Option<&Path>) -> Result<ExitCode> {
     let part = if args.command.is_empty() { setup::Part::All } else { setup::Part::Programs };
     setup::ensure(part)?;
     if std::env::consts::ARCH != "x86_64" {
@@ -57,7 +64,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     image::write(&guest, &initramfs).context("cannot make the machine's initramfs")?;
     let (program, shown) = (command.first().map_or("", String::as_str), &kernel.version);
     eprintln!("vm: Linux {shown}, {} CPUs, {} MiB: {program}", args.cpus, args.memory);
+    let unused = work.0.join("output");
     let machine = qemu::Machine {
+        output: output.unwrap_or(&unused),
         kernel: &kernel.image,
         initramfs: &initramfs,
         memory: args.memory,
@@ -75,10 +84,17 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
-/// Runs a command in a machine of the given kernel with the usual memory and CPUs; stops it after `timeout` seconds.
-pub(crate) fn run_command(kernel: &str, timeout: u64, command: Vec<String>) -> Result<ExitCode> {
+/// Runs a command in a machine of the given kernel with the usual memory and CPUs; stops it after `timeout` seconds. What
+/// it writes to [`OUTPUT`] goes to the file.
+pub(crate) fn run_command(
+    kernel: &str,
+    timeout: u64,
+    command: Vec<String>,
+    output: Option<&Path>,
+) -> Result<ExitCode> {
     let kernel = kernel.to_owned();
-    run(&Args { kernel, memory: 3072, cpus: 2, timeout, kvm: false, refresh: false, command })
+    let args = Args { kernel, memory: 3072, cpus: 2, timeout, kvm: false, refresh: false, command };
+    run_with_output(&args, output)
 }
 
 /// The guard's test program, built for this host.

@@ -57,7 +57,7 @@ pub(crate) struct Args {
     sas: Vec<usize>,
     /// Measure in a virtual machine of this kernel (6.1, 6.12, 7.3), which has ESP of its own: engines `user` and `xfrm`
     /// beside strongSwan with kernel ESP. The machine is emulated: compare its figures with each other only.
-    #[arg(long, value_name = "KERNEL", conflicts_with_all = ["json", "prebuilt"])]
+    #[arg(long, value_name = "KERNEL", conflicts_with = "prebuilt")]
     vm: Option<String>,
     /// Say with the figures that the machine is emulated.
     #[arg(long, hide = true)]
@@ -261,7 +261,12 @@ fn in_machine(args: &Args, kernel: &str) -> Result<ExitCode> {
     ]);
     command.extend(["--seconds".to_owned(), args.seconds.unwrap_or(3).to_string()]);
     command.extend(["--rounds".to_owned(), args.rounds.unwrap_or(2).to_string()]);
-    vm::run_command(kernel, 1800, command)
+    if args.json.is_some() {
+        command.extend(["--json".to_owned(), vm::OUTPUT.to_owned()]);
+    }
+    // The file is made anew by the machine, whatever directory that starts in.
+    let output = args.json.as_ref().map(std::fs::canonicalize).transpose()?;
+    vm::run_command(kernel, 1800, command, output.as_deref())
 }
 
 fn measure_all(

@@ -16,6 +16,8 @@ pub(super) struct Machine<'a> {
     pub(super) timeout: Duration,
     /// For the files of this run.
     pub(super) work: &'a Path,
+    /// What the guest writes to [`super::OUTPUT`] is written here.
+    pub(super) output: &'a Path,
 }
 
 impl Machine<'_> {
@@ -32,6 +34,8 @@ impl Machine<'_> {
             .args(["-chardev", "stdio,id=console,signal=on,mux=off", "-serial", "chardev:console"])
             .arg("-serial")
             .arg(format!("file:{}", report.display()))
+            .arg("-serial")
+            .arg(format!("file:{}", self.output.display()))
             .args(["-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"])
             .arg("-kernel")
             .arg(self.kernel)
