@@ -107,6 +107,14 @@ fn a_rekey_loses_nothing() {
     assert_eq!((a.stats().len(), b.stats().len()), (1, 1));
 }
 
+/// Of plain ESP and of ESP in UDP, where trains that the kernel joined are opened by user space's hand.
+#[test]
+fn rekeys_at_full_rate_lose_nothing() {
+    for (encap, direct) in [(true, false), (false, true)] {
+        super::rekeys_at_full_rate(&options(encap, direct), 10);
+    }
+}
+
 #[test]
 fn limits_are_announced_and_kept() {
     let site = Site::new().unwrap();
