@@ -1,5 +1,8 @@
 //! Culvert with Culvert: suites, NAT, IPv6, and rekeying that loses no packet.
 
+#[path = "twins/split.rs"]
+mod split;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};

@@ -225,7 +225,8 @@ fn connection(
     let (reauth, unique) = raw.session.check(ike_lifetime, faults);
     let engine_span = raw.engine.as_ref().map(At::span);
     let per_cpu_span = raw.per_cpu.as_ref().map(At::span);
-    let connection = Connection {
+    let small = raw.small;
+    let mut connection = Connection {
         name,
         local: nets(raw.local),
         remote: nets(raw.remote),
@@ -233,6 +234,7 @@ fn connection(
         engine: or(raw.engine, Engine::Auto),
         encap,
         wan_port,
+        small: None,
         ike: Ike {
             version: if v1 { 1 } else { 2 },
             mode: or(raw.ike_mode, V1Mode::Main),
@@ -262,6 +264,7 @@ fn connection(
     };
     dataplane::engine_serves(&connection, engine_span, faults);
     per_cpu::check(&connection, per_cpu_span, faults);
+    connection.small = small.check(&connection, faults);
     (faults.len() == before).then_some(connection)
 }
 

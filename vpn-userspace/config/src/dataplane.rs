@@ -46,14 +46,13 @@ impl Default for Offload {
     }
 }
 
-/// Words of `latency` for which the data plane is not there yet.
-const NOT_YET_LATENCY: &[NotYet] =
-    &[("split", "a child SA of its own for small packets, on the engine `bpf`, comes in a later version")];
+/// Words of `latency` that belong elsewhere.
+const NOT_HERE: &[NotYet] = &[("split", "it is a key of a connection: write it into [connection.NAME]")];
 
 /// Reads them.
 pub(crate) fn read(s: &mut Section<'_>, faults: &mut Vec<Fault>) -> Dataplane {
     let words = [("default", Latency::Default), ("low", Latency::Low)];
-    let latency = s.word(faults, "latency", &words, NOT_YET_LATENCY).map(At::into_inner).unwrap_or_default();
+    let latency = s.word(faults, "latency", &words, NOT_HERE).map(At::into_inner).unwrap_or_default();
     let mut offload = Offload::default();
     if let Some(mut table) = s.section(faults, "offload", "`offload` of [gateway]".to_owned()) {
         for (key, switch) in [
@@ -72,7 +71,7 @@ pub(crate) fn read(s: &mut Section<'_>, faults: &mut Vec<Fault>) -> Dataplane {
 }
 
 /// Selectors of one side that the engine `bpf` looks through.
-const BPF_NETWORKS: usize = 8;
+pub(crate) const BPF_NETWORKS: usize = 8;
 
 /// Refuses what the engine that was asked for never carries.
 pub(crate) fn engine_serves(connection: &Connection, engine: Option<Range<usize>>, faults: &mut Vec<Fault>) {

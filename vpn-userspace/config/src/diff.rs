@@ -146,6 +146,10 @@ fn diff_connection(old: &Connection, new: &Connection, changes: &mut Vec<Change>
     keys.compare("start", &old.start, &new.start, Effect::Live);
     keys.compare("engine", &old.engine, &new.engine, Effect::Renegotiate);
     keys.compare("wan_port", &old.wan_port, &new.wan_port, Effect::Renegotiate);
+    keys.compare("latency", &old.small.is_some(), &new.small.is_some(), Effect::Renegotiate);
+    if let (Some(before), Some(after)) = (&old.small, &new.small) {
+        keys.compare("small_packets", before, after, Effect::Renegotiate);
+    }
     keys.compare("encap", &old.encap, &new.encap, Effect::Renegotiate);
     keys.compare("ike.version", &old.ike.version, &new.ike.version, Effect::Renegotiate);
     keys.compare("ike.mode", &old.ike.mode, &new.ike.mode, Effect::Renegotiate);

@@ -22,6 +22,7 @@ use crate::profile::{self, Profile};
 use crate::remote::{Remote, is_host_name};
 use crate::section::{At, NotYet, Section, nearest};
 use crate::session::{RawAddresses, RawSession};
+use crate::small::{self, RawSmall};
 use crate::xauth::RawXauth;
 
 #[derive(Default)]
@@ -59,6 +60,7 @@ pub(crate) struct RawConnection {
     pub(crate) engine: Option<At<Engine>>,
     pub(crate) encap: Option<At<Encap>>,
     pub(crate) wan_port: Option<At<WanPort>>,
+    pub(crate) small: RawSmall,
     pub(crate) ike_profile: Option<At<Profile>>,
     pub(crate) ike_version: Option<At<u32>>,
     pub(crate) ike_mode: Option<At<V1Mode>>,
@@ -227,6 +229,7 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
             &[("auto", WanPort::Auto), ("udp", WanPort::Udp), ("raw", WanPort::Raw), ("xsk", WanPort::Xsk)],
             &[],
         ),
+        small: small::read(&mut s, faults),
         ike_profile: None,
         ike_version: None,
         ike_mode: None,

@@ -28,6 +28,7 @@ mod remote;
 mod secret;
 mod section;
 mod session;
+mod small;
 #[cfg(test)]
 mod survive;
 #[cfg(test)]
@@ -47,6 +48,7 @@ pub use port::WanPort;
 pub use profile::Profile;
 pub use radius::{Radius, RadiusServer};
 pub use remote::Remote;
+pub use small::SmallPackets;
 
 /// Where the configuration stands unless culvertd is told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/culvert/culvert.toml";

@@ -20,6 +20,7 @@ use crate::port::WanPort;
 use crate::profile::Profile;
 use crate::radius::Radius;
 use crate::remote::Remote;
+use crate::small::SmallPackets;
 
 /// A configuration that passed every check that needs only the file and its secrets.
 ///
@@ -159,6 +160,8 @@ pub struct Connection {
     pub encap: Encap,
     /// How packets of the engine `user` reach the WAN.
     pub wan_port: WanPort,
+    /// Which packets have a child SA of their own, on the engine `bpf`; `None`: none.
+    pub small: Option<SmallPackets>,
     /// IKE SAs.
     pub ike: Ike,
     /// Child SAs.

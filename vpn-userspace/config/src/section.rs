@@ -49,7 +49,19 @@ const HOMES: [(&str, &[&str]); 8] = [
     ),
     (
         "[connection.NAME]",
-        &["local", "remote", "start", "engine", "encap", "ike", "esp", "dpd", "mtu", "tunnel"],
+        &[
+            "local",
+            "remote",
+            "start",
+            "engine",
+            "encap",
+            "ike",
+            "esp",
+            "dpd",
+            "mtu",
+            "small_packets",
+            "tunnel",
+        ],
     ),
     (
         "[connection.NAME.tunnel.NAME]",
@@ -156,8 +168,14 @@ impl<'t> Section<'t> {
             }
             let mut fault = Fault::new(format!("`{key} = \"{}\"` is not known", word.escape_debug()));
             if let Some((_, why)) = refused.iter().find(|(known, _)| *known == word) {
-                fault = Fault::new(format!("`{key} = \"{word}\"` is not in this version"))
-                    .at(text.span(), "not in this version")
+                // A word that is right elsewhere is no promise.
+                let not = if why.starts_with("it is a key of ") {
+                    "does not belong here"
+                } else {
+                    "is not in this version"
+                };
+                fault = Fault::new(format!("`{key} = \"{word}\"` {not}"))
+                    .at(text.span(), not.trim_start_matches("is "))
                     .help(format!("{why}; write {list}"));
             } else if let Some(near) = nearest(word, words.iter().map(|(word, _)| *word)) {
                 fault = fault.at(text.span(), "unknown word").help(format!("did you mean \"{near}\"?"));

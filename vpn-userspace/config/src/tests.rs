@@ -267,6 +267,18 @@ fn values_that_cannot_be_are_refused() {
             "AF_XDP without XDP",
             format!("{GATEWAY}attach = \"tcx\"\n{}", with("wan_port = \"xsk\"", "").replace(GATEWAY, "")),
         ),
+        ("latency low of a connection", with("latency = \"low\"", "")),
+        ("split with a kernel's engine", with("latency = \"split\"\nengine = \"xfrm\"", "")),
+        ("split with IKEv1", with("latency = \"split\"\nike = { version = 1 }", "")),
+        ("split into pairs", with("latency = \"split\"\nesp = { pairs = \"each\" }", "")),
+        ("small packets without split", with("small_packets = { length = 100 }", "")),
+        (
+            "small packets",
+            with(
+                "latency = \"split\"\nsmall_packets = { length = 2000, dscp = [\"ef\", \"cs9\"], tcp = true }",
+                "",
+            ),
+        ),
         ("ports of the kernel", with("wan_port = \"udp\"\nengine = \"xfrm\"", "")),
         ("child SAs per CPU with IKEv1", with("ike = { version = 1 }\nesp = { per_cpu = true }", "")),
         ("child SAs per CPU and pair", with("esp = { per_cpu = 4, pairs = \"each\" }", "")),

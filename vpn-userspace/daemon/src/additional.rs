@@ -11,6 +11,7 @@ use culvert_ike::{Command, ExchangeOptions, Purpose};
 use culvert_types::TunnelId;
 
 use crate::daemon::{Child, Daemon};
+use crate::plan;
 
 /// The first pause before a missing one is asked for again; each further one is twice as long.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -89,12 +90,18 @@ impl Additional {
     }
 }
 
+/// Whether it wants CHILD SAs beside the first.
+fn wants(connection: &Connection) -> bool {
+    connection.esp.per_cpu != PerCpu::No || connection.small.is_some()
+}
+
 impl Daemon {
     /// Which CHILD SAs a tunnel is to have beside its first.
     fn wanted_beside(&self, id: TunnelId, connection: &Connection) -> Vec<Purpose> {
         let workers = self.plane.workers();
         let resources = (0..connection.esp.per_cpu.wanted(workers)).map(Purpose::Resource);
-        resources.filter(|purpose| self.plane.serves(id, *purpose)).collect()
+        let small = connection.small.is_some().then_some(Purpose::Small);
+        resources.chain(small).filter(|purpose| self.plane.serves(id, *purpose)).collect()
     }
 
     /// What the peer may ask for, into what the IKE core knows of it.
@@ -107,11 +114,14 @@ impl Daemon {
         if self.plane.serves(id, Purpose::Resource(0)) {
             options.per_resource = connection.esp.per_cpu.taken();
         }
+        if connection.small.is_some() && self.plane.serves(id, Purpose::Small) {
+            options.small = plan::small_proposals(connection);
+        }
     }
 
     /// Asks for what is wanted and missing.
     pub(crate) fn ask_for_additional(&mut self, now: Instant) {
-        if self.config.connections.iter().all(|c| c.esp.per_cpu == PerCpu::No) {
+        if !self.config.connections.iter().any(wants) {
             return;
         }
         let mut missing = Vec::new();
@@ -119,7 +129,7 @@ impl Daemon {
             // Clients ask for themselves.
             let Some(ike) = tunnel.ike.as_ref().filter(|ike| ike.info.version == 2) else { continue };
             let Some(connection) = self.config.connection(&tunnel.connection) else { continue };
-            if tunnel.client_of.is_some() || connection.esp.per_cpu == PerCpu::No {
+            if tunnel.client_of.is_some() || !wants(connection) {
                 continue;
             }
             let first = self.children.values().filter(|c| c.tunnel == *id && c.purpose == Purpose::All);

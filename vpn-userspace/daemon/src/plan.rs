@@ -7,10 +7,12 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use culvert_api::Level;
 use culvert_config::{Config, Connection, LocalProof, RemoteProof, Tunnel, TunnelAuth};
-use culvert_dataplane::{EngineChoice, WanPortChoice};
+use culvert_crypto::Encryption;
+use culvert_dataplane::{EngineChoice, SmallPackets, WanPortChoice};
 use culvert_gateway::{ConnectionPlan, DeadPeerAction, Start, TunnelPlan};
 use culvert_ike::{
-    Auth, Dpd, ExchangeOptions, Identity, LocalAuth, Parity, PeerConfig, RemoteAuth, Session, Signer, Trust,
+    Auth, Dpd, EspProposal, ExchangeOptions, Identity, LocalAuth, Parity, PeerConfig, RemoteAuth, Session,
+    Signer, Trust,
 };
 use culvert_sys::netlink::Netlink;
 use culvert_types::{TrafficSelector, TunnelId};
@@ -113,6 +115,26 @@ pub(crate) async fn local_address(
             "the WAN interface has no address yet; give it one, or set local_address for the tunnel",
         ),
     }
+}
+
+/// Which packets shall have an engine of their own.
+pub(crate) fn small_packets(connection: &Connection) -> Option<SmallPackets> {
+    connection.small.as_ref().map(|small| SmallPackets {
+        longest: small.length.into(),
+        dscp: small.dscp.iter().fold(0, |all, point| all | 1 << (point & 63)),
+    })
+}
+
+/// What is offered for their child SA: the connection's key exchanges, and the only cipher of engine `bpf`.
+pub(crate) fn small_proposals(connection: &Connection) -> Vec<EspProposal> {
+    let mut all: Vec<EspProposal> = Vec::new();
+    for proposal in &connection.esp.proposals {
+        let proposal = proposal.with_aead(Encryption::ChaCha20Poly1305);
+        if !all.contains(&proposal) {
+            all.push(proposal);
+        }
+    }
+    all
 }
 
 pub(crate) fn wan_port(connection: &Connection) -> WanPortChoice {

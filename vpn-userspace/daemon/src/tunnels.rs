@@ -89,6 +89,7 @@ impl Daemon {
                 encap,
                 wan_port: plan::wan_port(connection),
                 remote_nets: connection.remote.clone(),
+                small: plan::small_packets(connection),
             })
             .await?;
         self.guard.redirect(self.plane.take_redirects());

@@ -59,6 +59,7 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
         encap,
         wan_port: WanPortChoice::Socket,
         remote_nets: vec![peer],
+        small: None,
     };
     println!("{:?}", dataplane.create_tunnel(spec).await?);
     let keys = |seed: u8| {

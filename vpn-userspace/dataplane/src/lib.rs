@@ -9,6 +9,7 @@
 
 mod bpf;
 mod installed;
+mod split;
 mod types;
 mod user;
 mod xfrm;
@@ -28,6 +29,7 @@ use culvert_types::{Spi, TunnelId};
 use tokio::sync::mpsc;
 
 use bpf::{BpfEngine, OddDoor};
+pub use culvert_sys::esp_bpf::Small as SmallPackets;
 use installed::InstalledSas;
 pub use types::{
     DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineChoice, EngineInfo, InstallReport,
@@ -92,7 +94,12 @@ impl Dataplane {
             obstacles
                 .push("the configuration asks for AF_XDP, which is a port of the engine user".to_owned());
         }
-        let report = match spec.engine {
+        if spec.small.is_some() {
+            obstacles.push(
+                "latency \"split\" asks for engine user, beside which bpf has the small packets".to_owned(),
+            );
+        }
+        let mut report = match spec.engine {
             EngineChoice::User => {
                 let mut report = self.user.create_tunnel(&spec)?;
                 report.why.insert(0, "xfrm: the configuration asks for user".to_owned());
@@ -123,7 +130,8 @@ impl Dataplane {
             }
             EngineChoice::Auto => self.create_auto(&spec, obstacles).await?,
         };
-        self.tunnels.insert(spec.id, vec![report.engine]);
+        let engines = self.split(&spec, &mut report);
+        self.tunnels.insert(spec.id, engines);
         Ok(report)
     }
 
@@ -172,7 +180,8 @@ impl Dataplane {
     pub async fn remove_tunnel(&mut self, id: TunnelId) -> Result<(), DataplaneError> {
         let engines = self.tunnels.remove(&id).ok_or(DataplaneError::UnknownTunnel(id))?;
         let mut outcome = Ok(());
-        for engine in engines {
+        // What joined a device goes before the device.
+        for engine in engines.into_iter().rev() {
             let removed = match engine {
                 Engine::User => self.user.remove_tunnel(id).await,
                 Engine::Xfrm => self.xfrm.remove_tunnel(id).await,
@@ -220,7 +229,8 @@ impl Dataplane {
         self.sas.check_free(setup.inbound)?;
         let engines = self.engines_of(owner)?;
         let first = *engines.first().ok_or(DataplaneError::UnknownTunnel(owner))?;
-        let engine = wish.unwrap_or(first);
+        let fit = engines.iter().copied().find(|engine| engine.takes(setup.purpose));
+        let engine = wish.or(fit).unwrap_or(first);
         if !engines.contains(&engine) {
             return Err(DataplaneError::NotServedBy { tunnel: owner, engine });
         }

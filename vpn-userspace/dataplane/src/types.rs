@@ -15,6 +15,8 @@ use culvert_sys::xsk::{Endpoint, XskError};
 use culvert_types::{Spi, TunnelId};
 use ipnet::IpNet;
 
+use crate::SmallPackets;
+
 /// How to start a [`Dataplane`](crate::Dataplane).
 #[derive(Debug, Clone)]
 pub struct DataplaneConfig {
@@ -127,7 +129,7 @@ impl Engine {
     /// Whether it can have SAs for this purpose beside those for all packets.
     pub(crate) fn takes(self, purpose: Purpose) -> bool {
         match (self, purpose) {
-            (_, Purpose::All) | (Self::User, Purpose::Resource(_)) => true,
+            (_, Purpose::All) | (Self::User, Purpose::Resource(_)) | (Self::Bpf, Purpose::Small) => true,
             (Self::User | Self::Xfrm | Self::Bpf, _) => false,
         }
     }
@@ -164,6 +166,8 @@ pub struct TunnelSpec {
     pub wan_port: WanPortChoice,
     /// What lies behind the peer.
     pub remote_nets: Vec<IpNet>,
+    /// Packets of the engine `user` that engine `bpf` shall have, in SAs installed into that; where it can.
+    pub small: Option<SmallPackets>,
 }
 
 /// How a tunnel was created.
@@ -179,6 +183,8 @@ pub struct TunnelReport {
     pub why: Vec<String>,
     /// What parity the inbound SPIs of this tunnel's SAs must have, if any.
     pub spi_parity: Option<Parity>,
+    /// Engine `bpf` takes small packets, once an SA is installed into it.
+    pub small: bool,
 }
 
 /// How an SA was installed.

@@ -129,6 +129,7 @@ impl<'n> Gateway<'n> {
             encap: true,
             wan_port: WanPortChoice::Socket,
             remote_nets: vec![net(&format!("10.{other}.0.0/16")), net(&format!("fd00:{other}::/32"))],
+            small: None,
         };
         let report = self.call(|plane| Box::pin(async move { plane.create_tunnel(spec).await }))?;
         let inside = self.namespace;

@@ -3,6 +3,8 @@
 #[path = "gateways/bpf.rs"]
 mod bpf;
 mod common;
+#[path = "gateways/split.rs"]
+mod split;
 #[path = "gateways/xsk.rs"]
 mod xsk;
 

@@ -2,9 +2,9 @@
 
 use culvert_crypto::{Encryption, Suite, SuiteKeys};
 use culvert_ebpf_shared::esp::aead::{self, Direct};
-use culvert_ebpf_shared::esp::layout::{MAX_SELECTORS, Peer, Selector, Selectors as BpfSelectors};
+use culvert_ebpf_shared::esp::layout::{MAX_SELECTORS, Peer, Selector, Selectors as BpfSelectors, Tunnel};
 use culvert_ebpf_shared::esp::window::{Place, Window};
-use culvert_ebpf_shared::esp::{ETHERNET, HEAD, HEAD_WORDS, State, inner, mss, outer};
+use culvert_ebpf_shared::esp::{ETHERNET, HEAD, HEAD_WORDS, State, inner, mss, outer, small};
 use culvert_esp::packet::Packet;
 use culvert_esp::selectors::Selectors;
 use culvert_esp::tunnel::{decapsulate_ecn, decrement_ttl};
@@ -304,5 +304,104 @@ fn outer_headers_stand_before_the_text() {
         let esp = &ip.transport()[if udp { 8 } else { 0 }..];
         assert_eq!(esp, &seal(&plain, Spi::new(0x107).unwrap(), 1, true)[..], "{v6} {udp}");
         assert_eq!(HEAD % 4, 0);
+    }
+}
+
+/// A tunnel that leaves bulk to another engine.
+fn split(longest: u32, dscp: u64) -> Tunnel {
+    Tunnel {
+        slots: [0; 8],
+        active: 1,
+        interface: 7,
+        back: 0,
+        mtu: 1400,
+        mac: [0; 6],
+        direct: 0,
+        dscp,
+        longest,
+        reserved: 0,
+    }
+}
+
+fn tcp(flags: u8, payload: usize) -> Vec<u8> {
+    let mut tcp = vec![1, 2, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 1, 1, 0xbe, 0xef, 0, 0];
+    tcp.resize(20 + payload, 7);
+    tcp
+}
+
+fn udp(payload: usize, checksum: u8) -> Vec<u8> {
+    let mut udp = vec![0, 1, 0, 2, (payload >> 8) as u8, payload as u8, 0, checksum];
+    udp.resize(8 + payload, 7);
+    udp
+}
+
+#[test]
+fn small_packets_are_told_from_bulk() {
+    let (short, urgent) = (split(200, 0), split(0, 1 << 46));
+    let small = |p: &[u8], tunnel: &Tunnel| {
+        let mut s = state(p);
+        assert!(inner::inspect(&mut s));
+        small::is_small(&s, tunnel)
+    };
+    for v6 in [false, true] {
+        let header = if v6 { 40 } else { 20 };
+        let icmp = if v6 { 58 } else { 1 };
+        for (protocol, class, payload, is_short, is_urgent) in [
+            (icmp, 0, vec![8; 200 - header], true, false),
+            (icmp, 0, vec![8; 201 - header], false, false),
+            (17, 0, udp(60, 9), true, false),
+            (17, 46 << 2 | 1, udp(60, 9), true, true),
+            (17, 46 << 2, udp(1300, 9), false, true),
+            // Longer than the tunnel carries, and one without a checksum.
+            (17, 46 << 2, udp(1380, 9), false, false),
+            (17, 46 << 2, udp(60, 0), false, false),
+            // What acknowledges and carries nothing goes with the bulk that it answers, unless it is marked.
+            (6, 0, tcp(0x10, 0), false, false),
+            (6, 46 << 2, tcp(0x10, 0), false, true),
+            (6, 0, tcp(0x18, 1), true, false),
+            (6, 0, tcp(0x02, 0), true, false),
+            (6, 0, tcp(0x11, 0), true, false),
+            (6, 0, tcp(0x10, 1000), false, false),
+            // Nobody knows whether their checksums are whole.
+            (132, 46 << 2, vec![9; 60], false, false),
+        ] {
+            let p = packet(v6, protocol, class, 9, &payload);
+            let got = (small(&p, &short), small(&p, &urgent));
+            assert_eq!(got, (is_short, is_urgent), "{v6} {protocol} {class} {}", payload.len());
+        }
+        // Fragments and options take the slow path.
+        let mut p = packet(v6, 17, 46 << 2, 9, &udp(60, 9));
+        if v6 {
+            p[6] = 60;
+            p[40..48].fill(0);
+            p[40] = 17;
+        } else {
+            p[6] = 0x20;
+        }
+        assert!(!small(&p, &short) && !small(&p, &urgent));
+    }
+}
+
+proptest! {
+    #[test]
+    fn checksums_are_finished(v6: bool, is_tcp: bool, payload in proptest::collection::vec(any::<u8>(), 0..300), left: bool, behind in 0usize..7) {
+        let (protocol, at) = if is_tcp { (6, 16) } else { (17, 6) };
+        let mut body = if is_tcp { tcp(0x18, 0) } else { udp(payload.len() + 8, 0) };
+        body.extend(&payload);
+        let ip = if v6 { 40 } else { 20 };
+        let mut whole = packet(v6, protocol, 0, 9, &body);
+        let header = Packet::parse(&whole).unwrap().header();
+        let pseudo = culvert_esp::checksum::pseudo_header(header, protocol, body.len());
+        let field = culvert_esp::checksum::fold(pseudo).to_ne_bytes();
+        whole[ip + at..ip + at + 2].copy_from_slice(&field);
+        let partial = whole.clone();
+        prop_assert!(culvert_esp::checksum::finish_partial(&mut whole, ip, at));
+        // Whatever stands behind it.
+        let mut given = if left { partial } else { whole.clone() };
+        given.extend(vec![0xee; behind]);
+        let mut s = state(&given);
+        prop_assert!(inner::inspect(&mut s));
+        small::finish_checksum(&mut s);
+        prop_assert_eq!(text(&s, whole.len()), whole);
     }
 }

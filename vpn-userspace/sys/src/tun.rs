@@ -256,6 +256,21 @@ impl Tun {
     }
 }
 
+impl Tun {
+    /// The index of the device.
+    ///
+    /// # Errors
+    /// It was removed, or the calling thread is in another network namespace.
+    pub fn index(&self) -> Result<u32, TunError> {
+        let source = |e: nix::errno::Errno| TunError::Kernel {
+            call: "if_nametoindex",
+            name: self.name.clone(),
+            source: e.into(),
+        };
+        nix::net::if_::if_nametoindex(self.name.as_str()).map_err(source)
+    }
+}
+
 /// Whether there is an interface of that name. One that was closed may live on for a moment, when a
 /// process was being forked and its copy of the descriptor is not closed yet.
 pub fn exists(name: &str) -> bool {

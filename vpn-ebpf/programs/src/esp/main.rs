@@ -1,7 +1,8 @@
 //! The engine `bpf`: ESP with ChaCha20-Poly1305 under TC, without a socket and without kernel ESP.
 //!
 //! `culvert_esp_back` sits at the back of each tunnel's interface and seals whatever is routed into the tunnel;
-//! `culvert_esp_lan` seals what comes from a LAN before the stack sees it; `culvert_esp_wan` opens. An object of its
+//! `culvert_esp_lan` seals what comes from a LAN before the stack sees it; `culvert_esp_tun` seals what is small of a tunnel
+//! whose bulk is another engine's; `culvert_esp_wan` opens. An object of its
 //! own: hosts that do not use the engine never load it. Oldest kernel: 5.18.
 #![no_std]
 #![no_main]
@@ -22,13 +23,19 @@ use aya_ebpf::programs::TcContext;
 /// On the back of tunnels' interfaces.
 #[classifier]
 pub fn culvert_esp_back(ctx: TcContext) -> i32 {
-    seal::seal::<false>(&ctx)
+    seal::seal::<{ seal::BACK }>(&ctx)
 }
 
 /// On LAN devices.
 #[classifier]
 pub fn culvert_esp_lan(ctx: TcContext) -> i32 {
-    seal::seal::<true>(&ctx)
+    seal::seal::<{ seal::LAN }>(&ctx)
+}
+
+/// At the egress of TUN devices, for what is small of tunnels that have two engines.
+#[classifier]
+pub fn culvert_esp_tun(ctx: TcContext) -> i32 {
+    seal::seal::<{ seal::TUN }>(&ctx)
 }
 
 /// On WAN devices, behind the guard.

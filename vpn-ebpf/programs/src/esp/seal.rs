@@ -1,13 +1,14 @@
 //! From the LAN, or from the stack by way of the tunnel's interface, to the WAN.
 use crate::maps::{self, KEYS, OUTBOUND, PEERS, STATE, TUNNELS};
 use crate::steps;
+use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_INVALIDATE_HASH, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
     BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup as KernelFib,
 };
 use aya_ebpf::helpers::{
-    bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_proto, bpf_skb_change_tail, bpf_skb_load_bytes,
-    bpf_skb_store_bytes,
+    bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_proto,
+    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use core::arch::asm;
@@ -18,34 +19,54 @@ use culvert_ebpf_shared::esp::{ETHERNET, Fib, MAX_INNER, State, inner, outer};
 const IPV4: u32 = 0x0800_u16.to_be() as u32;
 const IPV6: u32 = 0x86dd_u16.to_be() as u32;
 
-/// `LAN`: the packet has not been routed yet. What has an odd side to it goes on to the stack, which routes it into the
-/// tunnel's interface, at whose back it comes here again.
+/// At the back of a tunnel's interface: everything is ours.
+pub(crate) const BACK: u32 = 0;
+/// On a LAN device: the packet has not been routed yet. What has an odd side to it goes on to the stack, which routes it
+/// into the tunnel's interface, where it comes here again.
+pub(crate) const LAN: u32 = 1;
+/// Where packets leave the stack for a TUN device: what is not ours, goes on into the device.
+pub(crate) const TUN: u32 = 2;
+
+/// Bytes that are taken off the head of a packet so that nothing remembers a checksum that was to be finished: link,
+/// IPv6 and as much of the transport header as tells where that begins, a whole number of words.
+const FORGET: u32 = 56;
+
 #[inline(always)]
-pub(crate) fn seal<const LAN: bool>(ctx: &TcContext) -> i32 {
+pub(crate) fn seal<const AT: u32>(ctx: &TcContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the context of the program.
     let (len, interface, gso, protocol) =
         unsafe { ((*skb).len, (*skb).ifindex, (*skb).gso_size, (*skb).protocol) };
-    if LAN && (gso != 0 || protocol != IPV4 && protocol != IPV6) {
+    if AT != BACK && (gso != 0 || protocol != IPV4 && protocol != IPV6) {
         return TC_ACT_UNSPEC;
     }
+    let link = if AT == TUN { 0 } else { ETHERNET };
     let Some(s) = STATE.get_ptr_mut(0) else { return TC_ACT_SHOT };
-    if len < ETHERNET + 20 || len > ETHERNET + MAX_INNER {
-        return refuse::<LAN>(interface, Reason::TooBig);
+    if len < link + 20 || len > link + MAX_INNER {
+        return refuse::<AT>(interface, Reason::TooBig);
     }
     if gso != 0 {
-        return refuse::<LAN>(interface, Reason::BadOffload);
+        return refuse::<AT>(interface, Reason::BadOffload);
     }
-    let available = bounded(len - ETHERNET, 0x7ff);
-    if available == 0 || !load(skb, ETHERNET, s, available) {
-        return refuse::<LAN>(interface, Reason::InnerMalformed);
+    if AT == TUN {
+        // Bulk is to be held up as little as can be.
+        let Some(tunnel) = TUNNELS.get_ptr(&interface) else { return TC_ACT_UNSPEC };
+        // SAFETY: a map value.
+        let (active, longest, dscp) = unsafe { ((*tunnel).active, (*tunnel).longest, (*tunnel).dscp) };
+        if active == 0 || dscp == 0 && len > longest {
+            return TC_ACT_UNSPEC;
+        }
+    }
+    let available = bounded(len - link, 0x7ff);
+    if available == 0 || !load(skb, link, s, available) {
+        return refuse::<AT>(interface, Reason::InnerMalformed);
     }
     // SAFETY: this CPU's state, for as long as the program runs.
     unsafe { (*s).available = available };
     if steps::esp_inspect(s) != 1 {
-        return refuse::<LAN>(interface, Reason::InnerMalformed);
+        return refuse::<AT>(interface, Reason::InnerMalformed);
     }
-    let tunnel = if LAN {
+    let tunnel = if AT == LAN {
         if steps::esp_is_plain(s) != 1 {
             return TC_ACT_UNSPEC;
         }
@@ -60,26 +81,33 @@ pub(crate) fn seal<const LAN: bool>(ctx: &TcContext) -> i32 {
     } else {
         TUNNELS.get_ptr(&interface)
     };
-    let Some(tunnel) = tunnel else { return if LAN { TC_ACT_UNSPEC } else { TC_ACT_SHOT } };
+    let Some(tunnel) = tunnel else { return if AT == BACK { TC_ACT_SHOT } else { TC_ACT_UNSPEC } };
     // SAFETY: a map value, which stays readable until the program ends.
     let (tunnel, state) = unsafe { (&*tunnel, &*s) };
-    if LAN && (tunnel.active == 0 || state.inner_len > tunnel.mtu) {
+    if AT != BACK && (tunnel.active == 0 || state.inner_len > tunnel.mtu) {
         // The stack counts the one and answers the other.
+        return TC_ACT_UNSPEC;
+    }
+    // One with two engines has all its packets go the same way through the stack, and its firewall.
+    if AT == LAN && tunnel.is_split() || AT == TUN && steps::esp_is_small(s, tunnel) != 1 {
         return TC_ACT_UNSPEC;
     }
     let slot = steps::esp_select(s, tunnel);
     if slot < 0 {
-        return unselected(tunnel, state);
+        return if AT == TUN { TC_ACT_UNSPEC } else { unselected(tunnel, state) };
     }
     let slot = slot as u32;
     let (Some(out), Some(peer)) = (OUTBOUND.get_ptr_mut(&slot), PEERS.get_ptr(&slot)) else {
-        return refuse::<false>(tunnel.interface, Reason::NotReady);
+        return refuse::<BACK>(tunnel.interface, Reason::NotReady);
     };
     // SAFETY: a map value.
     let drops = unsafe { &raw mut (*out).drops };
     let Some(key) = KEYS.get_ptr(2 * slot + 1) else { return TC_ACT_SHOT };
+    if AT == TUN {
+        steps::esp_finish_checksum(s);
+    }
     steps::esp_clamp(s, tunnel.mtu);
-    if LAN {
+    if AT == LAN {
         steps::esp_decrement_ttl(s);
     }
     steps::esp_pad(s);
@@ -90,6 +118,10 @@ pub(crate) fn seal<const LAN: bool>(ctx: &TcContext) -> i32 {
     let same = (family == culvert_ebpf_shared::esp::AF_INET) == (protocol == IPV4);
     let resolve = hop == BPF_FIB_LKUP_RET_NO_NEIGH;
     if hop != BPF_FIB_LKUP_RET_SUCCESS && !resolve {
+        if AT == TUN {
+            // Whose packets the rest are sees to it; nothing has been numbered.
+            return TC_ACT_UNSPEC;
+        }
         let too_big = hop == BPF_FIB_LKUP_RET_FRAG_NEEDED;
         maps::drop(drops, if too_big { Reason::WanTooBig } else { Reason::WanUnreachable });
         return TC_ACT_SHOT;
@@ -132,8 +164,10 @@ pub(crate) fn seal<const LAN: bool>(ctx: &TcContext) -> i32 {
     // SAFETY: helpers on the context; the state is longer than what may be read of it.
     let stored = unsafe {
         total > 0
+            && (AT != TUN || bpf_skb_change_head(skb, ETHERNET, 0) == 0)
             && (same || bpf_skb_change_proto(skb, other(protocol), 0) == 0)
-            && bpf_skb_change_tail(skb, total, 0) == 0
+            && bpf_skb_change_tail(skb, if AT == TUN { total + FORGET } else { total }, 0) == 0
+            && (AT != TUN || bpf_skb_adjust_room(skb, -(FORGET as i32), BPF_ADJ_ROOM_MAC, 0) == 0)
             && bpf_skb_store_bytes(
                 skb,
                 0,
@@ -156,10 +190,10 @@ pub(crate) fn seal<const LAN: bool>(ctx: &TcContext) -> i32 {
     }
 }
 
-/// On a LAN, the stack sees to it.
+/// On a LAN, the stack sees to it; at a TUN device, who reads it.
 #[inline(always)]
-fn refuse<const LAN: bool>(interface: u32, reason: Reason) -> i32 {
-    if LAN {
+fn refuse<const AT: u32>(interface: u32, reason: Reason) -> i32 {
+    if AT != BACK {
         return TC_ACT_UNSPEC;
     }
     // The back's number, or the front's.

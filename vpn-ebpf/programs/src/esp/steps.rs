@@ -4,7 +4,7 @@ use crate::maps;
 use culvert_ebpf_shared::esp::State;
 use culvert_ebpf_shared::esp::aead::{self, Steps};
 use culvert_ebpf_shared::esp::layout::{MAX_ACTIVE, Peer, Selectors, Tunnel};
-use culvert_ebpf_shared::esp::{chacha, inner, mss, outer};
+use culvert_ebpf_shared::esp::{chacha, inner, mss, outer, small};
 
 macro_rules! step {
     ($(#[$doc:meta])* $name:ident, $s:ident $(, $argument:ident: $type:ty)* => $body:expr) => {
@@ -127,6 +127,20 @@ step!(
         }
     }
 );
+step!(
+    /// 1 if it is this engine's.
+    esp_is_small, s, tunnel: *const Tunnel => {
+        if tunnel.is_null() {
+            return -1;
+        }
+        // SAFETY: the verifier sees to it.
+        small::is_small(s, unsafe { &*tunnel }) as i32
+    }
+);
+step!(esp_finish_checksum, s => {
+    small::finish_checksum(s);
+    0
+});
 step!(
     /// The slot of the first SA in use that carries the packet, or -1.
     esp_select, s, tunnel: *const Tunnel => {

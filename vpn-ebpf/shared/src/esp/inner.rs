@@ -160,29 +160,40 @@ pub fn is_link_local(s: &State) -> bool {
 /// pseudo-header alone, and then it equals that sum.
 #[inline(always)]
 pub fn is_plain(s: &State) -> bool {
-    if s.odd != 0 || s.shows_ports == 0 || s.ttl <= 1 {
+    if s.ttl <= 1 {
         return false;
+    }
+    let Some(at) = ordinary(s) else { return false };
+    if at == 0 {
+        return true;
+    }
+    let field = s.half(at);
+    field != 0 && pseudo_sum(s) != field
+}
+
+/// Where the checksum of a packet of TCP or UDP without options and fragments is; 0 for ICMP, whose senders always
+/// finish it; `None` for all others.
+#[inline(always)]
+pub fn ordinary(s: &State) -> Option<u32> {
+    if s.odd != 0 || s.shows_ports == 0 {
+        return None;
     }
     let (icmp, at) = if s.family == 4 { (ICMP, 20) } else { (ICMPV6, 40) };
     if s.protocol == icmp {
-        return true;
-    }
-    let field = if s.protocol == TCP {
-        if s.inner_len < at + 20 {
-            return false;
-        }
-        s.half(at + 16)
-    } else if s.protocol == UDP {
-        if s.inner_len < at + 8 {
-            return false;
-        }
-        s.half(at + 6)
+        Some(0)
+    } else if s.protocol == TCP && s.inner_len >= at + 20 {
+        Some(at + 16)
+    } else if s.protocol == UDP && s.inner_len >= at + 8 {
+        Some(at + 6)
     } else {
-        return false;
-    };
-    if field == 0 {
-        return false;
+        None
     }
+}
+
+/// The sum of the pseudo-header of an [ordinary] packet (RFC 9293 3.1).
+#[inline(always)]
+pub fn pseudo_sum(s: &State) -> u32 {
+    let at = if s.family == 4 { 20 } else { 40 };
     let mut sum = s.protocol as u64 + (s.inner_len - at) as u64;
     sum += (s.source[1] & 0xffff_ffff) + (s.destination[1] & 0xffff_ffff);
     if s.family == 6 {
@@ -190,7 +201,7 @@ pub fn is_plain(s: &State) -> bool {
         sum += (s.source[0] & 0xffff_ffff) + (s.destination[0] & 0xffff_ffff);
         sum += (s.source[0] >> 32) + (s.destination[0] >> 32);
     }
-    fold(sum) != field
+    fold(sum)
 }
 
 /// One's complement sum in 16 bits.

@@ -146,7 +146,7 @@ pub struct Selectors {
     pub remotes: u32,
 }
 
-/// Map `TUNNELS`, by the index of the tunnel's interface and by that of its back.
+/// Map `TUNNELS`, by the index of the tunnel's interface and by that of its back, if it has one.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tunnel {
@@ -156,7 +156,7 @@ pub struct Tunnel {
     pub active: u32,
     /// Index of the interface.
     pub interface: u32,
-    /// Index of its back.
+    /// Index of its back; 0 for a TUN device, whose other packets are another engine's.
     pub back: u32,
     /// Largest inner packet in bytes.
     pub mtu: u32,
@@ -164,6 +164,19 @@ pub struct Tunnel {
     pub mac: [u8; 6],
     /// Not 0: opened packets may go straight to a device of `LANS`.
     pub direct: u16,
+    /// Of a TUN device: the DSCPs, a bit each, whose packets are this engine's whatever their length.
+    pub dscp: u64,
+    /// Of a TUN device: the longest packet in bytes that is this engine's whatever its DSCP.
+    pub longest: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+impl Tunnel {
+    /// The tunnel has two engines.
+    pub const fn is_split(&self) -> bool {
+        self.back == 0
+    }
 }
 
 /// Map `TUNNEL_DROPS`, by the index of the tunnel's interface: what met no SA.
@@ -198,5 +211,5 @@ const _: () = {
     assert!(size_of::<Peer>() == 40);
     assert!(size_of::<Selector>() == 40);
     assert!(size_of::<Selectors>() == 2 * 40 * MAX_SELECTORS + 8);
-    assert!(size_of::<Tunnel>() == 4 * MAX_ACTIVE + 24);
+    assert!(size_of::<Tunnel>() == 4 * MAX_ACTIVE + 40);
 };

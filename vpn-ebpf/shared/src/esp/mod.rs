@@ -12,6 +12,7 @@ pub mod mss;
 pub mod outer;
 pub mod poly;
 pub mod reason;
+pub mod small;
 pub mod window;
 
 use crate::address::Address;

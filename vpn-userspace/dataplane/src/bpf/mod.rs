@@ -22,15 +22,17 @@ use culvert_crypto::{Encryption, Suite};
 use culvert_esp::tunnel::Overhead;
 use culvert_ike::Parity;
 use culvert_sys::esp_bpf::{
-    EspBpf, EspHalf, EspPair, EspPath, MAX_INNER, forwarding_is_off, interface_of, segment_before,
+    EspBpf, EspHalf, EspInterface, EspPair, EspPath, MAX_INNER, Small, forwarding_is_off, interface_of,
+    segment_before,
 };
 use culvert_sys::netlink::{self, BACK_PREFIX, Netlink};
 use culvert_types::{Spi, TunnelId};
 use tokio::sync::mpsc;
 
-use self::tunnel::{Pair, Tunnel};
+use self::tunnel::{Behind, Pair, Tunnel};
 use self::watch::Watch;
 use crate::user::setup::SaSetup;
+use crate::user::tunnel::TunnelShared;
 use crate::{
     DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineInfo, SaStats, TunnelDrops, TunnelReport,
     TunnelSpec,
@@ -92,7 +94,8 @@ impl Shared {
 
     /// Removes what is left of the tunnels' interfaces. Blocks.
     fn remove_interfaces(&self) {
-        let links: Vec<u32> = self.state().tunnels.drain().map(|(_, t)| t.link).collect();
+        let pair = |tunnel: Tunnel| matches!(tunnel.behind, Behind::Back(..)).then_some(tunnel.link.index());
+        let links: Vec<u32> = self.state().tunnels.drain().filter_map(|(_, t)| pair(t)).collect();
         if !links.is_empty()
             && let Err(error) = netlink::delete_links(&links)
         {
@@ -172,9 +175,8 @@ impl BpfEngine {
         let tunnel = Tunnel {
             id: spec.id,
             interface: spec.interface.clone(),
-            link: front_link.index,
-            back,
-            back_link: back_link.index,
+            link: EspInterface::Pair(front_link.index, back_link.index),
+            behind: Behind::Back(back.clone(), back_link.index),
             mtu,
             fixed_mtu: spec.mtu.is_some(),
             ipv6: spec.inside.iter().chain(&spec.remote_nets).any(|n| n.addr().is_ipv6()),
@@ -183,9 +185,9 @@ impl BpfEngine {
             triggered: None,
             direct,
         };
-        if let Err(error) = drive.set_up(&tunnel).await {
-            let _ = drive.netlink.delete_link(tunnel.link).await;
-            drive.shared.state().esp.detach(&tunnel.back);
+        if let Err(error) = drive.set_up(&tunnel, &back, back_link.index).await {
+            let _ = drive.netlink.delete_link(front_link.index).await;
+            drive.shared.state().esp.detach(&back);
             return Err(error);
         }
         drive.shared.state().tunnels.insert(spec.id, tunnel);
@@ -196,7 +198,52 @@ impl BpfEngine {
             why: Vec::new(),
             // What the programs leave to the stack comes to the sockets of engine `user`, whose parity this is.
             spi_parity: Some(Parity::Even),
+            small: false,
         })
+    }
+
+    /// Takes what is small of a tunnel of the engine `user`, once there is an SA for it. All else goes on into the device.
+    pub(crate) fn join_tunnel(
+        &mut self,
+        id: TunnelId,
+        shared: Arc<TunnelShared>,
+        small: Small,
+    ) -> Result<(), DataplaneError> {
+        let (ipv4, ipv6) = self.families();
+        let interface = shared.tun.name().to_owned();
+        if let Some(setting) = forwarding_is_off(ipv4, ipv6) {
+            let reason = forwards(setting);
+            return Err(DataplaneError::EngineUnavailable { engine: Engine::Bpf, interface, reason });
+        }
+        self.start()?;
+        let wan = self.wan.clone();
+        let drive = self.drive(id)?;
+        let mut state = drive.shared.state();
+        let State { esp, tunnels, .. } = &mut *state;
+        for address in wan {
+            attach_wan(esp, address)?;
+        }
+        let tunnel = Tunnel {
+            id,
+            link: EspInterface::Tun(shared.tun.index()?, small),
+            behind: Behind::User(shared.clone()),
+            interface: interface.clone(),
+            mtu: shared.mtu() as u32,
+            // The engine `user` sees to it.
+            fixed_mtu: true,
+            ipv6: false,
+            active: Vec::new(),
+            unserved: 0,
+            triggered: None,
+            direct: false,
+        };
+        tunnel.tell(esp, &HashMap::new())?;
+        if let Err(error) = esp.attach_tun(&interface) {
+            let _ = esp.remove_tunnel(tunnel.link);
+            return Err(error.into());
+        }
+        tunnels.insert(id, tunnel);
+        Ok(())
     }
 
     /// Loads the programs and begins to watch, unless that is done.
@@ -229,7 +276,9 @@ impl BpfEngine {
             state.clear(&tunnel)?;
             tunnel
         };
-        drive.netlink.delete_link(tunnel.link).await?;
+        if let Behind::Back(..) = tunnel.behind {
+            drive.netlink.delete_link(tunnel.link.index()).await?;
+        }
         Ok(())
     }
 
@@ -275,9 +324,9 @@ impl BpfEngine {
             last: setup.limits.hard_packets,
             most_bytes: setup.limits.hard_bytes,
             path,
-            tunnel: tunnel.link,
+            tunnel: tunnel.link.index(),
         })?;
-        door.add(setup.inbound, tunnel.back_link);
+        door.add(setup.inbound, &tunnel.behind);
         pairs.insert(setup.inbound, Pair::new(setup, slot, path));
         if use_outbound { state.activate(setup.inbound) } else { Ok(()) }
     }
@@ -335,7 +384,7 @@ impl BpfEngine {
         let state = drive.shared.state();
         let drops = |t: &Tunnel| TunnelDrops {
             tunnel: t.id,
-            drops: state.esp.tunnel_drops(t.link).unwrap_or_default(),
+            drops: state.esp.tunnel_drops(t.link.index()).unwrap_or_default(),
         };
         state.tunnels.values().map(drops).collect()
     }
@@ -353,19 +402,19 @@ impl BpfEngine {
 }
 
 impl Drive {
-    async fn set_up(&self, tunnel: &Tunnel) -> Result<(), DataplaneError> {
+    async fn set_up(&self, tunnel: &Tunnel, back: &str, back_link: u32) -> Result<(), DataplaneError> {
         segment_before(&tunnel.interface)?;
-        for link in [tunnel.link, tunnel.back_link] {
+        for link in [tunnel.link.index(), back_link] {
             self.netlink.no_link_local_address(link).await?;
         }
         {
             let mut state = self.shared.state();
             tunnel.tell(&mut state.esp, &HashMap::new())?;
-            state.esp.attach_back(&tunnel.back)?;
+            state.esp.attach_back(back)?;
         }
         // The back first: nothing that enters the interface is to find it closed.
-        self.netlink.set_up(tunnel.back_link, true).await?;
-        Ok(self.netlink.set_up(tunnel.link, true).await?)
+        self.netlink.set_up(back_link, true).await?;
+        Ok(self.netlink.set_up(tunnel.link.index(), true).await?)
     }
 }
 
@@ -404,7 +453,7 @@ impl State {
 
     /// Takes from the programs what is the tunnel's.
     fn clear(&mut self, tunnel: &Tunnel) -> Result<(), DataplaneError> {
-        let mut outcome = self.esp.remove_tunnel(tunnel.link, tunnel.back_link).map_err(DataplaneError::from);
+        let mut outcome = self.esp.remove_tunnel(tunnel.link).map_err(DataplaneError::from);
         let of = |pair: &Pair| pair.tunnel == tunnel.id;
         let mut gone: Vec<(Spi, Pair)> = self.pairs.extract_if(|_, p| of(p)).collect();
         let drained = self.draining.extract_if(.., |(_, _, p)| of(p));
@@ -412,7 +461,7 @@ impl State {
         for (spi, pair) in &gone {
             outcome = outcome.and(self.forget(*spi, pair));
         }
-        self.esp.detach(&tunnel.back);
+        self.esp.detach(tunnel.hooked());
         outcome
     }
 }

@@ -2,12 +2,17 @@
 //! or had joined them with others. They are opened by the program all the same.
 
 use std::collections::HashMap;
+use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use culvert_sys::esp_bpf::OddOpener;
+use culvert_sys::tun::VnetHeader;
 use culvert_types::Spi;
+
+use super::tunnel::Behind;
+use crate::user::tunnel::TunnelShared;
 
 /// The door that inbound workers knock at with a packet of an SPI that they do not know. Clones share it.
 #[derive(Clone, Default)]
@@ -23,8 +28,14 @@ struct Inner {
 #[derive(Default)]
 struct State {
     opener: Option<OddOpener>,
-    /// By SPI, the index of the back of the SA's tunnel.
-    sas: HashMap<u32, u32>,
+    /// By SPI, where what is in its packets goes.
+    sas: HashMap<u32, Into>,
+}
+
+enum Into {
+    /// A tunnel's back, by its index.
+    Back(u32),
+    Tun(Arc<TunnelShared>),
 }
 
 impl OddDoor {
@@ -34,9 +45,13 @@ impl OddDoor {
     }
 
     /// Packets of this SA are the engine's.
-    pub(super) fn add(&self, spi: Spi, back: u32) {
+    pub(super) fn add(&self, spi: Spi, behind: &Behind) {
         let mut state = self.state();
-        state.sas.insert(spi.value(), back);
+        let into = match behind {
+            Behind::Back(_, index) => Into::Back(*index),
+            Behind::User(shared) => Into::Tun(shared.clone()),
+        };
+        state.sas.insert(spi.value(), into);
         self.0.count.store(state.sas.len(), Ordering::Relaxed);
     }
 
@@ -54,9 +69,19 @@ impl OddDoor {
         }
         let mut state = self.state();
         let State { opener, sas } = &mut *state;
-        let (Some(&back), Some(opener)) = (sas.get(&spi), opener) else { return false };
+        let (Some(into), Some(opener)) = (sas.get(&spi), opener) else { return false };
         // Too long for the programs, or an interface that is just going: lost like on any wire.
-        let _ = opener.open(back, ends, tos, esp);
+        match into {
+            Into::Back(index) => {
+                let _ = opener.open(*index, ends, tos, esp);
+            }
+            Into::Tun(shared) => {
+                if let Ok(Some(packet)) = opener.open_packet(ends, tos, esp) {
+                    let header = VnetHeader::default().encode();
+                    let _ = shared.tun.write(&[IoSlice::new(&header), IoSlice::new(packet)]);
+                }
+            }
+        }
         true
     }
 

@@ -3,23 +3,32 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use culvert_esp::selectors::Selectors;
 use culvert_esp::tunnel::Overhead;
-use culvert_sys::esp_bpf::{EspBpf, EspPath, Slot, named};
+use culvert_sys::esp_bpf::{EspBpf, EspInterface, EspPath, Slot, named};
 use culvert_types::{Spi, TunnelId};
 
 use crate::user::setup::{Limits, SaSetup};
+use crate::user::tunnel::TunnelShared;
 use crate::{DataplaneError, Engine, SaStats};
+
+/// What is behind a tunnel's interface.
+pub(super) enum Behind {
+    /// The other end of a pair, by its name and index.
+    Back(String, u32),
+    /// The engine `user`, whose bulk goes through the same TUN device.
+    User(Arc<TunnelShared>),
+}
 
 /// A tunnel.
 pub(super) struct Tunnel {
     pub(super) id: TunnelId,
     pub(super) interface: String,
-    pub(super) link: u32,
-    pub(super) back: String,
-    pub(super) back_link: u32,
+    pub(super) link: EspInterface,
+    pub(super) behind: Behind,
     /// Largest inner packet in bytes.
     pub(super) mtu: u32,
     /// By the configuration.
@@ -37,11 +46,19 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
+    /// Where the program stands that seals.
+    pub(super) fn hooked(&self) -> &str {
+        match &self.behind {
+            Behind::Back(name, _) => name,
+            Behind::User(shared) => shared.tun.name(),
+        }
+    }
+
     /// Tells the programs what is sent with, and the MTU.
     pub(super) fn tell(&self, esp: &mut EspBpf, pairs: &HashMap<Spi, Pair>) -> Result<(), DataplaneError> {
         let slots: Vec<Slot> =
             self.active.iter().filter_map(|spi| pairs.get(spi)).map(|pair| pair.slot).collect();
-        Ok(esp.set_tunnel((self.link, self.back_link), &slots, self.mtu, self.direct)?)
+        Ok(esp.set_tunnel(self.link, &slots, self.mtu, self.direct)?)
     }
 }
 

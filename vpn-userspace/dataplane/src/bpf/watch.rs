@@ -11,7 +11,7 @@ use culvert_sys::esp_bpf::{reason::Reason, seen, set_mtu};
 use culvert_sys::wan::route_mtu;
 use culvert_types::{Spi, TunnelId};
 
-use super::tunnel::{Pair, Warned};
+use super::tunnel::{Behind, Pair, Warned};
 use super::{ETHERNET_MTU, IPV6_MIN_MTU, MAX_INNER, Shared, State};
 use crate::{DataplaneError, DataplaneEvent};
 
@@ -78,7 +78,15 @@ fn look(shared: &Shared, now: Instant, turn: usize) -> (Vec<Path>, usize) {
     }
     let State { esp, tunnels, pairs, .. } = &mut *state;
     for tunnel in tunnels.values_mut() {
-        let counted = esp.tunnel_drops(tunnel.link).unwrap_or_default();
+        if let Behind::User(user) = &tunnel.behind
+            && tunnel.mtu != user.mtu() as u32
+        {
+            tunnel.mtu = user.mtu() as u32;
+            if let Err(error) = tunnel.tell(esp, pairs) {
+                shared.fault(Some(tunnel.id), &error);
+            }
+        }
+        let counted = esp.tunnel_drops(tunnel.link.index()).unwrap_or_default();
         let unserved = counted.iter().find(|(name, _)| *name == "no-outbound-sa").map_or(0, |(_, n)| *n);
         let due = tunnel.triggered.is_none_or(|at| now.duration_since(at) >= TRIGGER);
         if unserved != tunnel.unserved && due {

@@ -18,7 +18,7 @@ mod port;
 mod rate;
 pub(crate) mod setup;
 pub(crate) mod split;
-mod tunnel;
+pub(crate) mod tunnel;
 pub(crate) mod wans;
 mod xsk;
 
@@ -198,7 +198,13 @@ impl UserEngine {
             },
             why,
             spi_parity: Some(Parity::Even),
+            small: false,
         })
+    }
+
+    /// What the engine `bpf` shares with this one where a tunnel has both: the device and its MTU.
+    pub(crate) fn shared(&self, id: TunnelId) -> Option<Arc<TunnelShared>> {
+        self.tunnels.get(&id).map(|t| t.shared.clone())
     }
 
     /// The worker with the fewest tunnels; a new one while there may be more and all have some.

@@ -199,6 +199,7 @@ impl XfrmEngine {
             wan_port: "xfrm",
             why: Vec::new(),
             spi_parity: Some(Parity::Odd),
+            small: false,
         })
     }
 

@@ -9,7 +9,7 @@ use culvert_crypto::{Suite, SuiteKeys};
 use culvert_dataplane::testing::{self, Limits, Purpose, SaSetup};
 use culvert_dataplane::{
     Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent, EngineChoice, OffloadSwitches, SaStats,
-    TunnelSpec, WanPortChoice,
+    SmallPackets, TunnelSpec, WanPortChoice,
 };
 use culvert_lab::Namespace;
 use culvert_lab::topology::{LAN_A, LAN_A6, LAN_B, LAN_B6};
@@ -38,6 +38,8 @@ pub(crate) struct Options {
     pub(crate) busy_poll: bool,
     pub(crate) offloads: OffloadSwitches,
     pub(crate) wan_port: WanPortChoice,
+    /// Small packets have engine `bpf`.
+    pub(crate) small: Option<SmallPackets>,
 }
 
 impl Default for Options {
@@ -54,6 +56,7 @@ impl Default for Options {
             busy_poll: false,
             offloads: OffloadSwitches::default(),
             wan_port: WanPortChoice::Socket,
+            small: None,
         }
     }
 }
@@ -113,6 +116,7 @@ impl<'a> Gateway<'a> {
             encap: self.options.encap,
             wan_port: self.options.wan_port,
             remote_nets: self.nets().1.iter().map(|n| n.parse().unwrap()).collect(),
+            small: self.options.small,
         }
     }
 

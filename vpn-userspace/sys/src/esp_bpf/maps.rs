@@ -86,7 +86,7 @@ impl Maps {
         found(self.inbound.get(&key(spi), LOCKED)).map_err(EspError::map("INBOUND"))
     }
 
-    /// Under the index of the interface and of its back.
+    /// Under the index of the interface and of its back, if it has one.
     pub(super) fn set_tunnel(&mut self, tunnel: &Tunnel) -> Result<(), EspError> {
         match self.tunnel_drops.insert(
             tunnel.interface,
@@ -97,14 +97,15 @@ impl Maps {
             Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => {}
             Err(error) => return Err(EspError::map("TUNNEL_DROPS")(error)),
         }
-        for index in [tunnel.interface, tunnel.back] {
+        let back = (!tunnel.is_split()).then_some(tunnel.back);
+        for index in [tunnel.interface].into_iter().chain(back) {
             self.tunnels.insert(index, Wire(*tunnel), 0).map_err(EspError::map("TUNNELS"))?;
         }
         Ok(())
     }
 
-    pub(super) fn remove_tunnel(&mut self, interface: u32, back: u32) -> Result<(), EspError> {
-        for index in [interface, back] {
+    pub(super) fn remove_tunnel(&mut self, interface: u32, back: Option<u32>) -> Result<(), EspError> {
+        for index in [interface].into_iter().chain(back) {
             gone(self.tunnels.remove(&index)).map_err(EspError::map("TUNNELS"))?;
         }
         gone(self.tunnel_drops.remove(&interface)).map_err(EspError::map("TUNNEL_DROPS"))

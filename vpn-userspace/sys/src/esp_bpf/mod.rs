@@ -31,10 +31,11 @@ use zeroize::Zeroize;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CULVERT_ESP_OBJECT"));
 
 const BACK: &str = "culvert_esp_back";
+const TUN: &str = "culvert_esp_tun";
 const LAN: &str = "culvert_esp_lan";
 const WAN: &str = "culvert_esp_wan";
 const ODD: &str = "culvert_esp_odd";
-/// Names of those that are attached.
+/// Names of those that are attached to devices which may outlive us.
 pub(crate) const PROGRAMS: [&str; 3] = [BACK, LAN, WAN];
 
 /// Where packets of a pair go, and what their outer headers are like.
@@ -84,6 +85,33 @@ pub struct EspPair<'a> {
     pub tunnel: u32,
 }
 
+/// Which packets of a tunnel with two engines are this one's: what is short, or has one of these DSCPs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Small {
+    /// The longest packet in bytes.
+    pub longest: u32,
+    /// A bit for each DSCP.
+    pub dscp: u64,
+}
+
+/// The interface of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EspInterface {
+    /// One end of a pair, by the indices of both: everything that enters it is for this engine.
+    Pair(u32, u32),
+    /// A TUN device, of whose packets these are for this engine.
+    Tun(u32, Small),
+}
+
+impl EspInterface {
+    /// Its index.
+    pub const fn index(self) -> u32 {
+        match self {
+            Self::Pair(index, _) | Self::Tun(index, _) => index,
+        }
+    }
+}
+
 /// The place of an SA pair in the maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Slot(u32);
@@ -99,14 +127,14 @@ pub struct EspBpf {
 }
 
 impl EspBpf {
-    /// Loads the programs, which the kernel verifies: half a second at most.
+    /// Loads the programs that every user of the engine needs, which the kernel verifies: half a second at most.
     ///
     /// # Errors
     /// [`EspError::NotPermitted`] without privileges, [`EspError::Load`] when the kernel refuses them.
     pub fn load() -> Result<EspBpf, EspError> {
         let mut ebpf = aya::EbpfLoader::new().load(OBJECT).map_err(EspError::load)?;
         let maps = Maps::take(&mut ebpf)?;
-        for name in PROGRAMS.into_iter().chain([ODD]) {
+        for name in [WAN, ODD] {
             program(&mut ebpf, name)?.load().map_err(EspError::load)?;
         }
         Ok(EspBpf { maps, free: (0..MAX_PAIRS).rev().collect(), hooks: Vec::new(), ebpf })
@@ -146,6 +174,11 @@ impl EspBpf {
         self.attach(BACK, interface).map(|_| ())
     }
 
+    /// Seals what leaves the stack for a TUN device and is this engine's.
+    pub fn attach_tun(&mut self, interface: &str) -> Result<(), EspError> {
+        self.attach(TUN, interface).map(|_| ())
+    }
+
     /// Lets go of an interface.
     pub fn detach(&mut self, interface: &str) {
         self.hooks.retain(|(attached, _)| attached != interface);
@@ -156,7 +189,11 @@ impl EspBpf {
             return Ok(AttachedMode::Tcx);
         }
         let program = program(&mut self.ebpf, name)?;
-        let (hook, mode) = hook_tc(program, interface, TcAttachType::Ingress, TcPlace::Last)?;
+        if program.fd().is_err() {
+            program.load().map_err(EspError::load)?;
+        }
+        let direction = if name == TUN { TcAttachType::Egress } else { TcAttachType::Ingress };
+        let (hook, mode) = hook_tc(program, interface, direction, TcPlace::Last)?;
         self.hooks.push((interface.to_owned(), hook));
         Ok(mode)
     }
@@ -250,23 +287,30 @@ impl EspBpf {
         self.maps.outbound(slot.0)
     }
 
-    /// Tells the programs of a tunnel: its interface, its back, the slots in use with the newest first (more than
+    /// Tells the programs of a tunnel: its interface, the slots in use with the newest first (more than
     /// [`MAX_ACTIVE`] are not looked at), and its MTU. `direct`: opened packets may go past the stack.
     pub fn set_tunnel(
         &mut self,
-        (interface, back): (u32, u32),
+        interface: EspInterface,
         active: &[Slot],
         mtu: u32,
         direct: bool,
     ) -> Result<(), EspError> {
+        let (back, small) = match interface {
+            EspInterface::Pair(_, back) => (back, Small { longest: 0, dscp: 0 }),
+            EspInterface::Tun(_, small) => (0, small),
+        };
         let mut tunnel = Tunnel {
             slots: [0; MAX_ACTIVE],
             active: active.len().min(MAX_ACTIVE) as u32,
-            interface,
+            interface: interface.index(),
             back,
             mtu,
             mac: crate::netlink::FRONT_MAC,
             direct: direct.into(),
+            dscp: small.dscp,
+            longest: small.longest,
+            reserved: 0,
         };
         for (to, from) in tunnel.slots.iter_mut().zip(active) {
             *to = from.0;
@@ -275,8 +319,9 @@ impl EspBpf {
     }
 
     /// Forgets a tunnel.
-    pub fn remove_tunnel(&mut self, interface: u32, back: u32) -> Result<(), EspError> {
-        self.maps.remove_tunnel(interface, back)
+    pub fn remove_tunnel(&mut self, interface: EspInterface) -> Result<(), EspError> {
+        let back = if let EspInterface::Pair(_, back) = interface { Some(back) } else { None };
+        self.maps.remove_tunnel(interface.index(), back)
     }
 
     /// What a tunnel dropped without an SA, by reason.

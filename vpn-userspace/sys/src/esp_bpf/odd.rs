@@ -68,13 +68,34 @@ impl OddOpener {
     ///
     /// # Errors
     /// The kernel does not run the program, or the tunnel's interface is gone.
-    pub fn open(
+    pub fn open(&mut self, back: u32, ends: (SocketAddr, SocketAddr), tos: u8, esp: &[u8]) -> io::Result<()> {
+        match self.opened(ends, tos, esp)? {
+            Some(len) => self.put(back, len),
+            None => Ok(()),
+        }
+    }
+
+    /// Opens such a packet; what was in it, without a link header. `None` if it was dropped.
+    ///
+    /// # Errors
+    /// The kernel does not run the program.
+    pub fn open_packet(
         &mut self,
-        back: u32,
+        ends: (SocketAddr, SocketAddr),
+        tos: u8,
+        esp: &[u8],
+    ) -> io::Result<Option<&[u8]>> {
+        let len = self.opened(ends, tos, esp)?;
+        Ok(len.and_then(|len| self.opened.get(ETHERNET..len)))
+    }
+
+    /// Runs the program; the length of the frame that it made.
+    fn opened(
+        &mut self,
         (from, to): (SocketAddr, SocketAddr),
         tos: u8,
         esp: &[u8],
-    ) -> io::Result<()> {
+    ) -> io::Result<Option<usize>> {
         let Some(len) = wrap(&mut self.frame[..], (from, to), tos, esp) else {
             return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
         };
@@ -94,10 +115,12 @@ impl OddOpener {
         if result < 0 {
             return Err(io::Error::last_os_error());
         }
-        if run.retval != REDIRECT {
-            return Ok(());
-        }
-        let opened = self.opened.get(..run.data_size_out as usize).unwrap_or_default();
+        Ok((run.retval == REDIRECT).then_some(run.data_size_out as usize))
+    }
+
+    /// Sends the frame into the tunnel.
+    fn put(&self, back: u32, len: usize) -> io::Result<()> {
+        let opened = self.opened.get(..len).unwrap_or_default();
         // SAFETY: plain data, for which all zeroes is a value.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
