@@ -82,7 +82,8 @@ fn a_peer_that_takes_one_child_sa_gets_one() -> Result<()> {
     let case = case("aes128gcm16-ecp256", Initiator::Culvert);
     let plain = Case { ours: Vec::new(), ..case.clone() };
     let site = case.site()?;
-    let config = |case: &Case, at_a| culvert_lab::GatewayConfig::new(vec![case.culvert_connection(&site, at_a)]);
+    let config =
+        |case: &Case, at_a| culvert_lab::GatewayConfig::new(vec![case.culvert_connection(&site, at_a)]);
     let _b = Culvert::start(&site.gateway_b, &config(&plain, false))?;
     let a = Culvert::start(&site.gateway_a, &config(&case, true))?;
     a.wait_site()?;
@@ -101,7 +102,8 @@ fn a_peer_that_takes_one_child_sa_gets_one() -> Result<()> {
 #[test]
 fn strongswan_has_two_child_sas_of_one_configuration() -> Result<()> {
     let mut case = case("aes128gcm16-ecp256", Initiator::Culvert);
-    case.theirs.push(("children.net.esp_proposals".into(), "aes128gcm16-ecp256,chacha20poly1305-ecp256".into()));
+    case.theirs
+        .push(("children.net.esp_proposals".into(), "aes128gcm16-ecp256,chacha20poly1305-ecp256".into()));
     case.children = 2;
     let pair = case.bring_up()?;
     both(&pair.culvert, SUITES)?;

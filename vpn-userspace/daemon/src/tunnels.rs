@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use culvert_config::PerCpu;
 use culvert_dataplane::TunnelSpec;
 use culvert_gateway::Input;
 use culvert_ike::Command;
@@ -87,6 +88,7 @@ impl Daemon {
                 inside: tunnel.inside.clone(),
                 mtu: connection.mtu.map(u32::from),
                 encap,
+                spread: connection.esp.per_cpu != PerCpu::No,
                 wan_port: plan::wan_port(connection),
                 remote_nets: connection.remote.clone(),
                 small: plan::small_packets(connection),

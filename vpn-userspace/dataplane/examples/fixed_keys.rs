@@ -57,6 +57,7 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
         inside: Vec::new(),
         mtu: None,
         encap,
+        spread: false,
         wan_port: WanPortChoice::Socket,
         remote_nets: vec![peer],
         small: None,

@@ -168,6 +168,8 @@ pub struct TunnelSpec {
     pub remote_nets: Vec<IpNet>,
     /// Packets of the engine `user` that engine `bpf` shall have, in SAs installed into that; where it can.
     pub small: Option<SmallPackets>,
+    /// It may have SAs for one worker each ([`Purpose::Resource`]): engine `user` gives each worker a queue of the device.
+    pub spread: bool,
 }
 
 /// How a tunnel was created.

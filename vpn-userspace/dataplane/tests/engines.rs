@@ -127,6 +127,7 @@ impl<'n> Gateway<'n> {
             inside: Vec::new(),
             mtu: None,
             encap: true,
+            spread: false,
             wan_port: WanPortChoice::Socket,
             remote_nets: vec![net(&format!("10.{other}.0.0/16")), net(&format!("fd00:{other}::/32"))],
             small: None,

@@ -3,6 +3,8 @@
 #[path = "gateways/bpf.rs"]
 mod bpf;
 mod common;
+#[path = "gateways/per_core.rs"]
+mod per_core;
 #[path = "gateways/split.rs"]
 mod split;
 #[path = "gateways/xsk.rs"]

@@ -125,7 +125,7 @@ pub struct Offloads {
     pub uso: bool,
 }
 
-/// One TUN device of one queue. It disappears with the last descriptor, so also when the process dies.
+/// One TUN device of one queue, or one queue of a device that has several. The device disappears with the last descriptor, so also when the process dies.
 #[derive(Debug)]
 pub struct Tun {
     fd: OwnedFd,
@@ -141,6 +141,18 @@ impl Tun {
 
     /// Creates the device, down, with those of these offloads that the kernel has. Takes no existing one over.
     pub fn with_offloads(name: &str, wanted: Offloads) -> Result<Self, TunError> {
+        Self::open(name, wanted, libc::IFF_TUN_EXCL)
+    }
+
+    /// Creates the device with several queues, at least one. The kernel keeps a flow in one: in that where a packet of the
+    /// flow was last written to, or in any.
+    pub fn with_queues(name: &str, wanted: Offloads, queues: usize) -> Result<Vec<Self>, TunError> {
+        let first = Self::open(name, wanted, libc::IFF_TUN_EXCL | libc::IFF_MULTI_QUEUE)?;
+        let more = (1..queues).map(|_| Self::open(name, wanted, libc::IFF_MULTI_QUEUE));
+        std::iter::once(Ok(first)).chain(more).collect()
+    }
+
+    fn open(name: &str, wanted: Offloads, more: libc::c_int) -> Result<Self, TunError> {
         let bad = |b: u8| b <= b' ' || b == b'/' || b == b':' || b == b'%' || b >= 0x7f;
         if name.is_empty()
             || name.len() > MAX_NAME_LEN
@@ -158,7 +170,7 @@ impl Tun {
             .map_err(TunError::Device)?
             .into();
         let mut request = interface_request(name);
-        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL;
+        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | more;
         request.ifr_ifru.ifru_flags = flags as i16;
         // SAFETY: TUNSETIFF reads and writes one ifreq, which outlives the call.
         if unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF as _, &mut request) } < 0 {

@@ -210,7 +210,7 @@ impl BpfEngine {
         small: Small,
     ) -> Result<(), DataplaneError> {
         let (ipv4, ipv6) = self.families();
-        let interface = shared.tun.name().to_owned();
+        let interface = shared.tun().name().to_owned();
         if let Some(setting) = forwarding_is_off(ipv4, ipv6) {
             let reason = forwards(setting);
             return Err(DataplaneError::EngineUnavailable { engine: Engine::Bpf, interface, reason });
@@ -225,7 +225,7 @@ impl BpfEngine {
         }
         let tunnel = Tunnel {
             id,
-            link: EspInterface::Tun(shared.tun.index()?, small),
+            link: EspInterface::Tun(shared.tun().index()?, small),
             behind: Behind::User(shared.clone()),
             interface: interface.clone(),
             mtu: shared.mtu() as u32,

@@ -78,7 +78,7 @@ impl OddDoor {
             Into::Tun(shared) => {
                 if let Ok(Some(packet)) = opener.open_packet(ends, tos, esp) {
                     let header = VnetHeader::default().encode();
-                    let _ = shared.tun.write(&[IoSlice::new(&header), IoSlice::new(packet)]);
+                    let _ = shared.tun().write(&[IoSlice::new(&header), IoSlice::new(packet)]);
                 }
             }
         }

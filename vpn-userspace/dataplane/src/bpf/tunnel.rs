@@ -50,7 +50,7 @@ impl Tunnel {
     pub(super) fn hooked(&self) -> &str {
         match &self.behind {
             Behind::Back(name, _) => name,
-            Behind::User(shared) => shared.tun.name(),
+            Behind::User(shared) => shared.tun().name(),
         }
     }
 

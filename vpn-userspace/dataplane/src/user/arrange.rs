@@ -120,6 +120,12 @@ impl Arranger {
     }
 }
 
+/// A number that packets of one flow have in common; packets that may belong to any have one as well.
+#[inline]
+pub(crate) fn flow_of(packet: &[u8]) -> usize {
+    glance(packet, true).flow.unwrap_or(0)
+}
+
 #[inline]
 fn glance(p: &[u8], single: bool) -> Glance {
     let word = |at: usize| p.get(at..).and_then(|p| p.first_chunk()).map_or(0, |b| u32::from_ne_bytes(*b));

@@ -11,8 +11,9 @@ use culvert_sys::wan::PathError;
 use culvert_types::{Spi, TunnelId};
 use tokio::sync::{mpsc, oneshot};
 
-use super::inbound::InboundEntry;
-use super::outbound::OutboundEntry;
+use super::handover::{self, HandOver, HandedOver};
+use super::inbound::{FromWan, InboundEntry};
+use super::outbound::{FromLan, OutboundEntry};
 use super::port::{Route, WanIn, WanPath};
 use super::tunnel::TunnelShared;
 use crate::{DataplaneError, DataplaneEvent};
@@ -22,7 +23,12 @@ pub(crate) type Events = mpsc::UnboundedSender<DataplaneEvent>;
 
 /// For a worker of the outbound direction.
 pub(crate) enum Outbound {
-    AddTunnel(Arc<TunnelShared>),
+    /// Read this queue of the tunnel's device.
+    AddTunnel(Arc<TunnelShared>, usize),
+    /// Another worker, by its number, and the way to hand packets to it.
+    Other(usize, HandOver<FromLan>),
+    /// What another worker hands over.
+    Handed(HandedOver<FromLan>),
     RemoveTunnel(TunnelId, oneshot::Sender<()>),
     /// Own the SA; send with it at once if told so.
     Add(Box<OutboundEntry>, bool),
@@ -42,6 +48,12 @@ pub(crate) enum Inbound {
     Sibling(ControlSender<Inbound>),
     /// What the path said about packets of SAs of whoever has them.
     PathErrors(Arc<[PathError]>),
+    /// Another worker, by its number, and the way to hand packets to it.
+    Other(usize, HandOver<FromWan>),
+    /// What another worker hands over.
+    Handed(HandedOver<FromWan>),
+    /// Packets of this SA are that worker's, and may come here joined to others; `None`: there is no such SA any more.
+    Elsewhere(Spi, Option<usize>),
     /// Own the SA, and say so.
     Add(Box<InboundEntry>, oneshot::Sender<()>),
     /// Own an SA that another worker owned.
@@ -124,9 +136,31 @@ impl<C> Control<C> {
         Ok(())
     }
 
+    /// Has the next wait end at once, by [`WAKE`].
+    pub(crate) fn again(&self) {
+        self.waker.wake();
+    }
+
     pub(crate) fn next(&self) -> Option<C> {
         self.receiver.try_recv().ok()
     }
+}
+
+/// Lets each worker hand packets to each other one, but for those of the first `known`, who can already.
+pub(crate) fn acquaint<C: Send + 'static, M>(
+    workers: &[Worker<C>],
+    known: usize,
+    other: fn(usize, HandOver<M>) -> C,
+    handed: fn(HandedOver<M>) -> C,
+) -> Result<(), DataplaneError> {
+    for (from, one) in workers.iter().enumerate() {
+        for (to, two) in workers.iter().enumerate().filter(|(to, _)| *to != from && from.max(*to) >= known) {
+            let (over, taken) = handover::pair(two.control.waker.clone(), one.control.waker.clone());
+            two.control.send(handed(taken))?;
+            one.control.send(other(to, over))?;
+        }
+    }
+    Ok(())
 }
 
 /// A running worker. Stopped and awaited when dropped.

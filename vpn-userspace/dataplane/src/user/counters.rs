@@ -38,6 +38,8 @@ reasons! {
     TooBig = "too-big",
     /// The SA has sent all it may.
     Exhausted = "sa-exhausted",
+    /// The worker that owns the SA is behind.
+    HandOverFull = "handover-full",
     /// The WAN socket stayed full.
     WanBusy = "wan-busy",
     /// The WAN interface's queue dropped it.

@@ -20,6 +20,7 @@ use culvert_types::Spi;
 use super::coalesce::Coalescer;
 use super::control::{Control, ControlSender, Events, Inbound, WAKE};
 use super::counters::{Counters, Flow, Reason};
+use super::handover::{Batch, HandOver, HandedOver};
 use super::port::tun::TunWrite;
 use super::port::{LanOut, LanWrite, WanIn, WanReceive};
 use super::rate::RateLimit;
@@ -29,6 +30,8 @@ use crate::bpf::OddDoor;
 
 /// Batches from one port before the others have their turn.
 const BUDGET: usize = 16;
+/// Batches handed over by one worker before others have their turn.
+const HANDED: usize = 8;
 /// Sequence numbers of 32 bits leave the peer this much before it must have rekeyed.
 const SOFT_SEQUENCE: u64 = u32::MAX as u64 - (u32::MAX / 8) as u64;
 
@@ -50,12 +53,24 @@ pub(crate) struct InboundEntry {
     pub(crate) until: Option<Instant>,
 }
 
+/// What is known of a packet that goes from the worker that received it to the one that owns its SA: who sent it, and the
+/// outer TOS or traffic class.
+pub(crate) type FromWan = (SocketAddr, u8);
+
 pub(crate) struct InboundWorker {
     /// By their tokens.
     ports: Vec<Option<WanIn>>,
     siblings: Vec<ControlSender<Inbound>>,
+    /// To other workers, by their numbers.
+    others: Vec<Option<HandOver<FromWan>>>,
+    /// From other workers.
+    handed: Vec<HandedOver<FromWan>>,
+    /// SAs of other workers whose packets may come here, joined to those of an SA that is here.
+    elsewhere: HashMap<u32, usize>,
     entries: Vec<InboundEntry>,
     by_spi: HashMap<u32, usize>,
+    /// When the first of them is to be forgotten.
+    drained: Option<Instant>,
     lan: LanOut,
     coalescer: Coalescer,
     /// Packets that met no SA.
@@ -71,13 +86,17 @@ pub(crate) struct InboundWorker {
 }
 
 impl InboundWorker {
-    pub(crate) fn new(unknown: Arc<Flow>, busy: bool, door: OddDoor, events: Events) -> Self {
+    pub(crate) fn new(index: usize, unknown: Arc<Flow>, busy: bool, door: OddDoor, events: Events) -> Self {
         Self {
             ports: Vec::new(),
             siblings: Vec::new(),
+            others: Vec::new(),
+            handed: Vec::new(),
+            elsewhere: HashMap::new(),
             entries: Vec::new(),
             by_spi: HashMap::new(),
-            lan: LanOut::Tun(TunWrite),
+            drained: None,
+            lan: LanOut::Tun(TunWrite(index)),
             coalescer: Coalescer::new(),
             unknown,
             busy,
@@ -105,6 +124,11 @@ impl InboundWorker {
                         if !self.handle(command, &control)? {
                             return Ok(());
                         }
+                    }
+                    // Another worker may have asked for what waits.
+                    self.others.iter_mut().flatten().for_each(HandOver::flush);
+                    if self.take_handed() {
+                        control.again();
                     }
                     continue;
                 }
@@ -140,6 +164,18 @@ impl InboundWorker {
                 }
             }
             Inbound::Sibling(other) => self.siblings.push(other),
+            Inbound::Other(index, over) => {
+                let places = self.others.len().max(index + 1);
+                self.others.resize_with(places, || None);
+                self.others[index] = Some(over);
+            }
+            Inbound::Handed(from) => self.handed.push(from),
+            Inbound::Elsewhere(spi, Some(worker)) => {
+                self.elsewhere.insert(spi.value(), worker);
+            }
+            Inbound::Elsewhere(spi, None) => {
+                self.elsewhere.remove(&spi.value());
+            }
             Inbound::PathErrors(errors) => self.path_errors(&errors),
             Inbound::Add(entry, done) => {
                 self.adopt(*entry);
@@ -148,7 +184,9 @@ impl InboundWorker {
             Inbound::Adopt(entry) => self.adopt(*entry),
             Inbound::Remove(spi, drain) => {
                 if let Some(&index) = self.by_spi.get(&spi.value()) {
-                    self.entries[index].until = Some(Instant::now() + drain);
+                    let until = Instant::now() + drain;
+                    self.entries[index].until = Some(until);
+                    self.drained = Some(self.drained.map_or(until, |first| first.min(until)));
                     self.expire(Instant::now());
                 }
             }
@@ -178,6 +216,7 @@ impl InboundWorker {
 
     fn adopt(&mut self, entry: InboundEntry) {
         self.by_spi.insert(entry.spi.value(), self.entries.len());
+        self.drained = [self.drained, entry.until].into_iter().flatten().min();
         self.entries.push(entry);
     }
 
@@ -190,13 +229,13 @@ impl InboundWorker {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let drained = self.entries.iter().filter_map(|e| e.until);
-        drained.chain(self.learned.iter().map(|(_, until)| *until)).min()
+        self.drained.into_iter().chain(self.learned.iter().map(|(_, until)| *until)).min()
     }
 
     fn expire(&mut self, now: Instant) {
-        if self.entries.iter().any(|e| e.until.is_some_and(|u| u <= now)) {
+        if self.drained.is_some_and(|first| first <= now) {
             self.take_out(|e| e.until.is_some_and(|u| u <= now));
+            self.drained = self.entries.iter().filter_map(|e| e.until).min();
         }
         let events = &self.events;
         self.learned.retain(|(tunnel, until)| {
@@ -245,6 +284,8 @@ impl InboundWorker {
             let mut path = Path {
                 entries: &mut self.entries,
                 by_spi: &self.by_spi,
+                elsewhere: &self.elsewhere,
+                others: &mut self.others,
                 lan: &mut self.lan,
                 coalescer: &mut self.coalescer,
                 unknown: &self.unknown,
@@ -263,11 +304,58 @@ impl InboundWorker {
             }
             path.flush(buf);
             path.account();
+            path.others.iter_mut().flatten().for_each(HandOver::flush);
             port.release();
             if !more {
                 return;
             }
         }
+    }
+
+    /// Works on what other workers have handed over, a few batches of each. Whether there may be more.
+    fn take_handed(&mut self) -> bool {
+        let nobody = HashMap::new();
+        let mut more = false;
+        for other in &self.handed {
+            let mut left = HANDED;
+            while left > 0
+                && let Some(mut batch) = other.take()
+            {
+                left -= 1;
+                let mut path = Path {
+                    entries: &mut self.entries,
+                    by_spi: &self.by_spi,
+                    // One that is not here is nowhere any more.
+                    elsewhere: &nobody,
+                    others: &mut [],
+                    lan: &mut self.lan,
+                    coalescer: &mut self.coalescer,
+                    unknown: &self.unknown,
+                    door: &self.door,
+                    events: &self.events,
+                    ike: &mut self.ike,
+                    kind: WanKind::Esp,
+                    local: SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0),
+                    latest: None,
+                    packets: 0,
+                    bytes: 0,
+                };
+                let Batch { buf, packets } = &mut batch;
+                for ((from, tos), range) in packets.drain(..) {
+                    let (start, len) = (range.start, range.len());
+                    let datagram = Datagram { start, len, segment: len, from, tos, truncated: false };
+                    if path.coalescer.is_full() {
+                        path.flush(buf);
+                    }
+                    path.esp(buf, range, &datagram);
+                }
+                path.flush(buf);
+                path.account();
+                other.done(batch);
+            }
+            more |= left == 0;
+        }
+        more
     }
 }
 
@@ -281,6 +369,8 @@ fn report_mtu(tunnel: &TunnelShared, changed: Option<u32>, events: &Events) {
 struct Path<'a> {
     entries: &'a mut [InboundEntry],
     by_spi: &'a HashMap<u32, usize>,
+    elsewhere: &'a HashMap<u32, usize>,
+    others: &'a mut [Option<HandOver<FromWan>>],
     lan: &'a mut LanOut,
     coalescer: &'a mut Coalescer,
     unknown: &'a Flow,
@@ -347,6 +437,14 @@ impl Path<'_> {
             _ => {
                 self.account();
                 let Some(&index) = self.by_spi.get(&spi) else {
+                    let owner = self.elsewhere.get(&spi).copied();
+                    if let Some(Some(other)) = owner.and_then(|owner| self.others.get_mut(owner)) {
+                        if !other.push((datagram.from, datagram.tos), &buf[range]) {
+                            self.unknown.drops.add(Reason::HandOverFull, 1);
+                        }
+                        self.latest = None;
+                        return;
+                    }
                     let ends = (datagram.from, self.local);
                     if !self.door.open(spi, ends, datagram.tos, &buf[range]) {
                         self.unknown.drops.add(Reason::UnknownSpi, 1);

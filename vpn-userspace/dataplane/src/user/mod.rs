@@ -11,6 +11,7 @@ pub(crate) mod coalesce;
 mod congestion;
 mod control;
 mod counters;
+mod handover;
 mod inbound;
 mod offload;
 mod outbound;
@@ -30,7 +31,7 @@ use std::time::Duration;
 use culvert_esp::selectors::Selectors;
 use culvert_esp::tunnel::{Overhead, Rules};
 use culvert_esp::{InboundSa, OutboundSa};
-use culvert_ike::Parity;
+use culvert_ike::{Parity, Purpose};
 use culvert_sys::netlink::interface_drops;
 use culvert_sys::tun::{Offloads, Tun};
 use culvert_sys::wan::{WanOptions, WanSocket, route_mtu};
@@ -69,6 +70,8 @@ pub(crate) struct UserEngine {
     tunnels: HashMap<TunnelId, Tunnel>,
     sas: HashMap<Spi, Sa>,
     outbound: Vec<Worker<Outbound>>,
+    /// How many of them can hand packets to each other.
+    acquainted: usize,
     most_workers: usize,
     busy_poll: bool,
     lan_offloads: Offloads,
@@ -85,6 +88,7 @@ pub(crate) struct UserEngine {
 
 struct Tunnel {
     shared: Arc<TunnelShared>,
+    /// The worker of the device's one queue, or the first of several.
     outbound: usize,
     /// The MTU of the configuration.
     mtu: Option<u32>,
@@ -99,8 +103,19 @@ struct Sa {
     /// The peer, whose SAs are all one worker's.
     remote: IpAddr,
     encap: bool,
+    purpose: Purpose,
+    /// The inbound worker.
     worker: usize,
+    /// The outbound worker.
+    sender: usize,
     counters: Arc<Counters>,
+}
+
+impl Tunnel {
+    /// Its outbound workers.
+    fn senders(&self) -> std::ops::Range<usize> {
+        self.outbound..self.outbound + self.shared.width()
+    }
 }
 
 impl UserEngine {
@@ -138,6 +153,7 @@ impl UserEngine {
             tunnels: HashMap::new(),
             sas: HashMap::new(),
             outbound: Vec::new(),
+            acquainted: 0,
             most_workers,
             xsk: None,
             xsk_devices: config.wan_devices.clone(),
@@ -175,18 +191,32 @@ impl UserEngine {
         }
         let xsk = spec.wan_port == WanPortChoice::Xsk;
         let why = if xsk { self.xsk()?.describe() } else { Vec::new() };
-        let tun = Tun::with_offloads(&spec.interface, self.lan_offloads)?;
+        let width = if spec.spread { self.most_workers } else { 1 };
+        let tuns = match width {
+            1 => vec![Tun::with_offloads(&spec.interface, self.lan_offloads)?],
+            _ => Tun::with_queues(&spec.interface, self.lan_offloads, width)?,
+        };
         let outer_ipv6 = self.wans.is_ipv6();
         let fits = |&suite| Overhead { outer_ipv6, udp: true, suite }.inner_mtu(ETHERNET_MTU) as u32;
         let guess = spec.suites.iter().map(fits).min().unwrap_or(1400);
         let ipv6 = spec.inside.iter().chain(&spec.remote_nets).any(|n| n.addr().is_ipv6());
-        let shared = TunnelShared::new(spec.id, tun, spec.mtu.unwrap_or(guess), ipv6);
-        shared.tun.set_mtu(shared.mtu() as u32)?;
-        shared.tun.set_queue_len(TUN_QUEUE)?;
-        shared.tun.set_up()?;
+        let shared = TunnelShared::new(spec.id, tuns, spec.mtu.unwrap_or(guess), ipv6);
+        shared.tun().set_mtu(shared.mtu() as u32)?;
+        shared.tun().set_queue_len(TUN_QUEUE)?;
+        shared.tun().set_up()?;
         let shared = Arc::new(shared);
-        let outbound = self.outbound_worker()?;
-        self.outbound[outbound].control.send(Outbound::AddTunnel(shared.clone()))?;
+        let outbound = if width == 1 { self.outbound_worker()? } else { 0 };
+        if width > 1 {
+            while self.outbound.len() < width {
+                self.start_outbound()?;
+            }
+            control::acquaint(&self.outbound, self.acquainted, Outbound::Other, Outbound::Handed)?;
+            self.acquainted = self.outbound.len();
+            self.wans.acquaint()?;
+        }
+        for queue in 0..width {
+            self.outbound[outbound + queue].control.send(Outbound::AddTunnel(shared.clone(), queue))?;
+        }
         self.tunnels.insert(spec.id, Tunnel { shared, outbound, mtu: spec.mtu, xsk });
         Ok(TunnelReport {
             engine: Engine::User,
@@ -213,18 +243,20 @@ impl UserEngine {
         let least = (0..self.outbound.len()).min_by_key(|&i| load(i));
         match least {
             Some(i) if load(i) == 0 || self.outbound.len() >= self.most_workers => Ok(i),
-            _ => {
-                let (rules, events, busy) = (self.rules, self.events.clone(), self.busy_poll);
-                let name = format!("cv-out-{}", self.outbound.len());
-                self.outbound.push(Worker::spawn(
-                    name,
-                    &self.events,
-                    || Outbound::Stop,
-                    move |control| OutboundWorker::new(rules, busy, events).run(control),
-                )?);
-                Ok(self.outbound.len() - 1)
-            }
+            _ => self.start_outbound(),
         }
+    }
+
+    fn start_outbound(&mut self) -> Result<usize, DataplaneError> {
+        let (rules, events, busy) = (self.rules, self.events.clone(), self.busy_poll);
+        let index = self.outbound.len();
+        self.outbound.push(Worker::spawn(
+            format!("cv-out-{index}"),
+            &self.events,
+            || Outbound::Stop,
+            move |control| OutboundWorker::new(index, rules, busy, events).run(control),
+        )?);
+        Ok(index)
     }
 
     /// Most threads for either direction.
@@ -241,11 +273,13 @@ impl UserEngine {
         for control in self.wans.controls() {
             control.send(Inbound::RemoveTunnel(id))?;
         }
-        let (done, gone) = oneshot::channel();
-        self.outbound[tunnel.outbound].control.send(Outbound::RemoveTunnel(id, done))?;
-        gone.await.map_err(|_| DataplaneError::WorkerGone)?;
+        for sender in tunnel.senders() {
+            let (done, gone) = oneshot::channel();
+            self.outbound[sender].control.send(Outbound::RemoveTunnel(id, done))?;
+            gone.await.map_err(|_| DataplaneError::WorkerGone)?;
+        }
         // An inbound worker may hold the device for the rest of a batch.
-        let name = tunnel.shared.tun.name().to_owned();
+        let name = tunnel.shared.tun().name().to_owned();
         let shared = Arc::downgrade(&tunnel.shared);
         drop(tunnel);
         for _ in 0..1000 {
@@ -269,7 +303,11 @@ impl UserEngine {
         }
         let (shared, mtu, outbound, xsk) = (tunnel.shared.clone(), tunnel.mtu, tunnel.outbound, tunnel.xsk);
         let (socket, workers) = self.wans.socket(setup.local, setup.encap)?;
-        let worker = self.inbound_worker(workers.clone(), setup.remote.ip());
+        let width = shared.width();
+        let worker = match setup.purpose {
+            Purpose::Resource(number) => workers.start + usize::from(number) % workers.len().max(1),
+            _ => self.inbound_worker(workers.clone(), setup.remote.ip()),
+        };
         let counters = Arc::new(Counters::default());
         let selectors = Selectors::new(&setup.local_ts, &setup.remote_ts);
         let inbound_entry = InboundEntry {
@@ -314,17 +352,28 @@ impl UserEngine {
         }
         // An SPI that the map has no room for stays the first worker's.
         let worker = if self.wans.own(setup.local, setup.inbound, worker) { worker } else { workers.start };
+        // The kernel puts answers into the queue that the inbound worker writes to: there they are to be sealed.
+        let sender = match setup.purpose {
+            _ if width == 1 => outbound,
+            Purpose::Resource(number) => usize::from(number) % width,
+            _ => worker % width,
+        };
         let (done, installed) = oneshot::channel();
         self.wans.control(worker).send(Inbound::Add(Box::new(inbound_entry), done))?;
         installed.await.map_err(|_| DataplaneError::WorkerGone)?;
-        self.outbound[outbound].control.send(Outbound::Add(Box::new(outbound_entry), use_outbound))?;
+        if width > 1 {
+            self.wans.announce(setup.inbound, worker)?;
+        }
+        self.outbound[sender].control.send(Outbound::Add(Box::new(outbound_entry), use_outbound))?;
         let sa = Sa {
             tunnel: setup.tunnel,
             outbound: setup.outbound,
             local: setup.local,
             remote: setup.remote.ip(),
             encap: setup.encap,
+            purpose: setup.purpose,
             worker,
+            sender,
             counters,
         };
         self.sas.insert(setup.inbound, sa);
@@ -333,14 +382,14 @@ impl UserEngine {
 
     /// Sends with this SA from now on.
     pub(crate) fn activate_outbound(&self, inbound: Spi) -> Result<(), DataplaneError> {
-        let (sa, tunnel) = self.sa(inbound)?;
-        self.outbound[tunnel.outbound].control.send(Outbound::Activate(sa.tunnel, inbound))
+        let sa = self.sa(inbound)?;
+        self.outbound[sa.sender].control.send(Outbound::Activate(sa.tunnel, inbound))
     }
 
     /// Sends with this SA no more, and receives with it for `drain` still.
     pub(crate) fn remove(&mut self, inbound: Spi, drain: Duration) -> Result<(), DataplaneError> {
-        let (sa, tunnel) = self.sa(inbound)?;
-        self.outbound[tunnel.outbound].control.send(Outbound::Remove(sa.tunnel, inbound))?;
+        let sa = self.sa(inbound)?;
+        self.outbound[sa.sender].control.send(Outbound::Remove(sa.tunnel, inbound))?;
         self.wans.control(sa.worker).send(Inbound::Remove(inbound, drain))?;
         let local = sa.local;
         self.wans.disown(local, inbound, drain);
@@ -357,7 +406,7 @@ impl UserEngine {
         encap: bool,
     ) -> Result<(), DataplaneError> {
         let tunnel = self.tunnels.get(&id).ok_or(DataplaneError::UnknownTunnel(id))?;
-        let (outbound, xsk) = (tunnel.outbound, tunnel.xsk);
+        let (senders, xsk, width) = (tunnel.senders(), tunnel.xsk, tunnel.shared.width());
         if moving.is_empty() {
             return Ok(());
         }
@@ -380,13 +429,20 @@ impl UserEngine {
                 sa.worker = workers.start;
                 self.wans.own(local.ip(), *spi, sa.worker);
             }
+            if width > 1 {
+                self.wans.announce(*spi, sa.worker)?;
+            }
         }
         for control in self.wans.controls() {
             control.send(Inbound::Move(moving.clone(), remote))?;
         }
         let route = Route { local: local.ip(), remote, may_fragment: false };
         let path = self.path(xsk, socket);
-        self.outbound[outbound].control.send(Outbound::Move(id, moving, path, route))
+        for sender in senders {
+            let (moving, path) = (moving.clone(), path.clone());
+            self.outbound[sender].control.send(Outbound::Move(id, moving, path, route))?;
+        }
+        Ok(())
     }
 
     /// Sends an IKE message from the UDP port that ESP uses too, behind the non-ESP marker.
@@ -436,8 +492,8 @@ impl UserEngine {
         let kernel =
             if self.tunnels.is_empty() { HashMap::new() } else { interface_drops().unwrap_or_default() };
         let drops = |(&tunnel, t): (&TunnelId, &Tunnel)| {
-            let mut drops = t.shared.counters.drops();
-            let queue = kernel.get(t.shared.tun.name()).map_or(0, |k| k.sent);
+            let mut drops = t.shared.drops();
+            let queue = kernel.get(t.shared.tun().name()).map_or(0, |k| k.sent);
             if queue > 0 {
                 drops.push(("lan-queue-full", queue));
             }
@@ -461,15 +517,16 @@ impl UserEngine {
         self.wans.udp(local).ok()
     }
 
-    fn sa(&self, inbound: Spi) -> Result<(&Sa, &Tunnel), DataplaneError> {
-        let sa = self.sas.get(&inbound).ok_or(DataplaneError::UnknownSpi(inbound))?;
-        let tunnel = self.tunnels.get(&sa.tunnel).ok_or(DataplaneError::UnknownTunnel(sa.tunnel))?;
-        Ok((sa, tunnel))
+    fn sa(&self, inbound: Spi) -> Result<&Sa, DataplaneError> {
+        self.sas.get(&inbound).ok_or(DataplaneError::UnknownSpi(inbound))
     }
 
     /// The worker for an SA with this peer: that of the peer's other SAs, or the one with the fewest.
     fn inbound_worker(&self, workers: std::ops::Range<usize>, peer: IpAddr) -> usize {
-        let of_peer = self.sas.values().find(|sa| sa.remote == peer && workers.contains(&sa.worker));
+        let of_peer = self
+            .sas
+            .values()
+            .find(|sa| sa.remote == peer && sa.purpose == Purpose::All && workers.contains(&sa.worker));
         let load = |i: &usize| self.sas.values().filter(|sa| sa.worker == *i).count();
         of_peer.map_or_else(|| workers.clone().min_by_key(load).unwrap_or(workers.start), |sa| sa.worker)
     }

@@ -1,5 +1,6 @@
 //! The outbound worker: takes packets and super-packets from its LAN ports, splits, seals and sends them.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use super::arrange::Arranger;
 use super::congestion::Congestion;
 use super::control::{Control, Events, Outbound, WAKE};
 use super::counters::{Counters, Reason};
+use super::handover::{HandOver, HandedOver};
 use super::port::tun::{LanBatch, PACKETS, TunRead};
 use super::port::{LanIn, LanRead, Route, WanOut, WanPath, WanTransmit};
 use super::rate::RateLimit;
@@ -28,6 +30,9 @@ use crate::DataplaneEvent;
 
 /// Batches from one port before the others have their turn.
 const BUDGET: usize = 64;
+
+/// Batches handed over by one worker before others have their turn.
+const HANDED: usize = 8;
 
 /// The outbound half of an SA, owned by one worker.
 pub(crate) struct OutboundEntry {
@@ -63,19 +68,33 @@ struct Owned {
 
 struct Tunnel {
     shared: Arc<TunnelShared>,
+    /// The device's queue that this worker reads.
+    queue: usize,
     lan: LanIn,
-    token: u64,
-    /// Those in use, the newest first, and behind them those for a purpose of their own: a packet goes into the first
-    /// whose selectors take it.
+    /// Those in use, the newest first: this worker's own, then those for all packets. A packet goes into the first whose
+    /// selectors take it; of several of its own, each flow into one.
     active: Vec<Owned>,
+    /// How many of them are this worker's own.
+    resources: usize,
     standby: Vec<Owned>,
     trigger: RateLimit,
     icmp: RateLimit,
     congestion: Congestion,
 }
 
+/// What is known of a packet of the LAN that goes from the worker that read it to the one that has an SA for it.
+pub(crate) type FromLan = (TunnelId, VnetHeader);
+
 pub(crate) struct OutboundWorker {
-    tunnels: Vec<Tunnel>,
+    /// Its number.
+    index: usize,
+    /// By the tokens of their queues.
+    tunnels: Vec<Option<Tunnel>>,
+    by_id: HashMap<TunnelId, usize>,
+    /// To other workers, by their numbers.
+    others: Vec<Option<HandOver<FromLan>>>,
+    /// From other workers.
+    handed: Vec<HandedOver<FromLan>>,
     wan: Vec<WanOut>,
     batch: LanBatch,
     arranger: Arranger,
@@ -83,20 +102,22 @@ pub(crate) struct OutboundWorker {
     /// Poll before sleeping while there are tunnels.
     busy: bool,
     events: Events,
-    next_token: u64,
 }
 
 impl OutboundWorker {
-    pub(crate) fn new(rules: Rules, busy: bool, events: Events) -> Self {
+    pub(crate) fn new(index: usize, rules: Rules, busy: bool, events: Events) -> Self {
         Self {
+            index,
             tunnels: Vec::new(),
+            by_id: HashMap::new(),
+            others: Vec::new(),
+            handed: Vec::new(),
             wan: Vec::new(),
             batch: LanBatch::new(),
             arranger: Arranger::new(PACKETS),
             rules,
             busy,
             events,
-            next_token: 0,
         }
     }
 
@@ -104,7 +125,7 @@ impl OutboundWorker {
     pub(crate) fn run(mut self, mut control: Control<Outbound>) -> io::Result<()> {
         let mut ready = Vec::new();
         loop {
-            control.wait(None, self.busy && !self.tunnels.is_empty(), &mut ready)?;
+            control.wait(None, self.busy && !self.by_id.is_empty(), &mut ready)?;
             for event in &ready {
                 if event.token == WAKE {
                     control.woken();
@@ -113,16 +134,22 @@ impl OutboundWorker {
                             return Ok(());
                         }
                     }
-                } else if let Some(index) = self.tunnels.iter().position(|t| t.token == event.token) {
-                    let served = self.tunnels[index].serve(
-                        &mut self.wan,
-                        &mut self.batch,
-                        &mut self.arranger,
-                        &self.rules,
-                        &self.events,
-                    );
+                    // Another worker may have asked for what waits.
+                    self.others.iter_mut().flatten().for_each(HandOver::flush);
+                    if self.take_handed() {
+                        control.again();
+                    }
+                } else if let Some(Some(tunnel)) = self.tunnels.get_mut(event.token as usize) {
+                    let mut around = Around {
+                        index: self.index,
+                        others: &mut self.others,
+                        wan: &mut self.wan,
+                        rules: &self.rules,
+                        events: &self.events,
+                    };
+                    let served = tunnel.serve(&mut around, &mut self.batch, &mut self.arranger);
                     if let Err(error) = served {
-                        self.lose_device(index, &error, &control);
+                        self.lose_device(event.token as usize, &error, &control);
                     }
                 }
             }
@@ -132,16 +159,20 @@ impl OutboundWorker {
     /// False to stop.
     fn handle(&mut self, command: Outbound, control: &Control<Outbound>) -> io::Result<bool> {
         match command {
-            Outbound::AddTunnel(shared) => {
-                let token = self.next_token;
-                self.next_token += 1;
-                let lan = LanIn::Tun(TunRead::new(shared.clone()));
-                control.poller.add(&lan, token)?;
-                self.tunnels.push(Tunnel {
+            Outbound::AddTunnel(shared, queue) => {
+                let token = self.tunnels.iter().position(Option::is_none).unwrap_or_else(|| {
+                    self.tunnels.push(None);
+                    self.tunnels.len() - 1
+                });
+                let lan = LanIn::Tun(TunRead::new(shared.clone(), queue));
+                control.poller.add(&lan, token as u64)?;
+                self.by_id.insert(shared.id, token);
+                self.tunnels[token] = Some(Tunnel {
                     shared,
+                    queue,
                     lan,
-                    token,
                     active: Vec::new(),
+                    resources: 0,
                     standby: Vec::new(),
                     trigger: RateLimit::new(1, 1),
                     icmp: RateLimit::new(100, 50),
@@ -149,31 +180,40 @@ impl OutboundWorker {
                 });
             }
             Outbound::RemoveTunnel(id, done) => {
-                if let Some(index) = self.tunnels.iter().position(|t| t.shared.id == id) {
-                    let tunnel = self.tunnels.swap_remove(index);
+                let token = self.by_id.remove(&id);
+                if let Some(tunnel) = token.and_then(|token| self.tunnels[token].take()) {
                     let _ = control.poller.remove(&tunnel.lan);
                 }
                 let _ = done.send(());
             }
+            Outbound::Other(index, over) => {
+                let places = self.others.len().max(index + 1);
+                self.others.resize_with(places, || None);
+                self.others[index] = Some(over);
+            }
+            Outbound::Handed(from) => self.handed.push(from),
             Outbound::Add(entry, use_now) => {
-                let port = self.port(&entry.path);
+                let (port, worker) = (self.port(&entry.path), self.index);
                 if let Some(tunnel) = self.tunnel(entry.tunnel) {
                     let spi = entry.inbound;
                     tunnel.standby.push(Owned { entry: *entry, port, used: false });
                     if use_now {
-                        tunnel.activate(spi);
+                        tunnel.activate(spi, worker);
                     }
                 }
             }
             Outbound::Activate(id, spi) => {
+                let worker = self.index;
                 if let Some(tunnel) = self.tunnel(id) {
-                    tunnel.activate(spi);
+                    tunnel.activate(spi, worker);
                 }
             }
             Outbound::Remove(id, spi) => {
+                let worker = self.index;
                 if let Some(tunnel) = self.tunnel(id) {
                     tunnel.standby.retain(|o| o.entry.inbound != spi);
                     tunnel.active.retain(|o| o.entry.inbound != spi);
+                    tunnel.arranged(worker);
                 }
             }
             Outbound::Move(id, moving, path, route) => {
@@ -193,7 +233,38 @@ impl OutboundWorker {
     }
 
     fn tunnel(&mut self, id: TunnelId) -> Option<&mut Tunnel> {
-        self.tunnels.iter_mut().find(|t| t.shared.id == id)
+        self.by_id.get(&id).and_then(|token| self.tunnels.get_mut(*token)?.as_mut())
+    }
+
+    /// Works on what other workers have handed over, a few batches of each. Whether there may be more.
+    fn take_handed(&mut self) -> bool {
+        let Self { index, tunnels, by_id, others, handed, wan, rules, events, .. } = self;
+        let mut around = Around { index: *index, others, wan, rules, events };
+        let mut more = false;
+        for other in handed {
+            let mut left = HANDED;
+            while left > 0
+                && let Some(batch) = other.take()
+            {
+                left -= 1;
+                for run in batch.packets.chunk_by(|a, b| a.0.0 == b.0.0) {
+                    let id = run.first().map(|(about, _)| about.0);
+                    let token = id.and_then(|id| by_id.get(&id));
+                    let Some(Some(tunnel)) = token.and_then(|token| tunnels.get_mut(*token)) else {
+                        continue;
+                    };
+                    let (mut path, ..) = tunnel.path(&mut around);
+                    for ((_, vnet), range) in run {
+                        path.take(vnet, batch.buf.get(range.clone()).unwrap_or_default(), true);
+                    }
+                    path.flush_all();
+                    path.account();
+                }
+                other.done(batch);
+            }
+            more |= left == 0;
+        }
+        more
     }
 
     /// This worker's port of a path: paths are few, and last as long as the workers.
@@ -205,10 +276,14 @@ impl OutboundWorker {
     }
 
     /// The interface was removed under us: the tunnel stays, silent, until it is created anew.
-    fn lose_device(&mut self, index: usize, error: &io::Error, control: &Control<Outbound>) {
-        let tunnel = self.tunnels.swap_remove(index);
+    fn lose_device(&mut self, token: usize, error: &io::Error, control: &Control<Outbound>) {
+        let Some(tunnel) = self.tunnels.get_mut(token).and_then(Option::take) else { return };
+        self.by_id.remove(&tunnel.shared.id);
         let _ = control.poller.remove(&tunnel.lan);
-        let name = tunnel.shared.tun.name();
+        if tunnel.queue > 0 {
+            return;
+        }
+        let name = tunnel.shared.tun().name();
         let cause =
             format!("interface {name} is gone ({error}): somebody removed it; take the tunnel down and up");
         let _ = self.events.send(DataplaneEvent::Fault { tunnel: Some(tunnel.shared.id), cause });
@@ -217,7 +292,7 @@ impl OutboundWorker {
 
 impl Tunnel {
     /// An SA in use for the same selectors and purpose moves back to standby, from where its removal takes it.
-    fn activate(&mut self, spi: Spi) {
+    fn activate(&mut self, spi: Spi, worker: usize) {
         if let Some(index) = self.standby.iter().position(|o| o.entry.inbound == spi) {
             let owned = self.standby.swap_remove(index);
             let same = |o: &mut Owned| {
@@ -225,22 +300,48 @@ impl Tunnel {
             };
             let before: Vec<_> = self.active.extract_if(.., same).collect();
             self.standby.extend(before);
-            let place = if owned.entry.purpose == Purpose::All { 0 } else { self.active.len() };
+            self.arranged(worker);
+            let place = if owned.is_own() { 0 } else { self.resources };
             self.active.insert(place, owned);
+            self.arranged(worker);
         }
+    }
+
+    /// Other SAs are in use than before.
+    fn arranged(&mut self, worker: usize) {
+        self.resources = self.active.iter().take_while(|o| o.is_own()).count();
+        self.shared.set_owner(worker, self.active.len() > self.resources);
+    }
+
+    fn path<'a>(&'a mut self, around: &'a mut Around<'_>) -> (Path<'a>, &'a mut LanIn) {
+        let Self { shared, queue, lan, active, resources, trigger, icmp, congestion, .. } = self;
+        let Around { index, others, wan, rules, events } = around;
+        let (queue, resources, worker) = (*queue, *resources, *index);
+        let path = Path {
+            shared,
+            queue,
+            worker,
+            active,
+            resources,
+            trigger,
+            icmp,
+            congestion,
+            others,
+            wan,
+            rules,
+            events,
+        };
+        (path, lan)
     }
 
     /// Takes what the port has. An error means that the device is gone.
     fn serve(
         &mut self,
-        wan: &mut [WanOut],
+        around: &mut Around<'_>,
         batch: &mut LanBatch,
         arranger: &mut Arranger,
-        rules: &Rules,
-        events: &Events,
     ) -> io::Result<()> {
-        let Self { shared, lan, active, trigger, icmp, congestion, .. } = self;
-        let mut path = Path { shared, active, trigger, icmp, congestion, wan, rules, events };
+        let (mut path, lan) = self.path(around);
         let mut empty = false;
         let mut result = Ok(());
         for _ in 0..BUDGET {
@@ -249,7 +350,7 @@ impl Tunnel {
                     let order = arranger.arrange(buf, packets);
                     for packet in order.iter().filter_map(|index| packets.get(*index)) {
                         let bytes = buf.get(packet.bytes.clone()).unwrap_or_default();
-                        path.take(&packet.vnet, bytes);
+                        path.take(&packet.vnet, bytes, false);
                     }
                 }
                 Err(e) => {
@@ -261,6 +362,7 @@ impl Tunnel {
                 }
             }
         }
+        path.others.iter_mut().flatten().for_each(HandOver::flush);
         path.flush_all();
         path.account();
         path.congestion.seen(Instant::now(), empty);
@@ -268,13 +370,33 @@ impl Tunnel {
     }
 }
 
+impl Owned {
+    /// It is for one worker alone.
+    fn is_own(&self) -> bool {
+        matches!(self.entry.purpose, Purpose::Resource(_))
+    }
+}
+
+/// What a worker has for all its tunnels.
+struct Around<'a> {
+    index: usize,
+    others: &'a mut [Option<HandOver<FromLan>>],
+    wan: &'a mut [WanOut],
+    rules: &'a Rules,
+    events: &'a Events,
+}
+
 /// The packets of one tunnel on their way out.
 struct Path<'a> {
     shared: &'a TunnelShared,
+    queue: usize,
+    worker: usize,
     active: &'a mut [Owned],
+    resources: usize,
     trigger: &'a mut RateLimit,
     icmp: &'a mut RateLimit,
     congestion: &'a mut Congestion,
+    others: &'a mut [Option<HandOver<FromLan>>],
     wan: &'a mut [WanOut],
     rules: &'a Rules,
     events: &'a Events,
@@ -298,20 +420,40 @@ impl Path<'_> {
         }
     }
 
-    fn take(&mut self, vnet: &VnetHeader, bytes: &[u8]) {
+    /// Gives a packet that no SA of this worker takes to the one that has SAs for all. `false`: there is none.
+    fn hand_over(&mut self, vnet: &VnetHeader, bytes: &[u8]) -> bool {
+        let other = self.shared.owner().filter(|owner| *owner != self.worker);
+        let Some(Some(other)) = other.and_then(|owner| self.others.get_mut(owner)) else { return false };
+        if !other.push((self.shared.id, *vnet), bytes) {
+            self.shared.counters(self.queue).out.drops.add(Reason::HandOverFull, 1);
+        }
+        true
+    }
+
+    /// `handed`: by another worker, whose packet it was.
+    fn take(&mut self, vnet: &VnetHeader, bytes: &[u8], handed: bool) {
         let packet = Packet::parse(bytes);
         let fits = |o: &Owned| packet.as_ref().is_ok_and(|p| o.entry.selectors.matches_outbound(p));
-        let found = self.active.iter().position(fits);
+        let mut found = None;
+        if self.resources > 1 {
+            let place = super::arrange::flow_of(bytes) % self.resources;
+            found = self.active.get(place).filter(|o| fits(o)).map(|_| place);
+        }
+        let found = found.or_else(|| self.active.iter().position(fits));
+        if found.is_none() && !handed && self.shared.width() > 1 && self.hand_over(vnet, bytes) {
+            return;
+        }
         // What no SA takes is counted by the newest.
         let index = found.unwrap_or(0);
-        let Self { shared, active, trigger, icmp: icmp_limit, congestion, wan, rules, events } = self;
+        let Self { shared, queue, active, trigger, icmp: icmp_limit, congestion, wan, rules, events, .. } =
+            self;
         let Some(owned) = active.get_mut(index) else {
             // The kernel's own chatter on a new interface (MLD, IGMP) asks for no tunnel.
             if packet.is_ok_and(|p| is_link_local(&p)) {
-                shared.counters.out.drops.add(Reason::LinkLocal, 1);
+                shared.counters(*queue).out.drops.add(Reason::LinkLocal, 1);
                 return;
             }
-            shared.counters.out.drops.add(Reason::NoOutboundSa, 1);
+            shared.counters(*queue).out.drops.add(Reason::NoOutboundSa, 1);
             if trigger.allow(Instant::now()) {
                 let _ = events.send(DataplaneEvent::Trigger { tunnel: shared.id });
             }
@@ -463,6 +605,6 @@ fn answer(shared: &TunnelShared, limit: &mut RateLimit, error: impl FnOnce() -> 
     if let Some(packet) = error() {
         let header = VnetHeader::default().encode();
         // Best effort, as ICMP is.
-        let _ = shared.tun.write(&[io::IoSlice::new(&header), io::IoSlice::new(&packet)]);
+        let _ = shared.tun().write(&[io::IoSlice::new(&header), io::IoSlice::new(&packet)]);
     }
 }

@@ -1,6 +1,6 @@
 //! What the workers of both directions share of a tunnel: its device, its MTU, its drops.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,15 +21,23 @@ const MIN_V6: u32 = 1280;
 #[derive(Debug)]
 pub(crate) struct TunnelShared {
     pub(crate) id: TunnelId,
-    pub(crate) tun: Tun,
-    /// Packets that met no SA.
-    pub(crate) counters: Counters,
+    /// Its queues, at least one; each is read by one worker.
+    queues: Vec<Queue>,
+    /// The outbound worker that has an SA for all packets: who takes those of queues whose worker has none.
+    owner: AtomicUsize,
     /// The interface's MTU; the packet path reads it.
     mtu: AtomicU32,
     /// What the path carries without fragments outside: less than the MTU where that may not fall further.
     carried: AtomicU32,
     state: Mutex<Mtu>,
     minimum: u32,
+}
+
+#[derive(Debug)]
+struct Queue {
+    tun: Tun,
+    /// Packets of this queue that met no SA.
+    counters: Counters,
 }
 
 #[derive(Debug)]
@@ -41,11 +49,56 @@ struct Mtu {
 
 impl TunnelShared {
     /// With `ipv6` the MTU never falls below what IPv6 needs.
-    pub(crate) fn new(id: TunnelId, tun: Tun, mtu: u32, ipv6: bool) -> Self {
+    pub(crate) fn new(id: TunnelId, tuns: Vec<Tun>, mtu: u32, ipv6: bool) -> Self {
         let minimum = if ipv6 { MIN_V6 } else { MIN_V4 };
         let state = Mutex::new(Mtu { base: mtu, learned: None });
         let (carried, mtu) = (AtomicU32::new(mtu.max(MIN_V4)), AtomicU32::new(mtu.max(minimum)));
-        Self { id, tun, counters: Counters::default(), mtu, carried, state, minimum }
+        let queues = tuns.into_iter().map(|tun| Queue { tun, counters: Counters::default() }).collect();
+        Self { id, queues, owner: AtomicUsize::new(usize::MAX), mtu, carried, state, minimum }
+    }
+
+    /// The device, by its first queue.
+    pub(crate) fn tun(&self) -> &Tun {
+        self.queue(0)
+    }
+
+    /// The queue of that worker. Workers share them if there are fewer.
+    #[inline]
+    pub(crate) fn queue(&self, worker: usize) -> &Tun {
+        &self.queues[worker % self.queues.len()].tun
+    }
+
+    /// What of the queue's packets met no SA. The worker that reads the queue counts.
+    pub(crate) fn counters(&self, queue: usize) -> &Counters {
+        &self.queues[queue % self.queues.len()].counters
+    }
+
+    /// What met no SA, by reason.
+    pub(crate) fn drops(&self) -> Vec<(&'static str, u64)> {
+        let mut all = Vec::new();
+        self.queues.iter().for_each(|queue| queue.counters.out.drops.collect(&mut all));
+        all
+    }
+
+    /// How many queues there are.
+    pub(crate) fn width(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// The outbound worker that takes what other workers have no SA for.
+    pub(crate) fn owner(&self) -> Option<usize> {
+        Some(self.owner.load(Ordering::Relaxed)).filter(|worker| *worker != usize::MAX)
+    }
+
+    /// That worker has an SA for all packets, or has none any more.
+    pub(crate) fn set_owner(&self, worker: usize, has: bool) {
+        if has {
+            self.owner.store(worker, Ordering::Relaxed);
+        } else {
+            let (relaxed, none) = (Ordering::Relaxed, usize::MAX);
+            // Another one may have one meanwhile.
+            let _ = self.owner.compare_exchange(worker, none, relaxed, relaxed);
+        }
     }
 
     /// Bytes of the largest inner packet.
@@ -97,7 +150,7 @@ impl TunnelShared {
             return None;
         }
         // An interface that was removed under us is reported by its reader.
-        let _ = self.tun.set_mtu(mtu);
+        let _ = self.tun().set_mtu(mtu);
         Some(mtu)
     }
 

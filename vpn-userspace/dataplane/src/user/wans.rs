@@ -4,7 +4,7 @@
 //! an address has one worker. SAs of one peer are one worker's: their packets may arrive joined to each other. Raw ESP
 //! sockets cannot share (each would get every packet), so such SAs are their address's worker's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use culvert_sys::steer::Steering;
 use culvert_sys::wan::{WanOptions, WanSocket};
 use culvert_types::Spi;
 
-use super::control::{ControlSender, Events, Inbound, Worker};
+use super::control::{self, ControlSender, Events, Inbound, Worker};
 use super::counters::Flow;
 use super::inbound::InboundWorker;
 use super::port::WanIn;
@@ -70,6 +70,10 @@ pub(crate) struct Wans {
     undivided: Option<String>,
     /// SPIs whose SAs drain, and until when.
     fading: Vec<(Instant, IpAddr, Spi)>,
+    /// How many workers can hand packets to each other.
+    acquainted: usize,
+    /// SAs whose owner all workers know.
+    announced: HashSet<Spi>,
 }
 
 impl Wans {
@@ -95,6 +99,8 @@ impl Wans {
             steerings,
             undivided: None,
             fading: Vec::new(),
+            acquainted: 0,
+            announced: HashSet::new(),
         }
     }
 
@@ -151,12 +157,13 @@ impl Wans {
         let unknown = Arc::new(Flow::default());
         let (flow, events, busy) = (unknown.clone(), self.events.clone(), self.busy_poll);
         let door = self.door.clone();
-        let name = format!("cv-in-{}", self.workers.len());
+        let index = self.workers.len();
+        let name = format!("cv-in-{index}");
         let worker = Worker::spawn(
             name,
             &self.events,
             || Inbound::Stop,
-            move |control| InboundWorker::new(flow, busy, door, events).run(control),
+            move |control| InboundWorker::new(index, flow, busy, door, events).run(control),
         )?;
         // What the path says about a packet comes to any socket of a port, so to any worker.
         for other in &self.workers {
@@ -165,7 +172,22 @@ impl Wans {
         }
         self.unknown.push(unknown);
         self.workers.push(worker);
+        if self.acquainted > 0 { self.acquaint() } else { Ok(()) }
+    }
+
+    /// Lets workers hand packets to each other.
+    pub(crate) fn acquaint(&mut self) -> Result<(), DataplaneError> {
+        control::acquaint(&self.workers, self.acquainted, Inbound::Other, Inbound::Handed)?;
+        self.acquainted = self.workers.len();
         Ok(())
+    }
+
+    /// Tells all workers whose the packets of this SPI are: the kernel joins datagrams of one peer whatever their SPIs.
+    pub(crate) fn announce(&mut self, spi: Spi, owner: usize) -> Result<(), DataplaneError> {
+        self.announced.insert(spi);
+        let others = self.workers.iter().enumerate().filter(|(index, _)| *index != owner);
+        let mut others = others.map(|(_, worker)| worker);
+        others.try_for_each(|worker| worker.control.send(Inbound::Elsewhere(spi, Some(owner))))
     }
 
     /// Why each address has one worker only; `None` if there are more, or shall not be.
@@ -223,13 +245,20 @@ impl Wans {
     }
 
     fn fade(&mut self, now: Instant) {
-        let mut steerings = self.steerings.lock();
-        self.fading.retain(|(until, local, spi)| {
+        let Self { steerings, fading, announced, workers, .. } = self;
+        let mut steerings = steerings.lock();
+        fading.retain(|(until, local, spi)| {
             if *until > now {
                 return true;
             }
             if let Some(steering) = steerings.get_mut(local) {
                 steering.forget(*spi);
+            }
+            if announced.remove(spi) {
+                for worker in workers.iter() {
+                    // One that is gone has said so.
+                    let _ = worker.control.send(Inbound::Elsewhere(*spi, None));
+                }
             }
             false
         });

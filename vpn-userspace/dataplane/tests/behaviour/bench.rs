@@ -250,6 +250,7 @@ impl Bench {
             inside: Vec::new(),
             mtu: Some(path.mtu() as u32),
             encap: path.encap,
+            spread: false,
             wan_port: path.wan_port,
             remote_nets: vec!["10.2.0.0/24".parse().unwrap(), "fd02::/64".parse().unwrap()],
             small: None,

@@ -40,6 +40,8 @@ pub(crate) struct Options {
     pub(crate) wan_port: WanPortChoice,
     /// Small packets have engine `bpf`.
     pub(crate) small: Option<SmallPackets>,
+    /// A queue of the device for each worker.
+    pub(crate) spread: bool,
 }
 
 impl Default for Options {
@@ -57,6 +59,7 @@ impl Default for Options {
             offloads: OffloadSwitches::default(),
             wan_port: WanPortChoice::Socket,
             small: None,
+            spread: false,
         }
     }
 }
@@ -114,6 +117,7 @@ impl<'a> Gateway<'a> {
             inside: Vec::new(),
             mtu: self.options.mtu,
             encap: self.options.encap,
+            spread: self.options.spread,
             wan_port: self.options.wan_port,
             remote_nets: self.nets().1.iter().map(|n| n.parse().unwrap()).collect(),
             small: self.options.small,
@@ -168,8 +172,19 @@ impl<'a> Gateway<'a> {
     }
 
     pub(crate) fn install(&mut self, generation: u32, peer: IpAddr, use_outbound: bool) -> Spi {
+        self.install_for(generation, peer, Purpose::All, use_outbound)
+    }
+
+    /// The same, for a purpose.
+    pub(crate) fn install_for(
+        &mut self,
+        generation: u32,
+        peer: IpAddr,
+        purpose: Purpose,
+        use_outbound: bool,
+    ) -> Spi {
         let remote = SocketAddr::new(peer, if self.options.encap { 4500 } else { 0 });
-        let setup = self.setup(generation, remote);
+        let setup = SaSetup { purpose, ..self.setup(generation, remote) };
         let inbound = setup.inbound;
         self.run(move |d| Box::pin(async move { testing::install(d, &setup, use_outbound).await })).unwrap();
         inbound

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use culvert_sys::errno;
-use culvert_sys::tun::{MAX_READ, Offloads, VNET_HEADER_LEN, VnetHeader};
+use culvert_sys::tun::{MAX_READ, Offloads, Tun, VNET_HEADER_LEN, VnetHeader};
 
 use super::{LanPacket, LanRead, LanWrite};
 use crate::user::coalesce::{Joined, MAX_TCP_SEGMENTS};
@@ -29,12 +29,12 @@ impl LanBatch {
     }
 }
 
-/// Reads a tunnel's device.
-pub(crate) struct TunRead(Arc<TunnelShared>);
+/// Reads a queue of a tunnel's device.
+pub(crate) struct TunRead(Arc<TunnelShared>, usize);
 
 impl TunRead {
-    pub(crate) fn new(tunnel: Arc<TunnelShared>) -> Self {
-        Self(tunnel)
+    pub(crate) fn new(tunnel: Arc<TunnelShared>, queue: usize) -> Self {
+        Self(tunnel, queue)
     }
 }
 
@@ -47,7 +47,7 @@ impl LanRead for TunRead {
             && used < ENOUGH
             && let Some(room) = buf.get_mut(used..)
         {
-            let read = match self.0.tun.read(room) {
+            let read = match self.0.queue(self.1).read(room) {
                 Ok(read) => read,
                 // What has been read is given first; an error that lasts comes again.
                 Err(_) if !packets.is_empty() => break,
@@ -69,12 +69,13 @@ impl LanRead for TunRead {
 
 impl AsFd for TunRead {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.tun.as_fd()
+        self.0.queue(self.1).as_fd()
     }
 }
 
-/// Writes to the tunnels' devices, each packet at once.
-pub(crate) struct TunWrite;
+/// Writes to the tunnels' devices, each packet at once. To the queue of the worker with this number: that is where the
+/// kernel puts the answers, so that a flow has one worker for both directions.
+pub(crate) struct TunWrite(pub(crate) usize);
 
 /// Pieces for which a small array of parts does.
 const SMALL: usize = 6;
@@ -82,21 +83,21 @@ const SMALL: usize = 6;
 impl LanWrite for TunWrite {
     #[inline]
     fn offloads(&self, tunnel: &TunnelShared) -> Offloads {
-        tunnel.tun.offloads()
+        tunnel.tun().offloads()
     }
 
     fn write(&mut self, tunnel: &TunnelShared, buf: &[u8], joined: &Joined<'_>) -> io::Result<()> {
         if joined.pieces.len() > SMALL {
-            write::<{ MAX_TCP_SEGMENTS + 2 }>(tunnel, buf, joined)
+            write::<{ MAX_TCP_SEGMENTS + 2 }>(tunnel.queue(self.0), buf, joined)
         } else {
-            write::<{ SMALL + 2 }>(tunnel, buf, joined)
+            write::<{ SMALL + 2 }>(tunnel.queue(self.0), buf, joined)
         }
     }
 
     fn flush(&mut self) {}
 }
 
-fn write<const N: usize>(tunnel: &TunnelShared, buf: &[u8], joined: &Joined<'_>) -> io::Result<()> {
+fn write<const N: usize>(tun: &Tun, buf: &[u8], joined: &Joined<'_>) -> io::Result<()> {
     let vnet = joined.vnet.encode();
     let mut parts = [IoSlice::new(&[]); N];
     let mut used = 0;
@@ -106,5 +107,5 @@ fn write<const N: usize>(tunnel: &TunnelShared, buf: &[u8], joined: &Joined<'_>)
         *part = IoSlice::new(bytes);
         used += 1;
     }
-    tunnel.tun.write(&parts[..used]).map(drop)
+    tun.write(&parts[..used]).map(drop)
 }
