@@ -520,7 +520,9 @@ fn a_kernel_sa_follows_its_peer_and_never_counts_back() {
     let after = roaming.stats(mine.inbound).unwrap();
     assert!(after.sequence_out > before.sequence_out + 3, "{before:?} {after:?}");
     assert!(after.sequence_in > before.sequence_in, "{before:?} {after:?}");
-    assert_eq!(fixed.stats(yours.inbound).unwrap().drops, []);
+    // Who only hears of the other's move goes on with the SA, and the window, that it receives with.
+    let heard = fixed.stats(yours.inbound).unwrap();
+    assert_eq!((heard.drops, heard.packets_in >= 9), (vec![], true), "{} packets", heard.packets_in);
     // Both know: no more reports.
     std::thread::sleep(Duration::from_secs(6));
     assert!(roaming.pings("10.2.0.1"));

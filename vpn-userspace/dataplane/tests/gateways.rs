@@ -7,6 +7,8 @@ mod common;
 mod per_core;
 #[path = "gateways/split.rs"]
 mod split;
+#[path = "gateways/xfrm.rs"]
+mod xfrm;
 #[path = "gateways/xsk.rs"]
 mod xsk;
 
@@ -272,16 +274,25 @@ fn rekeys_at_full_rate(options: &Options, otherwise: u32) {
         std::thread::sleep(Duration::from_millis(100).saturating_sub(started.elapsed()));
     }
     std::thread::sleep(Duration::from_millis(100));
+    wait_for("drained SAs to go", Duration::from_secs(5), || {
+        ((a.stats().len(), b.stats().len()) == (1, 1)).then_some(())
+    })
+    .unwrap();
     let (of_a, of_b) = (a.stats(), b.stats());
     for flood in [there, back] {
         let seen = flood.stop().unwrap();
         println!("{rekeys} rekeys: {seen:?}");
-        let drops = [&a, &b].map(|g| (g.dataplane.wan_drops(), g.dataplane.tunnel_drops()));
-        assert!(seen.sent > 100 * u64::from(rekeys), "{seen:?}");
+        let drops =
+            [&a, &b].map(|g| (g.dataplane.wan_drops(), g.dataplane.tunnel_drops(), g.dataplane.kernel_drops()));
+        assert!(seen.sent > 40 * u64::from(rekeys), "{seen:?}");
         assert_eq!((seen.lost(), seen.again), (0, 0), "{seen:?}, dropped {drops:?}, {of_a:?}, {of_b:?}");
     }
-    assert_eq!((of_a.len(), of_b.len()), (1, 1), "only the last SA is left");
     assert!(of_a[0].packets_in > 0 && of_b[0].packets_in > 0, "and in use");
+}
+
+#[test]
+fn rekeys_at_full_rate_lose_nothing() {
+    rekeys_at(&Options::default(), 20);
 }
 
 #[test]

@@ -12,6 +12,8 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, getsockname, setsockopt, socket, sockopt,
 };
 
+use crate::xfrm::bypass;
+
 const UDP_ENCAP: libc::c_int = 100;
 const UDP_ENCAP_ESPINUDP: libc::c_int = 2;
 /// `BPF_RVAL` A (linux/filter.h): return the accumulator.
@@ -58,6 +60,8 @@ impl EncapSocket {
         if local.is_ipv6() {
             setsockopt(&fd, sockopt::Ipv6V6Only, &true).map_err(|e| error("set IPV6_V6ONLY")(e.into()))?;
         }
+        // The kernel judges what comes to a socket before it looks for ESP in it.
+        let _ = bypass(fd.as_fd(), local.is_ipv4());
         set_encapsulation(fd.as_fd()).map_err(error("set UDP_ENCAP"))?;
         bind(fd.as_raw_fd(), &SockaddrStorage::from(local)).map_err(|e| error("bind the port")(e.into()))?;
         let bound: SockaddrStorage =

@@ -12,7 +12,9 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::encap::EncapSocket;
 use crate::netlink::{Netlink, NetlinkError};
-use crate::xfrm::{Encapsulation, IF_ID_BASE, Limits, SaDirection, SaSpec, Sequence, Xfrm};
+use crate::xfrm::{
+    Encapsulation, Features, IF_ID_BASE, Limits, SaDirection, SaOptions, SaSpec, SaState, Sequence, Xfrm,
+};
 
 /// Whether something is there, or why not, in the kernel's words.
 pub type Availability = Result<(), String>;
@@ -28,6 +30,8 @@ pub struct KernelEsp {
     pub udp_ipv6: Availability,
     /// Every suite that we know.
     pub suites: Vec<SuiteSupport>,
+    /// What this kernel may be told of an SA beside.
+    pub features: Features,
 }
 
 /// What the kernel can do with one suite.
@@ -81,6 +85,7 @@ impl KernelEsp {
             udp_ipv4: try_udp(&xfrm, Ipv4Addr::LOCALHOST.into()),
             udp_ipv6: try_udp(&xfrm, Ipv6Addr::LOCALHOST.into()),
             suites,
+            features: try_features(),
         })
     }
 
@@ -90,7 +95,7 @@ impl KernelEsp {
         let suites = Suite::all()
             .map(|suite| SuiteSupport { suite, ipv4: no(), ipv6: no(), without_esn: no() })
             .collect();
-        Self { interface: no(), udp_ipv4: no(), udp_ipv6: no(), suites }
+        Self { interface: no(), udp_ipv4: no(), udp_ipv6: no(), suites, features: Features::default() }
     }
 
     /// Whether the engine can serve at all: an interface and one suite.
@@ -139,6 +144,9 @@ impl fmt::Display for KernelEsp {
         line(&"xfrm interface", &self.interface)?;
         line(&"ESP in UDP over IPv4", &self.udp_ipv4)?;
         line(&"ESP in UDP over IPv6", &self.udp_ipv6)?;
+        let since = |there, kernel| if there { Ok(()) } else { Err(format!("it came with Linux {kernel}")) };
+        line(&"direction of SAs", &since(self.features.direction, "6.10"))?;
+        line(&"SAs for a CPU", &since(self.features.cpu, "6.13"))?;
         for suite in &self.suites {
             line(&suite.suite, &suite.ipv4)?;
             line(&format_args!("{} over IPv6", suite.suite), &suite.ipv6)?;
@@ -205,6 +213,18 @@ fn try_sa(
     esn: bool,
     encapsulation: Option<Encapsulation>,
 ) -> Availability {
+    with_sa(xfrm, suite, address, esn, encapsulation, SaOptions::default()).map(drop)
+}
+
+/// Installs an SA, reads it again, and removes it.
+fn with_sa(
+    xfrm: &Xfrm,
+    suite: Suite,
+    address: IpAddr,
+    esn: bool,
+    encapsulation: Option<Encapsulation>,
+    options: SaOptions,
+) -> Result<Option<SaState>, String> {
     // Never used: the SA goes before the namespace does, and the namespace has no way out.
     let keys = SuiteKeys::new(
         &(1..=suite.encryption_key_len() as u8).collect::<Vec<u8>>(),
@@ -226,10 +246,28 @@ fn try_sa(
         copy_dscp: true,
         limits: Limits::default(),
         sequence: Sequence::default(),
+        options,
     };
     xfrm.add_sa(&spec).map_err(reason)?;
+    let state = xfrm.sa(spec.id()).map_err(reason)?;
     xfrm.delete_sa(spec.id()).map_err(reason)?;
-    Ok(())
+    Ok(state)
+}
+
+/// An old kernel passes over attributes that it does not know: only what it shows again it has understood.
+fn try_features() -> Features {
+    let told = Features { direction: true, cpu: true };
+    let try_them = || {
+        let xfrm = Xfrm::with(told).map_err(reason)?;
+        let suite = Suite::new(Encryption::AesGcm128, None).map_err(|e| e.to_string())?;
+        let options = SaOptions { cpu: Some(0), ..SaOptions::default() };
+        with_sa(&xfrm, suite, Ipv4Addr::LOCALHOST.into(), true, None, options)
+    };
+    let state: Option<SaState> = try_them().ok().flatten();
+    Features {
+        direction: state.as_ref().is_some_and(|s| s.direction.is_some()),
+        cpu: state.is_some_and(|s| s.cpu.is_some()),
+    }
 }
 
 fn try_udp(xfrm: &Xfrm, address: IpAddr) -> Availability {

@@ -22,7 +22,7 @@ use culvert_sys::mss::{ClampedInterface, MssClamp};
 use culvert_sys::netlink::{self, LinkKind, Netlink, NetlinkError, interface_drops};
 use culvert_sys::probe::{KernelEsp, SuiteSupport, Wanted};
 use culvert_sys::wan::route_mtu;
-use culvert_sys::xfrm::{self, IF_ID_BASE, IF_ID_COUNT, Xfrm, XfrmMonitor};
+use culvert_sys::xfrm::{self, Features, IF_ID_BASE, IF_ID_COUNT, Xfrm, XfrmMonitor};
 use culvert_types::{Spi, TunnelId};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -129,7 +129,7 @@ impl XfrmEngine {
             .await
             .unwrap_or_else(|_| KernelEsp::unavailable("the probe failed by a fault of its own"));
         let mut unavailable = kernel.available().err();
-        let drive = match Drive::start(steerings, events, unavailable.is_none()).await {
+        let drive = match Drive::start(steerings, events, kernel.features, unavailable.is_none()).await {
             Ok(drive) => drive,
             Err(e) => {
                 unavailable.get_or_insert(e.to_string());
@@ -261,9 +261,16 @@ impl XfrmEngine {
         let drive = self.drive.as_ref().ok_or(DataplaneError::UnknownSpi(inbound))?;
         let mut state = drive.shared.state();
         let tunnel = state.holder(inbound).ok_or(DataplaneError::UnknownSpi(inbound))?;
-        let Some(serial) = tunnel.pairs.get(&inbound).map(|p| p.serial) else { return Ok(()) };
+        let Some((serial, outbound)) = tunnel.pairs.get(&inbound).map(|p| (p.serial, p.outbound_state)) else {
+            return Ok(());
+        };
         if drain.is_zero() {
             return Ok(tunnel.end(&drive.shared.xfrm, inbound)?);
+        }
+        // One that was taken over from has a while of its own.
+        if outbound == OutboundState::Superseded {
+            drive.shared.later(drain.max(TAKEOVER_GRACE), inbound, serial, Tunnel::end);
+            return Ok(());
         }
         let ended = tunnel.end_outbound(&drive.shared.xfrm, inbound);
         drive.shared.later(drain, inbound, serial, Tunnel::end);
@@ -282,7 +289,11 @@ impl XfrmEngine {
         let mut state = drive.shared.state();
         let tunnel = state.tunnels.get_mut(&id).ok_or(DataplaneError::UnknownTunnel(id))?;
         let local = SocketAddr::new(local.ip(), self.natt_port);
-        Ok(tunnel.move_sas_to(&drive.shared.xfrm, moving, (local, remote), encap)?)
+        let moved = tunnel.move_sas_to(&drive.shared.xfrm, moving, (local, remote), encap);
+        for (inbound, serial) in moving.iter().filter_map(|i| Some((*i, tunnel.pairs.get(i)?.serial))) {
+            drive.shared.later(TAKEOVER_GRACE, inbound, serial, Tunnel::leave_behind);
+        }
+        Ok(moved?)
     }
 
     /// Takes ESP in UDP on a further address.
@@ -353,9 +364,10 @@ impl Drive {
     async fn start(
         steerings: Steerings,
         events: mpsc::UnboundedSender<DataplaneEvent>,
+        features: Features,
         serve: bool,
     ) -> Result<Option<Self>, NetlinkError> {
-        let xfrm = Xfrm::open()?;
+        let xfrm = Xfrm::with(features)?;
         let netlink = Netlink::connect()?;
         for link in netlink.links().await? {
             if matches!(link.kind, LinkKind::Xfrm { if_id } if xfrm::is_our_if_id(if_id)) {

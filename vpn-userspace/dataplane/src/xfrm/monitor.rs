@@ -22,7 +22,7 @@ pub(super) async fn run(mut monitor: XfrmMonitor, shared: Weak<Shared>) {
         match report {
             Ok(XfrmEvent::Expired { id, hard }) => expired(&shared, id, hard),
             Ok(XfrmEvent::PeerMoved { id, from, to }) => moved(&shared, id, from, to),
-            Ok(XfrmEvent::Acquire { if_id }) => wanted(&shared, if_id),
+            Ok(XfrmEvent::Acquire { if_id, to: _ }) => wanted(&shared, if_id),
             Ok(XfrmEvent::Overrun) => resync(&shared),
             Err(e) => {
                 shared.fault(

@@ -13,7 +13,7 @@ use culvert_sys::mss::ClampedInterface;
 use culvert_sys::netlink::NetlinkError;
 use culvert_sys::xfrm::{
     Direction, Encapsulation, KernelSelector, Limits, Policy, PolicyAction, PolicyId, SaDirection, SaId,
-    SaSpec, SaState, SelectorPairError, Sequence, Xfrm, selector_pairs,
+    SaOptions, SaSpec, SaState, SelectorPairError, Sequence, Xfrm, selector_pairs,
 };
 use culvert_types::{Spi, TunnelId};
 use ipnet::IpNet;
@@ -54,12 +54,18 @@ pub(super) struct Pair {
     installed: Instant,
     lifetime: Duration,
     limits: crate::user::setup::Limits,
+    /// Of the inbound SA: the same for all that a pair was rekeyed to, so that its policies serve each of them.
     reqid: u32,
+    /// Of the outbound SA, its alone: of several with one reqid the kernel would choose, and newer ones (6.13) choose
+    /// the one that they used before.
+    outbound_reqid: u32,
     /// Outbound.
     selectors: Vec<KernelSelector>,
     pub(super) outbound_state: OutboundState,
     /// The outer source that the kernel has for the inbound SA: it cannot be changed in place.
     inbound_source: IpAddr,
+    /// The outbound SA to where the peer was before, which goes as soon as nothing leads to it.
+    left_behind: Option<SaId>,
 }
 
 /// Whether the outbound SA of a pair is in the kernel.
@@ -123,8 +129,8 @@ impl Tunnel {
         }
     }
 
-    /// A pair that is not installed yet. Pairs of the same selectors share a reqid: a rekeyed one serves
-    /// the policies of its predecessor.
+    /// A pair that is not installed yet. Pairs of the same selectors share the reqid of their inbound SAs: a rekeyed
+    /// one serves the policies of its predecessor.
     pub(super) fn pair(
         &mut self,
         setup: &SaSetup,
@@ -135,11 +141,9 @@ impl Tunnel {
         let selectors = selector_pairs(&setup.local_ts, &setup.remote_ts)?;
         let reqid = match self.pairs.values().find(|p| p.selectors == selectors) {
             Some(pair) => pair.reqid,
-            None => {
-                self.next_reqid += 1;
-                self.next_reqid
-            }
+            None => self.new_reqid(),
         };
+        let outbound_reqid = self.new_reqid();
         Ok(Pair {
             serial,
             inbound: setup.inbound,
@@ -156,10 +160,17 @@ impl Tunnel {
             lifetime: lifetime.saturating_add(AGE_MARGIN),
             limits: setup.limits,
             reqid,
+            outbound_reqid,
             selectors,
             outbound_state: OutboundState::Waiting,
             inbound_source: setup.remote.ip(),
+            left_behind: None,
         })
+    }
+
+    fn new_reqid(&mut self) -> u32 {
+        self.next_reqid += 1;
+        self.next_reqid
     }
 
     fn any_active(&self) -> bool {
@@ -175,12 +186,15 @@ impl Tunnel {
         pairs.sort_by_key(|p| p.serial);
         for pair in pairs {
             let (local, remote, reqid) = (pair.local.ip(), pair.remote.ip(), pair.reqid);
+            let outbound_reqid = pair.outbound_reqid;
             for selector in &pair.selectors {
-                let inward = (PolicyAction::Protect { reqid, outer: (remote, local) }, PROTECT);
+                let inward = (PolicyAction::Protect { reqid, outer: (remote, local), transport: false }, PROTECT);
                 desired.insert(id(selector.reversed(), Direction::In), inward);
                 desired.insert(id(selector.reversed(), Direction::Forward), inward);
                 if pair.outbound_state == OutboundState::Active {
-                    let outward = (PolicyAction::Protect { reqid, outer: (local, remote) }, PROTECT);
+                    let outer = (local, remote);
+                    let action = PolicyAction::Protect { reqid: outbound_reqid, outer, transport: false };
+                    let outward = (action, PROTECT);
                     desired.insert(id(*selector, Direction::Out), outward);
                 }
             }
@@ -256,11 +270,12 @@ impl Tunnel {
                 destination_port: destination.port(),
             }),
             if_id: self.if_id,
-            reqid: pair.reqid,
+            reqid: if direction == SaDirection::Inbound { pair.reqid } else { pair.outbound_reqid },
             copy_df: self.rules.copy_df,
             copy_dscp: self.rules.copy_dscp,
             limits,
             sequence: Sequence::default(),
+            options: SaOptions::default(),
         }
     }
 
@@ -284,7 +299,6 @@ impl Tunnel {
             return Ok(Vec::new());
         }
         let (reqid, serial) = (pair.reqid, pair.serial);
-        // The kernel takes the newest SA of a reqid: from here on packets go out by this one.
         xfrm.add_sa(&self.spec(pair, SaDirection::Outbound, Instant::now()))?;
         let mut superseded = Vec::new();
         for pair in self.pairs.values_mut().filter(|p| p.reqid == reqid) {
@@ -296,11 +310,13 @@ impl Tunnel {
             }
         }
         self.armed = true; // for the next time that there is none
+        // Each policy is exchanged in one step: from here on packets go out by this SA.
         self.reconcile(xfrm)?;
         Ok(superseded)
     }
 
-    /// Removes the outbound SA of a pair, keeping its last counters. Policies that led to it go first.
+    /// Removes the outbound SA of a pair, keeping its last counters. Policies that led to it go first. To be called
+    /// for one that was superseded only after a while: a packet that had found it is lost if it then goes.
     pub(super) fn end_outbound(&mut self, xfrm: &Xfrm, inbound: Spi) -> Result<(), NetlinkError> {
         let Some(pair) = self.pairs.get_mut(&inbound) else { return Ok(()) };
         let id = pair.outbound_id();
@@ -325,7 +341,7 @@ impl Tunnel {
 
     /// Removes what is left of a pair.
     pub(super) fn end(&mut self, xfrm: &Xfrm, inbound: Spi) -> Result<(), NetlinkError> {
-        let outbound = self.end_outbound(xfrm, inbound);
+        let outbound = self.leave_behind(xfrm, inbound).and(self.end_outbound(xfrm, inbound));
         let Some(pair) = self.pairs.remove(&inbound) else { return outbound };
         let removed = xfrm.delete_sa(pair.inbound_id()).map(drop);
         outbound.and(removed).and(self.reconcile(xfrm))
@@ -338,8 +354,9 @@ impl Tunnel {
             outcome = outcome.and(xfrm.delete_policy(&id).map(drop));
         }
         for pair in std::mem::take(&mut self.pairs).into_values() {
-            outcome = outcome.and(xfrm.delete_sa(pair.outbound_id()).map(drop));
-            outcome = outcome.and(xfrm.delete_sa(pair.inbound_id()).map(drop));
+            for id in [pair.outbound_id(), pair.inbound_id()].into_iter().chain(pair.left_behind) {
+                outcome = outcome.and(xfrm.delete_sa(id).map(drop));
+            }
         }
         outcome
     }
@@ -360,6 +377,12 @@ impl Tunnel {
         outcome.and(self.reconcile(xfrm))
     }
 
+    /// Removes the outbound SA to where the peer of a pair was before it moved.
+    pub(super) fn leave_behind(&mut self, xfrm: &Xfrm, inbound: Spi) -> Result<(), NetlinkError> {
+        let left = self.pairs.get_mut(&inbound).and_then(|p| p.left_behind.take());
+        left.map_or(Ok(()), |id| xfrm.delete_sa(id).map(drop))
+    }
+
     fn move_pair(
         &mut self,
         xfrm: &Xfrm,
@@ -367,6 +390,7 @@ impl Tunnel {
         (local, remote): (SocketAddr, SocketAddr),
         encap: bool,
     ) -> Result<(), NetlinkError> {
+        self.leave_behind(xfrm, inbound)?;
         let Some(mut pair) = self.pairs.remove(&inbound) else { return Ok(()) };
         let (was_local, was_remote) = (pair.local, pair.remote);
         let otherwise = std::mem::replace(&mut pair.encap, encap) != encap;
@@ -379,34 +403,26 @@ impl Tunnel {
     }
 
     fn move_sas(
-        &self,
+        &mut self,
         xfrm: &Xfrm,
         pair: &mut Pair,
         (was_local, was_remote): (SocketAddr, SocketAddr),
         otherwise: bool,
     ) -> Result<(), NetlinkError> {
-        if (was_local, was_remote) == (pair.local, pair.remote) {
+        if !otherwise && (was_local, was_remote) == (pair.local, pair.remote) {
             return Ok(());
         }
-        let sends = matches!(pair.outbound_state, OutboundState::Active | OutboundState::Superseded);
-        // The kernel changes neither addresses nor whether there is encapsulation in place.
-        let same_addresses =
-            !otherwise && (was_local.ip(), was_remote.ip()) == (pair.local.ip(), pair.remote.ip());
-        if sends && same_addresses {
-            xfrm.update_sa(&self.spec(pair, SaDirection::Outbound, pair.installed))?;
-        } else if sends {
-            let old = SaId { destination: was_remote.ip(), spi: pair.outbound };
-            let asked = Instant::now();
-            let state = xfrm.sa(old)?;
-            xfrm.delete_sa(old)?;
-            let sequence = Sequence { outbound: resume_after(state.as_ref(), asked.elapsed()), inbound: 0 };
-            xfrm.add_sa(&SaSpec { sequence, ..self.spec(pair, SaDirection::Outbound, Instant::now()) })?;
+        if matches!(pair.outbound_state, OutboundState::Active | OutboundState::Superseded) {
+            self.move_outbound(xfrm, pair, (was_local.ip(), was_remote.ip()), otherwise)?;
         }
-        if same_addresses {
-            if pair.encap {
-                xfrm.update_sa(&self.spec(pair, SaDirection::Inbound, pair.installed))?;
-            }
-            return Ok(());
+        // The kernel finds an inbound SA by our address and its SPI, and does not care where its packets come from.
+        if !otherwise && was_local.ip() == pair.local.ip() {
+            let ports_alone = pair.encap && pair.inbound_source == pair.remote.ip();
+            return if ports_alone {
+                xfrm.update_sa(&self.spec(pair, SaDirection::Inbound, pair.installed))
+            } else {
+                Ok(())
+            };
         }
         let old = SaId { destination: was_local.ip(), spi: pair.inbound };
         let seen = xfrm.sa(old)?.map_or(0, |s| s.sequence.inbound);
@@ -414,6 +430,37 @@ impl Tunnel {
         pair.inbound_source = pair.remote.ip();
         let sequence = Sequence { outbound: 0, inbound: seen };
         xfrm.add_sa(&SaSpec { sequence, ..self.spec(pair, SaDirection::Inbound, Instant::now()) })
+    }
+
+    /// XFRM_MSG_MIGRATE would do this in one step, but the clone that it makes begins to count where the original,
+    /// which still sends, stood: two packets with one IV.
+    fn move_outbound(
+        &mut self,
+        xfrm: &Xfrm,
+        pair: &mut Pair,
+        was: (IpAddr, IpAddr),
+        otherwise: bool,
+    ) -> Result<(), NetlinkError> {
+        // The kernel changes neither addresses nor whether there is encapsulation in place.
+        if !otherwise && was == (pair.local.ip(), pair.remote.ip()) {
+            return xfrm.update_sa(&self.spec(pair, SaDirection::Outbound, pair.installed));
+        }
+        let old = SaId { destination: was.1, spi: pair.outbound };
+        let asked = Instant::now();
+        let before = xfrm.sa(old)?;
+        // To another destination the new one can stand beside the old one until the policies lead to it.
+        let beside = was.1 != pair.remote.ip();
+        if !beside {
+            xfrm.delete_sa(old)?;
+        }
+        let first = resume_after(before.as_ref(), asked.elapsed());
+        pair.outbound_reqid = self.new_reqid();
+        let sequence = Sequence { outbound: first, inbound: 0 };
+        xfrm.add_sa(&SaSpec { sequence, ..self.spec(pair, SaDirection::Outbound, Instant::now()) })?;
+        if beside {
+            pair.left_behind = Some(old);
+        }
+        Ok(())
     }
 }
 
@@ -428,11 +475,12 @@ impl Pair {
 }
 
 /// From what sequence number on an SA that takes over may count: beyond all that its predecessor may
-/// have sent after it was asked, never again one that it did. The peer's window follows the leap.
+/// have sent after it was asked, while it may still stand beside it; never again one that it did. The peer's window
+/// follows the leap.
 fn resume_after(state: Option<&SaState>, elapsed: Duration) -> u64 {
     /// More packets per microsecond than any machine seals.
     const PACKETS_PER_MICROSECOND: u64 = 64;
-    const MARGIN: u64 = 1 << 16;
+    const MARGIN: u64 = 1 << 20;
     let sent = state.map_or(0, |s| s.sequence.outbound);
     let since = (elapsed.as_micros() as u64).saturating_mul(PACKETS_PER_MICROSECOND);
     sent.saturating_add(MARGIN).saturating_add(since)

@@ -84,7 +84,9 @@ impl<'a> Gateway<'a> {
     /// Starts it with its tunnel, routes the peer's networks into it, installs nothing.
     pub(crate) fn start(namespace: &'a Namespace, is_a: bool, local: &str, options: &Options) -> Self {
         let local: IpAddr = local.parse().unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        // Its thread is of the namespace, and keeps time and listens to the kernel between calls too.
+        let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = namespace.within(runtime).unwrap().unwrap();
         let lan = if options.direct { vec!["lan".to_owned()] } else { Vec::new() };
         let config = DataplaneConfig {
             wan: vec![local],
@@ -145,7 +147,9 @@ impl<'a> Gateway<'a> {
             let bytes: Vec<u8> = (0..160u32).map(|i| (i * 7 + seed * 13 + generation) as u8).collect();
             SuiteKeys::new(&bytes[..suite.encryption_key_len()], &bytes[80..80 + suite.integrity_key_len()])
         };
-        let (spi_a, spi_b) = (0x1000 + generation * 2, 0x8000 + generation * 2);
+        // Kernel SAs have odd SPIs, by which a packet in UDP finds the kernel's socket.
+        let parity = u32::from(self.options.engine == EngineChoice::Xfrm);
+        let (spi_a, spi_b) = (0x1000 + generation * 2 + parity, 0x8000 + generation * 2 + parity);
         let ((inbound, mine), (outbound, theirs)) =
             if self.is_a { ((spi_a, 1), (spi_b, 2)) } else { ((spi_b, 2), (spi_a, 1)) };
         let selectors = |nets: Vec<&str>| {

@@ -7,13 +7,13 @@ use culvert_types::Spi;
 use netlink_packet_core::{NlasIterator, Parseable};
 use netlink_packet_xfrm::constants as c;
 use netlink_packet_xfrm::{
-    UserExpire, UserMapping, XFRM_USER_ACQUIRE_LEN, XFRM_USER_EXPIRE_LEN, XFRM_USER_MAPPING_LEN, XfrmAttrs,
+    UserAcquire, UserExpire, UserMapping, XFRM_USER_ACQUIRE_LEN, XFRM_USER_EXPIRE_LEN, XFRM_USER_MAPPING_LEN, XfrmAttrs,
 };
 use rtnetlink::sys::Socket;
 use tokio::io::unix::AsyncFd;
 
 use super::sa::{self, SaId};
-use super::socket;
+use super::{is_our_if_id, socket};
 use crate::netlink::NetlinkError;
 
 /// Bytes of reports that may wait; beyond that they are lost and [`XfrmEvent::Overrun`] says so.
@@ -40,8 +40,10 @@ pub enum XfrmEvent {
     },
     /// A packet met a policy that asks for an SA, and there is none.
     Acquire {
-        /// The xfrm interface it was sent to.
+        /// The xfrm interface it was sent to; 0 if the policy is one of ours that all packets meet.
         if_id: u32,
+        /// Where the packet wants to go.
+        to: IpAddr,
     },
     /// Reports were lost: compare with what the kernel has.
     Overrun,
@@ -115,13 +117,16 @@ fn parse(kind: u16, body: &[u8]) -> Option<XfrmEvent> {
             })
         }
         c::XFRM_MSG_ACQUIRE => {
-            let attributes = body.get(XFRM_USER_ACQUIRE_LEN..)?;
-            NlasIterator::new(attributes).flatten().find(|nla| nla.kind() == c::XFRMA_IF_ID).and_then(|nla| {
-                match XfrmAttrs::parse(&nla) {
-                    Ok(XfrmAttrs::IfId(if_id)) => Some(XfrmEvent::Acquire { if_id }),
-                    _ => None,
-                }
-            })
+            let (fixed, attributes) = body.split_at_checked(XFRM_USER_ACQUIRE_LEN)?;
+            let acquire = UserAcquire::parse(fixed).ok()?;
+            let of = NlasIterator::new(attributes).flatten().find(|nla| nla.kind() == c::XFRMA_IF_ID);
+            let if_id = match of.map(|nla| XfrmAttrs::parse(&nla)) {
+                Some(Ok(XfrmAttrs::IfId(if_id))) => if_id,
+                // Other programs' policies are not our affair.
+                _ => is_our_if_id(acquire.policy.index).then_some(0)?,
+            };
+            let to = sa::address(&acquire.selector.daddr, acquire.selector.family)?;
+            Some(XfrmEvent::Acquire { if_id, to })
         }
         _ => None,
     }

@@ -54,7 +54,7 @@ pub struct PolicyId {
     pub selector: KernelSelector,
     /// In which direction.
     pub direction: Direction,
-    /// Of which xfrm interface.
+    /// Of which xfrm interface; 0 for a policy that all packets of the host meet.
     pub if_id: u32,
 }
 
@@ -66,8 +66,10 @@ pub enum PolicyAction {
     Protect {
         /// The SA's reqid.
         reqid: u32,
-        /// Outer source and destination.
+        /// Outer source and destination. In transport mode those of the packets themselves are.
         outer: (IpAddr, IpAddr),
+        /// Transport mode.
+        transport: bool,
     },
     /// Drop, and report that an SA is wanted ([`super::XfrmEvent::Acquire`]). Only outbound. The kernel
     /// remembers the packet's addresses for 30 s and reports them once.
@@ -77,6 +79,8 @@ pub enum PolicyAction {
     },
     /// Drop; the kernel counts it as XfrmOutPolBlock or XfrmInPolBlock.
     Block,
+    /// Let pass as it is.
+    Bypass,
 }
 
 /// A policy to be installed.
@@ -238,11 +242,13 @@ fn is_icmp(protocol: u8) -> bool {
 }
 
 impl Policy {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// With an index of our range, by which a policy of no interface is known to be ours; 0 leaves it to the kernel.
+    pub(super) fn encode(&self, index: u32) -> Vec<u8> {
         let mut message = ModifyMessage {
             user_policy_info: UserPolicyInfo {
                 selector: self.id.selector.encode(),
                 priority: self.priority,
+                index,
                 direction: self.id.direction.code(),
                 action: match self.action {
                     PolicyAction::Block => c::XFRM_POLICY_BLOCK,
@@ -251,19 +257,19 @@ impl Policy {
                 share: c::XFRM_SHARE_ANY,
                 ..UserPolicyInfo::default()
             },
-            nlas: vec![XfrmAttrs::IfId(self.id.if_id)],
+            nlas: if_id(self.id.if_id),
         };
         let mut template = UserTemplate::default();
         template.protocol(c::IPPROTO_ESP);
         match self.action {
-            PolicyAction::Block => {}
-            PolicyAction::Protect { reqid, outer: (source, destination) } => {
+            PolicyAction::Block | PolicyAction::Bypass => {}
+            PolicyAction::Protect { reqid, outer: (source, destination), transport } => {
                 template.source(&source);
                 template.destination(&destination);
                 if self.id.direction != Direction::Out {
                     template.saddr = Default::default(); // any
                 }
-                template.mode(c::XFRM_MODE_TUNNEL);
+                template.mode(if transport { c::XFRM_MODE_TRANSPORT } else { c::XFRM_MODE_TUNNEL });
                 template.reqid(reqid);
                 message.nlas.push(XfrmAttrs::Template(vec![template]));
             }
@@ -283,7 +289,7 @@ impl Policy {
 
 impl PolicyId {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut message = DelGetMessage { nlas: vec![XfrmAttrs::IfId(self.if_id)], ..Default::default() };
+        let mut message = DelGetMessage { nlas: if_id(self.if_id), ..Default::default() };
         message.user_policy_id.selector = self.selector.encode();
         message.user_policy_id.direction = self.direction.code();
         let mut body = vec![0; message.buffer_len()];
@@ -291,7 +297,8 @@ impl PolicyId {
         body
     }
 
-    /// From the body of an XFRM_MSG_NEWPOLICY; `None` for policies without an interface id and those of sockets.
+    /// From the body of an XFRM_MSG_NEWPOLICY; `None` for those of sockets, and for policies without an interface id that
+    /// are not ours.
     pub(super) fn parse(body: &[u8]) -> Option<Self> {
         let (fixed, attributes) = body.split_at_checked(XFRM_USER_POLICY_INFO_LEN)?;
         let info = UserPolicyInfo::parse(fixed).ok()?;
@@ -299,7 +306,8 @@ impl PolicyId {
             .flatten()
             .find(|nla| nla.kind() == c::XFRMA_IF_ID)
             .and_then(|nla| nla.value().first_chunk::<4>().copied())
-            .map(u32::from_ne_bytes)?;
+            .map(u32::from_ne_bytes);
+        let if_id = if_id.or_else(|| super::is_our_if_id(info.index).then_some(0))?;
         let direction = match info.direction {
             c::XFRM_POLICY_OUT => Direction::Out,
             c::XFRM_POLICY_IN => Direction::In,
@@ -310,8 +318,12 @@ impl PolicyId {
     }
 }
 
+fn if_id(if_id: u32) -> Vec<XfrmAttrs> {
+    if if_id == 0 { Vec::new() } else { vec![XfrmAttrs::IfId(if_id)] }
+}
+
 impl Direction {
-    fn code(self) -> u8 {
+    pub(super) fn code(self) -> u8 {
         match self {
             Self::Out => c::XFRM_POLICY_OUT,
             Self::In => c::XFRM_POLICY_IN,
@@ -419,11 +431,16 @@ mod tests {
         .unwrap()[0];
         let id = PolicyId { selector, direction: Direction::Forward, if_id: 0x4300_0001 };
         let outer = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
-        let policy = Policy { id, action: PolicyAction::Protect { reqid: 7, outer }, priority: 1 };
-        let body = policy.encode();
+        let action = PolicyAction::Protect { reqid: 7, outer, transport: false };
+        let policy = Policy { id, action, priority: 1 };
+        let body = policy.encode(0);
         assert_eq!(PolicyId::parse(&body), Some(id));
         for cut in 0..XFRM_USER_POLICY_INFO_LEN + 8 {
             assert_eq!(PolicyId::parse(&body[..cut]), None, "{cut}");
         }
+        // Of no interface, ours are told by their index.
+        let policy = Policy { id: PolicyId { if_id: 0, ..id }, ..policy };
+        assert_eq!(PolicyId::parse(&policy.encode(crate::xfrm::IF_ID_BASE + 9)), Some(policy.id));
+        assert_eq!(PolicyId::parse(&policy.encode(9)), None);
     }
 }

@@ -6,20 +6,28 @@ use std::time::Duration;
 
 use culvert_crypto::{Suite, SuiteKeys};
 use culvert_types::Spi;
-use netlink_packet_core::{Emitable, NlasIterator, Parseable};
+use netlink_packet_core::{DefaultNla, Emitable, NlasIterator, Parseable};
 use netlink_packet_xfrm::constants as c;
 use netlink_packet_xfrm::state::DelGetMessage;
 use netlink_packet_xfrm::{
-    Address, EncapTmpl, LifetimeConfig, ReplayEsn, UserSaInfo, XFRM_USER_SA_INFO_LEN, XfrmAttrs,
+    Address, EncapTmpl, LifetimeConfig, ReplayEsn, UserOffloadDev, UserSaInfo, XFRM_USER_SA_INFO_LEN, XfrmAttrs,
 };
 use zeroize::Zeroizing;
 
-use super::algorithm;
+use super::{Features, algorithm};
 use crate::netlink::NetlinkError;
 
 /// Seconds between two reports that an SA's peer has moved (XFRMA_MTIMER_THRESH, Linux 5.17): until
 /// the SA is told its peer's new address the kernel would report every packet.
 const MAPPING_REPORT_INTERVAL: u32 = 5;
+
+// Later than the constants of netlink-packet-xfrm (include/uapi/linux/xfrm.h).
+/// Linux 6.10, one byte.
+const XFRMA_SA_DIR: u16 = 33;
+/// Linux 6.13, u32.
+const XFRMA_SA_PCPU: u16 = 35;
+/// Of `struct xfrm_user_offload`, Linux 6.2.
+const XFRM_OFFLOAD_PACKET: u8 = 4;
 
 /// Which way an SA's packets go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -68,7 +76,31 @@ pub struct Sequence {
     pub inbound: u64,
 }
 
-/// An SA to be installed: ESP in tunnel mode.
+/// Crypto by the network card, for an SA whose packets all pass one device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OffloadTo {
+    /// Index of the device.
+    pub device: u32,
+    /// The card does all of ESP (Linux 6.2), not only the cipher. Its policies must be given to it as well.
+    pub packet: bool,
+}
+
+/// What most SAs do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SaOptions {
+    /// Transport mode: the packets of the two outer addresses themselves.
+    pub transport: bool,
+    /// The CPU whose packets the SA carries (RFC 9611; Linux 6.13, see [`Features::cpu`]); of an inbound one the CPU
+    /// that the peer's counterpart is for.
+    pub cpu: Option<u32>,
+    /// Mark of the packets after ESP, by which routing rules tell them from what is to be protected; of an inbound SA,
+    /// of what it opened.
+    pub output_mark: Option<u32>,
+    /// Crypto by the network card.
+    pub offload: Option<OffloadTo>,
+}
+
+/// An SA to be installed: ESP in tunnel mode, unless its options say otherwise.
 #[derive(Clone, Copy)]
 pub struct SaSpec<'a> {
     /// Which way its packets go.
@@ -89,7 +121,7 @@ pub struct SaSpec<'a> {
     pub replay_window: u32,
     /// UDP encapsulation.
     pub encapsulation: Option<Encapsulation>,
-    /// xfrm interface that it belongs to.
+    /// xfrm interface that it belongs to; 0 for none.
     pub if_id: u32,
     /// What ties it to policies.
     pub reqid: u32,
@@ -101,6 +133,8 @@ pub struct SaSpec<'a> {
     pub limits: Limits,
     /// Counters to begin with; all zero for a new SA.
     pub sequence: Sequence,
+    /// What most SAs do without.
+    pub options: SaOptions,
 }
 
 impl SaSpec<'_> {
@@ -109,7 +143,7 @@ impl SaSpec<'_> {
         SaId { destination: self.destination, spi: self.spi }
     }
 
-    pub(super) fn encode(&self) -> Result<Zeroizing<Vec<u8>>, NetlinkError> {
+    pub(super) fn encode(&self, features: Features) -> Result<Zeroizing<Vec<u8>>, NetlinkError> {
         let Some(algorithms) = algorithm::encode(self.suite, self.keys) else {
             return Err(NetlinkError::broken(
                 format!("install {self}"),
@@ -121,19 +155,46 @@ impl SaSpec<'_> {
         info.destination(&self.destination);
         info.id.spi = self.spi.value();
         info.id.proto = c::IPPROTO_ESP;
-        info.mode = c::XFRM_MODE_TUNNEL;
+        let outbound = self.direction == SaDirection::Outbound;
         info.reqid = self.reqid;
         info.lifetime_cfg = self.limits.encode();
-        // Inner packets of both families, whatever the outer one.
-        info.flags = c::XFRM_STATE_AF_UNSPEC;
+        if self.options.transport {
+            info.mode = c::XFRM_MODE_TRANSPORT;
+        } else {
+            info.mode = c::XFRM_MODE_TUNNEL;
+            // Inner packets of both families, whatever the outer one.
+            info.flags = c::XFRM_STATE_AF_UNSPEC;
+        }
         if self.esn {
             info.flags |= c::XFRM_STATE_ESN;
         }
-        if !self.copy_df {
+        // How outer headers are made concerns who makes them; with a direction the kernel refuses it of others.
+        if !self.copy_df && outbound {
             info.flags |= c::XFRM_STATE_NOPMTUDISC;
         }
-        let mut attributes = vec![XfrmAttrs::IfId(self.if_id), XfrmAttrs::ReplayStateEsn(self.replay())];
-        if !self.copy_dscp {
+        let mut attributes = vec![XfrmAttrs::ReplayStateEsn(self.replay(features))];
+        if self.if_id != 0 {
+            attributes.push(XfrmAttrs::IfId(self.if_id));
+        }
+        if features.direction {
+            let direction = if outbound { 2 } else { 1 };
+            attributes.push(XfrmAttrs::Other(DefaultNla::new(XFRMA_SA_DIR, vec![direction])));
+        }
+        if let (true, Some(cpu)) = (features.cpu, self.options.cpu) {
+            let cpu = cpu.to_ne_bytes().to_vec();
+            attributes.push(XfrmAttrs::Other(DefaultNla::new(XFRMA_SA_PCPU, cpu)));
+        }
+        if let Some(mark) = self.options.output_mark {
+            attributes.extend([XfrmAttrs::MarkVal(mark), XfrmAttrs::MarkMask(u32::MAX)]);
+        }
+        if let Some(OffloadTo { device, packet }) = self.options.offload {
+            let ipv6 = if self.destination.is_ipv6() { c::XFRM_OFFLOAD_IPV6 } else { 0 };
+            let inbound = if outbound { 0 } else { c::XFRM_OFFLOAD_INBOUND };
+            let packet = if packet { XFRM_OFFLOAD_PACKET } else { 0 };
+            let (ifindex, flags) = (device as i32, ipv6 | inbound | packet);
+            attributes.push(XfrmAttrs::OffloadDevice(UserOffloadDev { ifindex, flags }));
+        }
+        if !self.copy_dscp && outbound {
             attributes.push(XfrmAttrs::ExtraFlags(c::XFRM_SA_XFLAG_DONT_ENCAP_DSCP));
         }
         if let Some(encapsulation) = self.encapsulation {
@@ -143,7 +204,7 @@ impl SaSpec<'_> {
                 encap_dport: encapsulation.destination_port,
                 encap_oa: Address::default(),
             }));
-            if self.direction == SaDirection::Inbound {
+            if !outbound {
                 attributes.push(XfrmAttrs::MappingTimeThreshold(MAPPING_REPORT_INTERVAL));
             }
         }
@@ -157,16 +218,20 @@ impl SaSpec<'_> {
         Ok(body)
     }
 
-    fn replay(&self) -> ReplayEsn {
+    fn replay(&self, features: Features) -> ReplayEsn {
+        let high = |sequence: u64| if self.esn { (sequence >> 32) as u32 } else { 0 };
+        let (oseq, oseq_hi) = (self.sequence.outbound as u32, high(self.sequence.outbound));
+        if features.direction && self.direction == SaDirection::Outbound {
+            return ReplayEsn { oseq, oseq_hi, ..ReplayEsn::default() };
+        }
         let window = self.replay_window.clamp(1, c::XFRMA_REPLAY_ESN_MAX as u32 * 8);
         let words = window.div_ceil(32);
         let seen = if self.sequence.inbound > 0 { u32::MAX } else { 0 };
-        let high = |sequence: u64| if self.esn { (sequence >> 32) as u32 } else { 0 };
         ReplayEsn {
             bmp_len: words,
-            oseq: self.sequence.outbound as u32,
+            oseq,
             seq: self.sequence.inbound as u32,
-            oseq_hi: high(self.sequence.outbound),
+            oseq_hi,
             seq_hi: high(self.sequence.inbound),
             replay_window: window,
             bmp: vec![seen; words as usize],
@@ -254,6 +319,12 @@ pub struct SaState {
     pub sequence: Sequence,
     /// UDP encapsulation.
     pub encapsulation: Option<Encapsulation>,
+    /// Which way its packets go, where the kernel was told (Linux 6.10).
+    pub direction: Option<SaDirection>,
+    /// The CPU that it is for.
+    pub cpu: Option<u32>,
+    /// The device that does its crypto. A driver that has none leaves it to the kernel without a word.
+    pub offload: Option<OffloadTo>,
 }
 
 impl SaState {
@@ -275,14 +346,31 @@ impl SaState {
             replay_window: u32::from(info.replay_window),
             sequence: Sequence::default(),
             encapsulation: None,
+            direction: None,
+            cpu: None,
+            offload: None,
         };
         for nla in NlasIterator::new(attributes).flatten() {
             // Only these: the others carry keys.
-            if !matches!(
-                nla.kind(),
-                c::XFRMA_IF_ID | c::XFRMA_REPLAY_ESN_VAL | c::XFRMA_REPLAY_VAL | c::XFRMA_ENCAP
-            ) {
-                continue;
+            match nla.kind() {
+                c::XFRMA_IF_ID
+                | c::XFRMA_REPLAY_ESN_VAL
+                | c::XFRMA_REPLAY_VAL
+                | c::XFRMA_ENCAP
+                | c::XFRMA_OFFLOAD_DEV => {}
+                XFRMA_SA_DIR => {
+                    state.direction = match nla.value() {
+                        [1] => Some(SaDirection::Inbound),
+                        [2] => Some(SaDirection::Outbound),
+                        _ => None,
+                    };
+                    continue;
+                }
+                XFRMA_SA_PCPU => {
+                    state.cpu = nla.value().first_chunk::<4>().map(|cpu| u32::from_ne_bytes(*cpu));
+                    continue;
+                }
+                _ => continue,
             }
             match XfrmAttrs::parse(&nla) {
                 Ok(XfrmAttrs::IfId(id)) => state.if_id = id,
@@ -300,6 +388,10 @@ impl SaState {
                 Ok(XfrmAttrs::EncapsulationTemplate(t)) => {
                     state.encapsulation =
                         Some(Encapsulation { source_port: t.encap_sport, destination_port: t.encap_dport });
+                }
+                Ok(XfrmAttrs::OffloadDevice(to)) => {
+                    let packet = to.flags & XFRM_OFFLOAD_PACKET != 0;
+                    state.offload = Some(OffloadTo { device: to.ifindex as u32, packet });
                 }
                 _ => {}
             }
