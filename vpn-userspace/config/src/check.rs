@@ -20,7 +20,7 @@ use crate::port::{self, WanPort};
 use crate::profile::Profile;
 use crate::secret::Files;
 use crate::section::{At, missing, nearest};
-use crate::{DEFAULT_CONTROL_SOCKET, apart, auth, dataplane, interface};
+use crate::{DEFAULT_CONTROL_SOCKET, apart, auth, dataplane, interface, transport};
 
 const REPLAY_WINDOW: u32 = 1024;
 const DPD: Dpd =
@@ -179,12 +179,13 @@ fn ports(raw: &RawFile, faults: &mut Vec<Fault>) {
 }
 
 fn connection(
-    raw: RawConnection,
+    mut raw: RawConnection,
     folder: &Path,
     secrets: Files<'_>,
     faults: &mut Vec<Fault>,
 ) -> Option<Connection> {
     let before = faults.len();
+    transport::settle(&mut raw, faults);
     own_networks(&raw, faults);
     asks_for_all(&raw, faults);
     weights_differ(&raw, faults);

@@ -1,9 +1,9 @@
 //! The keys of `ike` and `esp` that say how the exchanges of a connection go.
 
-use culvert_ike::{Childless, ExchangeOptions, Fragmentation, Mobike, Pairs, Ppk, Psk};
+use culvert_ike::{Childless, EspMode, ExchangeOptions, Fragmentation, Mobike, Pairs, Ppk, Psk};
 
 use crate::error::Fault;
-use crate::section::{At, NotYet, Section};
+use crate::section::{At, Section};
 
 /// Reads the keys of `ike`.
 pub(crate) fn read_ike(s: &mut Section<'_>, options: &mut ExchangeOptions, faults: &mut Vec<Fault>) {
@@ -31,20 +31,16 @@ pub(crate) fn read_ike(s: &mut Section<'_>, options: &mut ExchangeOptions, fault
 
 /// Reads the keys of `esp`.
 pub(crate) fn read_esp(s: &mut Section<'_>, options: &mut ExchangeOptions, faults: &mut Vec<Fault>) {
-    // Both engines make an interface for networks; neither can carry what the gateways send each other.
-    s.word(faults, "mode", &[("tunnel", ())], NOT_YET_MODE);
+    let words = [("tunnel", EspMode::Tunnel), ("transport", EspMode::Transport)];
+    if let Some(mode) = s.word(faults, "mode", &words, &[]) {
+        options.mode = mode.into_inner();
+    }
     let words = [("together", Pairs::Together), ("each", Pairs::Each)];
     if let Some(pairs) = s.word(faults, "pairs", &words, &[]) {
         options.pairs = pairs.into_inner();
     }
     options.rekey_test = s.boolean(faults, "rekey_test").is_some_and(At::into_inner);
 }
-
-/// Words of `mode` that no engine carries.
-const NOT_YET_MODE: &[NotYet] = &[(
-    "transport",
-    "transport mode can be negotiated, but neither engine, `xfrm` or `user`, carries it yet (`user` never will: it needs the kernel)",
-)];
 
 /// `ppk` of a tunnel.
 #[derive(Clone)]

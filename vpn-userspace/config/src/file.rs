@@ -5,7 +5,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use culvert_crypto::{DhGroup, Encryption, Integrity, Prf};
-use culvert_ike::{EspProposal, ExchangeOptions, Identity, IkeProposal, ModeConfig, ProposalError, V1Mode};
+use culvert_ike::{
+    EspMode, EspProposal, ExchangeOptions, Identity, IkeProposal, ModeConfig, ProposalError, V1Mode,
+};
 use ipnet::IpNet;
 use serde_spanned::Spanned;
 use toml::de::DeTable;
@@ -293,10 +295,11 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
     for (name, section) in tunnels {
         raw.tunnels.push(tunnel(name, section, faults));
     }
-    // Who gets an address has that and no networks.
+    // Who gets an address has that and no networks; so has transport mode.
+    let transport = raw.exchange.mode == EspMode::Transport;
     let asks = !raw.tunnels.is_empty() && raw.tunnels.iter().all(|t| t.addresses.asks() || t.copy.is_some());
     for (key, value) in [("local", &raw.local), ("remote", &raw.remote)] {
-        if value.is_none() && sound && !(key == "local" && asks) {
+        if value.is_none() && sound && !transport && !(key == "local" && asks) {
             let side = if key == "local" { "this" } else { "the far" };
             let mend = format!("list the networks of {side} side: {key} = [\"192.168.0.0/24\"]");
             faults.push(s.missing(key, &mend));

@@ -33,6 +33,7 @@ mod small;
 mod survive;
 #[cfg(test)]
 mod tests;
+mod transport;
 mod xauth;
 
 pub use credentials::{Authorities, Credentials};

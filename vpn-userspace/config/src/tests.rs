@@ -390,7 +390,6 @@ fn what_later_versions_do_is_refused_by_name() {
             "IKEv1 with an AEAD",
             with("ike = { version = 1, proposals = [\"aes256gcm16-prfsha384-ecp384\"] }", ""),
         ),
-        ("transport mode", with("esp = { mode = \"transport\" }", "")),
         ("environments", format!("{GATEWAY}[environment.production]\n")),
     ];
     check("later", &cases);

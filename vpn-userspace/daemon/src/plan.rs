@@ -11,7 +11,7 @@ use culvert_crypto::Encryption;
 use culvert_dataplane::{EngineChoice, SmallPackets, WanPortChoice};
 use culvert_gateway::{ConnectionPlan, DeadPeerAction, Start, TunnelPlan};
 use culvert_ike::{
-    Auth, Dpd, EspProposal, ExchangeOptions, Identity, LocalAuth, Parity, PeerConfig, RemoteAuth, Session,
+    Auth, Dpd, EspMode, EspProposal, ExchangeOptions, Identity, LocalAuth, Parity, PeerConfig, RemoteAuth, Session,
     Signer, Trust,
 };
 use culvert_sys::netlink::Netlink;
@@ -42,6 +42,11 @@ pub(crate) fn proposals(config: &Config) -> String {
         }
     }
     text
+}
+
+/// Whether a connection carries what the two gateways send each other, without an interface or a route.
+pub(crate) fn transport(connection: &Connection) -> bool {
+    connection.exchange.mode == EspMode::Transport
 }
 
 /// What of a connection is weaker than it could be, and what to use.
@@ -283,7 +288,7 @@ pub(crate) fn connection(connection: &Connection, id: impl Fn(&str) -> Option<Tu
     };
     ConnectionPlan {
         name: connection.name.clone(),
-        remote: connection.remote.clone(),
+        remote: if transport(connection) { Vec::new() } else { connection.remote.clone() },
         tunnels: connection.tunnels.iter().filter_map(tunnel).collect(),
     }
 }

@@ -92,6 +92,7 @@ impl Daemon {
                 wan_port: plan::wan_port(connection),
                 remote_nets: connection.remote.clone(),
                 small: plan::small_packets(connection),
+                transport: plan::transport(connection),
             })
             .await?;
         self.guard.redirect(self.plane.take_redirects());
@@ -106,7 +107,12 @@ impl Daemon {
             let _ = self.plane.remove_tunnel(id).await;
             return Err(error);
         }
-        let index = match self.address_interface(tunnel).await {
+        let index = if plan::transport(connection) {
+            Ok(0) // no interface, and no route
+        } else {
+            self.address_interface(tunnel).await
+        };
+        let index = match index {
             Ok(index) => index,
             Err(error) => {
                 let _ = self.ike.handle_command(Instant::now(), Command::RemovePeer(id));
@@ -117,8 +123,8 @@ impl Daemon {
         tracing::info!(
             connection = connection.name,
             tunnel = tunnel.name,
-            "interface {} ready, engine {}",
-            tunnel.interface,
+            "{} ready, engine {}",
+            if index == 0 { "transport mode".to_owned() } else { format!("interface {}", tunnel.interface) },
             report.engine
         );
         let entry = Tunnel {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
@@ -53,6 +54,8 @@ impl IkeSockets {
             }
             _ => anyhow::Error::new(error).context(format!("cannot open UDP {local}")),
         })?;
+        // Where the kernel has no IPsec there are no policies either.
+        let _ = culvert_sys::xfrm::bypass(socket.as_fd(), address.is_ipv4());
         let socket = Arc::new(socket);
         let task = tokio::spawn(receive(socket.clone(), local, self.sender.clone()));
         self.open.insert(local, (socket, task));

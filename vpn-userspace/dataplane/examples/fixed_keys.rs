@@ -59,6 +59,7 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
         encap,
         spread: false,
         wan_port: WanPortChoice::Socket,
+        transport: false,
         remote_nets: vec![peer],
         small: None,
     };

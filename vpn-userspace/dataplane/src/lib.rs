@@ -10,6 +10,7 @@
 mod bpf;
 mod installed;
 mod split;
+mod transport;
 mod types;
 mod user;
 mod xfrm;
@@ -100,6 +101,7 @@ impl Dataplane {
             );
         }
         let mut report = match spec.engine {
+            _ if spec.transport => self.create_transport(&spec, obstacles).await?,
             EngineChoice::User => {
                 let mut report = self.user.create_tunnel(&spec)?;
                 report.why.insert(0, "xfrm: the configuration asks for user".to_owned());
@@ -130,6 +132,7 @@ impl Dataplane {
             }
             EngineChoice::Auto => self.create_auto(&spec, obstacles).await?,
         };
+        self.pass_policies(&report);
         let engines = self.split(&spec, &mut report);
         self.tunnels.insert(spec.id, engines);
         Ok(report)

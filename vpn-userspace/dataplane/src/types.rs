@@ -164,12 +164,14 @@ pub struct TunnelSpec {
     pub encap: bool,
     /// The WAN port asked for.
     pub wan_port: WanPortChoice,
-    /// What lies behind the peer.
+    /// What lies behind the peer; in transport mode the peer itself.
     pub remote_nets: Vec<IpNet>,
     /// Packets of the engine `user` that engine `bpf` shall have, in SAs installed into that; where it can.
     pub small: Option<SmallPackets>,
     /// It may have SAs for one worker each ([`Purpose::Resource`]): engine `user` gives each worker a queue of the device.
     pub spread: bool,
+    /// Transport mode: what the two gateways send each other. There is no interface, and engine `xfrm` alone serves it.
+    pub transport: bool,
 }
 
 /// How a tunnel was created.
@@ -177,7 +179,8 @@ pub struct TunnelSpec {
 pub struct TunnelReport {
     /// The engine that serves it.
     pub engine: Engine,
-    /// How packets come from and go to the LAN: `tun`, `xfrm`, or `tc`.
+    /// How packets come from and go to the LAN: `tun`, `xfrm`, `policy` where the kernel takes them without an interface, or
+    /// `tc`.
     pub lan_port: &'static str,
     /// How they reach the WAN: `udp`, `raw`, `xsk`, `xfrm`, or `tc`.
     pub wan_port: &'static str,
@@ -357,6 +360,17 @@ pub enum DataplaneError {
         tunnel: TunnelId,
         /// The engine.
         engine: Engine,
+    },
+    /// Nobody here carries transport mode.
+    #[error(
+        "transport mode needs the kernel's ESP, which cannot serve {interface}: {reason}; use a kernel with ESP \
+         (CONFIG_INET_ESP), or mode = \"tunnel\" at both ends"
+    )]
+    Transport {
+        /// What the tunnel's interface would be called.
+        interface: String,
+        /// Why not.
+        reason: String,
     },
     /// There is no such tunnel.
     #[error("{0:?} has not been created")]

@@ -129,6 +129,7 @@ impl<'n> Gateway<'n> {
             encap: true,
             spread: false,
             wan_port: WanPortChoice::Socket,
+            transport: false,
             remote_nets: vec![net(&format!("10.{other}.0.0/16")), net(&format!("fd00:{other}::/32"))],
             small: None,
         };

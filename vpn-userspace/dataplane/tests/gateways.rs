@@ -282,9 +282,9 @@ fn rekeys_at_full_rate(options: &Options, otherwise: u32) {
     for flood in [there, back] {
         let seen = flood.stop().unwrap();
         println!("{rekeys} rekeys: {seen:?}");
-        let drops =
-            [&a, &b].map(|g| (g.dataplane.wan_drops(), g.dataplane.tunnel_drops(), g.dataplane.kernel_drops()));
-        assert!(seen.sent > 40 * u64::from(rekeys), "{seen:?}");
+        let drops = [&a, &b]
+            .map(|g| (g.dataplane.wan_drops(), g.dataplane.tunnel_drops(), g.dataplane.kernel_drops()));
+        assert!(seen.sent > u64::from(rekeys) * 40, "{seen:?}");
         assert_eq!((seen.lost(), seen.again), (0, 0), "{seen:?}, dropped {drops:?}, {of_a:?}, {of_b:?}");
     }
     assert!(of_a[0].packets_in > 0 && of_b[0].packets_in > 0, "and in use");

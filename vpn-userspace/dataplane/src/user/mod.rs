@@ -517,6 +517,11 @@ impl UserEngine {
         self.wans.udp(local).ok()
     }
 
+    /// Lets IKE, and ESP of this engine, pass the kernel's policies.
+    pub(crate) fn bypass_policies(&self) -> std::io::Result<()> {
+        self.wans.bypass_policies()
+    }
+
     fn sa(&self, inbound: Spi) -> Result<&Sa, DataplaneError> {
         self.sas.get(&inbound).ok_or(DataplaneError::UnknownSpi(inbound))
     }

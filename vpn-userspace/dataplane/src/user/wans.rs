@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -123,6 +124,14 @@ impl Wans {
         }
         self.list.push(Wan { address, udp: sockets, esp: None, worker });
         Ok(())
+    }
+
+    /// Lets what the sockets send, and what comes to them, pass the policies of the host.
+    pub(crate) fn bypass_policies(&self) -> std::io::Result<()> {
+        self.list
+            .iter()
+            .flat_map(|wan| &wan.udp)
+            .try_for_each(|socket| culvert_sys::xfrm::bypass(socket.as_fd(), socket.local().is_ipv4()))
     }
 
     /// The sockets of a port: one for each worker, or the one.

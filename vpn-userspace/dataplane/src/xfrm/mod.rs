@@ -1,7 +1,8 @@
-//! The xfrm engine: ESP in the kernel, behind an xfrm interface per tunnel.
+//! The xfrm engine: ESP in the kernel, behind an xfrm interface per tunnel. Where the kernel has none, and in
+//! transport mode, policies alone take the packets that an SA is for.
 //!
-//! SAs and policies belong to interface ids of a range of our own; what a process that died left in
-//! that range is swept at start, and nothing else ever. UDP-encapsulated ESP comes to a socket of
+//! SAs and policies belong to interface ids, reqids and indices of a range of our own; what a process that died
+//! left in that range is swept at start, and nothing else ever. UDP-encapsulated ESP comes to a socket of
 //! the kernel's beside ours on the same port, told apart by the parity of the SPI: ours are even.
 //!
 //! Calls to the kernel are made under one lock and take microseconds; only interfaces are made and
@@ -21,13 +22,14 @@ use culvert_sys::encap::EncapSocket;
 use culvert_sys::mss::{ClampedInterface, MssClamp};
 use culvert_sys::netlink::{self, LinkKind, Netlink, NetlinkError, interface_drops};
 use culvert_sys::probe::{KernelEsp, SuiteSupport, Wanted};
+use culvert_sys::tun::Tun;
 use culvert_sys::wan::route_mtu;
 use culvert_sys::xfrm::{self, Features, IF_ID_BASE, IF_ID_COUNT, Xfrm, XfrmMonitor};
 use culvert_types::{Spi, TunnelId};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use self::tunnel::{OutboundState, OuterRules, Tunnel};
+use self::tunnel::{OutboundState, OuterRules, Scope, Tunnel};
 use crate::user::setup::SaSetup;
 use crate::user::wans::Steerings;
 use crate::{
@@ -156,7 +158,13 @@ impl XfrmEngine {
             ours.try_for_each(|(_, availability)| availability.clone())
         };
         let suites = self.kernel.suites.iter().map(|s| (s.suite, taken(s))).collect();
-        EngineInfo { engine: Engine::Xfrm, available: self.available(), suites, notes: Vec::new() }
+        let mut notes = Vec::new();
+        if let (None, Err(reason)) = (&self.unavailable, &self.kernel.interface) {
+            notes.push(format!(
+                "no xfrm interface: {reason}; policies alone protect, and routes lead to an interface that carries nothing"
+            ));
+        }
+        EngineInfo { engine: Engine::Xfrm, available: self.available(), suites, notes }
     }
 
     /// Whether the engine can serve any tunnel, or why not.
@@ -183,19 +191,24 @@ impl XfrmEngine {
     /// Creates the tunnel's interface, up, with policies that drop everything until there is an SA.
     pub(crate) async fn create_tunnel(&mut self, spec: &TunnelSpec) -> Result<TunnelReport, DataplaneError> {
         let (wan, natt_port, rules) = (self.wan.clone(), self.natt_port, self.rules);
+        let interfaces = self.kernel.interface.is_ok();
         let drive = self.drive(&spec.interface)?;
         if drive.shared.state().tunnels.contains_key(&spec.id) {
             return Err(DataplaneError::TunnelExists(spec.id));
         }
         drive.open_sockets(&wan, natt_port)?;
-        let outcome = drive.create(spec, &wan, rules).await;
+        let scope = match (spec.transport, interfaces) {
+            (false, true) => Scope::Interface { if_id: drive.free_if_id() },
+            (transport, _) => Scope::Host { transport },
+        };
+        let outcome = drive.create(spec, scope, &wan, rules).await;
         if outcome.is_err() {
             drive.close_idle_sockets();
         }
         outcome?;
         Ok(TunnelReport {
             engine: Engine::Xfrm,
-            lan_port: "xfrm",
+            lan_port: if matches!(scope, Scope::Host { .. }) { "policy" } else { "xfrm" },
             wan_port: "xfrm",
             why: Vec::new(),
             spi_parity: Some(Parity::Odd),
@@ -208,9 +221,12 @@ impl XfrmEngine {
         let drive = self.drive.as_mut().ok_or(DataplaneError::UnknownTunnel(id))?;
         let link = {
             let state = drive.shared.state();
-            state.tunnels.get(&id).ok_or(DataplaneError::UnknownTunnel(id))?.link
+            state.tunnels.get(&id).ok_or(DataplaneError::UnknownTunnel(id))?.xfrm_link()
         };
-        let gone = drive.netlink.delete_link(link).await;
+        let gone = match link {
+            Some(link) => drive.netlink.delete_link(link).await,
+            None => Ok(()),
+        };
         let cleared = {
             let mut state = drive.shared.state();
             let tunnel = state.tunnels.remove(&id);
@@ -261,7 +277,8 @@ impl XfrmEngine {
         let drive = self.drive.as_ref().ok_or(DataplaneError::UnknownSpi(inbound))?;
         let mut state = drive.shared.state();
         let tunnel = state.holder(inbound).ok_or(DataplaneError::UnknownSpi(inbound))?;
-        let Some((serial, outbound)) = tunnel.pairs.get(&inbound).map(|p| (p.serial, p.outbound_state)) else {
+        let Some((serial, outbound)) = tunnel.pairs.get(&inbound).map(|p| (p.serial, p.outbound_state))
+        else {
             return Ok(());
         };
         if drain.is_zero() {
@@ -398,26 +415,40 @@ impl Drive {
     async fn create(
         &mut self,
         spec: &TunnelSpec,
+        scope: Scope,
         wan: &[IpAddr],
         rules: OuterRules,
     ) -> Result<(), DataplaneError> {
-        let if_id = self.free_if_id();
         let mtu = spec.mtu.unwrap_or_else(|| first_mtu(spec, wan));
-        let lo = self.netlink.link("lo").await?.index;
-        let link = self.netlink.create_xfrm_interface(&spec.interface, if_id, lo).await?.index;
         let nets = spec.remote_nets.clone();
-        let mut tunnel =
-            Tunnel::new(spec.id, spec.interface.clone(), if_id, link, (spec.mtu, mtu), nets, rules);
-        tunnel.clamped = self.clamp(&spec.interface);
+        let mut tunnel = Tunnel::new(spec.id, spec.interface.clone(), scope, (spec.mtu, mtu), nets, rules);
+        match scope {
+            Scope::Interface { if_id } => {
+                let lo = self.netlink.link("lo").await?.index;
+                let link = self.netlink.create_xfrm_interface(&spec.interface, if_id, lo).await?;
+                tunnel.link = Some(link.index);
+                tunnel.clamped = self.clamp(&spec.interface);
+            }
+            Scope::Host { transport: false } => {
+                let tun = Tun::create(&spec.interface)?;
+                tun.set_queue_len(1)?;
+                tunnel.placeholder = Some(tun);
+                tunnel.link = Some(self.netlink.link(&spec.interface).await?.index);
+            }
+            Scope::Host { transport: true } => {}
+        }
         let outcome = async {
             tunnel.reconcile(&self.shared.xfrm)?;
+            let Some(link) = tunnel.link else { return Ok(()) };
             self.netlink.no_link_local_address(link).await?;
             self.netlink.set_mtu(link, mtu).await?;
             self.netlink.set_up(link, true).await
         }
         .await;
         if let Err(e) = outcome {
-            let _ = self.netlink.delete_link(link).await;
+            if let Some(link) = tunnel.xfrm_link() {
+                let _ = self.netlink.delete_link(link).await;
+            }
             let _ = tunnel.clear(&self.shared.xfrm);
             return Err(e.into());
         }
@@ -445,7 +476,7 @@ impl Drive {
 
     fn free_if_id(&self) -> u32 {
         let state = self.shared.state();
-        let used: std::collections::HashSet<u32> = state.tunnels.values().map(|t| t.if_id).collect();
+        let used: std::collections::HashSet<u32> = state.tunnels.values().map(|t| t.scope.if_id()).collect();
         (IF_ID_BASE + 1..IF_ID_BASE + IF_ID_COUNT).find(|id| !used.contains(id)).unwrap_or(IF_ID_BASE)
     }
 
@@ -481,7 +512,8 @@ impl Drive {
                 return;
             }
             tunnel.mtu = mtu;
-            tunnel.link
+            let Some(link) = tunnel.link else { return };
+            link
         };
         match self.netlink.set_mtu(link, mtu).await {
             Ok(()) => {
@@ -500,7 +532,7 @@ impl Drop for Drive {
             return;
         }
         // Nothing can be awaited here: a thread of the same network namespace does it.
-        let links: Vec<u32> = tunnels.iter().map(|t| t.link).collect();
+        let links: Vec<u32> = tunnels.iter().filter_map(Tunnel::xfrm_link).collect();
         let removed = std::thread::spawn(move || netlink::delete_links(&links)).join();
         if !matches!(removed, Ok(Ok(()))) {
             tracing::warn!("cannot remove the xfrm interfaces; the next start of the daemon will");

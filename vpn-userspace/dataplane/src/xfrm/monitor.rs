@@ -1,6 +1,6 @@
 //! The kernel's reports turned into events, and what was lost of them made good.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use culvert_sys::xfrm::{SaId, XfrmEvent, XfrmMonitor};
 use culvert_types::{Spi, TunnelId};
 
 use super::Shared;
-use super::tunnel::{OutboundState, Tunnel};
+use super::tunnel::{OutboundState, Scope, Tunnel};
 use crate::DataplaneEvent;
 
 /// At most one trigger per tunnel in this time. Between them the tunnel's packets meet a policy that
@@ -22,7 +22,7 @@ pub(super) async fn run(mut monitor: XfrmMonitor, shared: Weak<Shared>) {
         match report {
             Ok(XfrmEvent::Expired { id, hard }) => expired(&shared, id, hard),
             Ok(XfrmEvent::PeerMoved { id, from, to }) => moved(&shared, id, from, to),
-            Ok(XfrmEvent::Acquire { if_id, to: _ }) => wanted(&shared, if_id),
+            Ok(XfrmEvent::Acquire { if_id, to }) => wanted(&shared, if_id, to),
             Ok(XfrmEvent::Overrun) => resync(&shared),
             Err(e) => {
                 shared.fault(
@@ -67,9 +67,10 @@ fn moved(shared: &Shared, id: SaId, from: SocketAddr, to: SocketAddr) {
     }
 }
 
-fn wanted(shared: &Arc<Shared>, if_id: u32) {
+fn wanted(shared: &Arc<Shared>, if_id: u32, to: IpAddr) {
     let mut state = shared.state();
-    let Some(tunnel) = state.tunnels.values_mut().find(|t| t.if_id == if_id) else { return };
+    let asks = |t: &Tunnel| if if_id == 0 { t.leads_to(to) } else { t.scope == (Scope::Interface { if_id }) };
+    let Some(tunnel) = state.tunnels.values_mut().find(|t| asks(t)) else { return };
     let now = Instant::now();
     if tunnel.last_trigger.is_some_and(|last| now.duration_since(last) < TRIGGER_INTERVAL) {
         return;

@@ -6,14 +6,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use culvert_crypto::{Suite, SuiteKeys};
 use culvert_sys::mss::ClampedInterface;
 use culvert_sys::netlink::NetlinkError;
+use culvert_sys::tun::Tun;
 use culvert_sys::xfrm::{
-    Direction, Encapsulation, KernelSelector, Limits, Policy, PolicyAction, PolicyId, SaDirection, SaId,
-    SaOptions, SaSpec, SaState, SelectorPairError, Sequence, Xfrm, selector_pairs,
+    Direction, Encapsulation, IF_ID_BASE, IF_ID_COUNT, KernelSelector, Limits, Policy, PolicyAction,
+    PolicyId, SaDirection, SaId, SaOptions, SaSpec, SaState, SelectorPairError, Sequence, Xfrm,
+    selector_pairs,
 };
 use culvert_types::{Spi, TunnelId};
 use ipnet::IpNet;
@@ -21,12 +24,51 @@ use ipnet::IpNet;
 use crate::user::setup::SaSetup;
 
 /// Priorities: the smallest number that matches decides.
+const BYPASS: u32 = 500;
 const PROTECT: u32 = 1000;
 const TRAP: u32 = 2000;
 const BLOCK: u32 = 3000;
 
 /// After the negotiated lifetime the kernel drops an SA by itself, so much later: only if nobody did.
 const AGE_MARGIN: Duration = Duration::from_secs(30);
+
+/// Which packets meet a tunnel's policies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Those that are routed into its xfrm interface.
+    Interface {
+        /// Its number.
+        if_id: u32,
+    },
+    /// All of the host's: in transport mode, and where the kernel has no xfrm interfaces.
+    Host {
+        /// Transport mode.
+        transport: bool,
+    },
+}
+
+impl Scope {
+    /// 0 where there is no xfrm interface.
+    pub(super) fn if_id(self) -> u32 {
+        if let Self::Interface { if_id } = self { if_id } else { 0 }
+    }
+
+    fn transport(self) -> bool {
+        self == Self::Host { transport: true }
+    }
+}
+
+/// A reqid that no SA of ours has, for policies that ask for one.
+const NO_REQID: u32 = IF_ID_BASE;
+
+/// Of our range, since an SA of no interface is known as ours by it; so many later it is free again.
+fn new_reqid() -> u32 {
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    IF_ID_BASE + 1 + GIVEN.fetch_add(1, Ordering::Relaxed) % (IF_ID_COUNT - 1)
+}
+
+/// ICMPv6 types of neighbour discovery (RFC 4861 4.3, 4.4): without it no SA comes to be on a shared link.
+const NEIGHBOUR_DISCOVERY: [u16; 2] = [135, 136];
 
 /// How the engine treats outer headers.
 #[derive(Debug, Clone, Copy)]
@@ -84,8 +126,11 @@ pub(super) enum OutboundState {
 pub(super) struct Tunnel {
     pub(super) id: TunnelId,
     pub(super) interface: String,
-    pub(super) if_id: u32,
-    pub(super) link: u32,
+    pub(super) scope: Scope,
+    /// Its interface; none in transport mode.
+    pub(super) link: Option<u32>,
+    /// The interface, where it is none of the kernel's IPsec: routes lead there, policies take the packets before.
+    pub(super) placeholder: Option<Tun>,
     /// From the configuration; else it follows the path.
     pub(super) fixed_mtu: Option<u32>,
     pub(super) mtu: u32,
@@ -94,7 +139,6 @@ pub(super) struct Tunnel {
     pub(super) last_trigger: Option<Instant>,
     remote_nets: Vec<IpNet>,
     rules: OuterRules,
-    next_reqid: u32,
     pub(super) pairs: BTreeMap<Spi, Pair>,
     policies: HashMap<PolicyId, (PolicyAction, u32)>,
     /// Held for what dropping it does.
@@ -105,8 +149,7 @@ impl Tunnel {
     pub(super) fn new(
         id: TunnelId,
         interface: String,
-        if_id: u32,
-        link: u32,
+        scope: Scope,
         mtu: (Option<u32>, u32),
         remote_nets: Vec<IpNet>,
         rules: OuterRules,
@@ -114,15 +157,15 @@ impl Tunnel {
         Self {
             id,
             interface,
-            if_id,
-            link,
+            scope,
+            link: None,
+            placeholder: None,
             fixed_mtu: mtu.0,
             mtu: mtu.1,
             armed: true,
             last_trigger: None,
             remote_nets,
             rules,
-            next_reqid: 1,
             pairs: BTreeMap::new(),
             policies: HashMap::new(),
             clamped: None,
@@ -141,9 +184,9 @@ impl Tunnel {
         let selectors = selector_pairs(&setup.local_ts, &setup.remote_ts)?;
         let reqid = match self.pairs.values().find(|p| p.selectors == selectors) {
             Some(pair) => pair.reqid,
-            None => self.new_reqid(),
+            None => new_reqid(),
         };
-        let outbound_reqid = self.new_reqid();
+        let outbound_reqid = new_reqid();
         Ok(Pair {
             serial,
             inbound: setup.inbound,
@@ -168,45 +211,75 @@ impl Tunnel {
         })
     }
 
-    fn new_reqid(&mut self) -> u32 {
-        self.next_reqid += 1;
-        self.next_reqid
-    }
-
     fn any_active(&self) -> bool {
         self.pairs.values().any(|p| p.outbound_state == OutboundState::Active)
+    }
+
+    /// Its interface, where that is the kernel's and must be deleted.
+    pub(super) fn xfrm_link(&self) -> Option<u32> {
+        self.link.filter(|_| self.placeholder.is_none())
+    }
+
+    /// Whether a packet to `to` that met one of our policies of no interface is this tunnel's.
+    pub(super) fn leads_to(&self, to: IpAddr) -> bool {
+        matches!(self.scope, Scope::Host { .. }) && self.remote_nets.iter().any(|net| net.contains(&to))
     }
 
     /// Every policy that the tunnel should have now.
     fn desired(&self) -> HashMap<PolicyId, (PolicyAction, u32)> {
         let mut desired = HashMap::new();
-        let id = |selector, direction| PolicyId { selector, direction, if_id: self.if_id };
+        let (if_id, transport) = (self.scope.if_id(), self.scope.transport());
+        let id = |selector, direction| PolicyId { selector, direction, if_id };
         // In the order of installation: of two pairs that claim the same packets the newer one has them.
         let mut pairs: Vec<&Pair> = self.pairs.values().collect();
         pairs.sort_by_key(|p| p.serial);
         for pair in pairs {
-            let (local, remote, reqid) = (pair.local.ip(), pair.remote.ip(), pair.reqid);
-            let outbound_reqid = pair.outbound_reqid;
+            let (local, remote) = (pair.local.ip(), pair.remote.ip());
+            let protect = |reqid, outer| (PolicyAction::Protect { reqid, outer, transport }, PROTECT);
             for selector in &pair.selectors {
-                let inward = (PolicyAction::Protect { reqid, outer: (remote, local), transport: false }, PROTECT);
+                let inward = protect(pair.reqid, (remote, local));
                 desired.insert(id(selector.reversed(), Direction::In), inward);
-                desired.insert(id(selector.reversed(), Direction::Forward), inward);
+                if !transport {
+                    desired.insert(id(selector.reversed(), Direction::Forward), inward);
+                }
                 if pair.outbound_state == OutboundState::Active {
-                    let outer = (local, remote);
-                    let action = PolicyAction::Protect { reqid: outbound_reqid, outer, transport: false };
-                    let outward = (action, PROTECT);
-                    desired.insert(id(*selector, Direction::Out), outward);
+                    desired
+                        .insert(id(*selector, Direction::Out), protect(pair.outbound_reqid, (local, remote)));
                 }
             }
         }
-        for ipv4 in [true, false] {
-            desired.insert(id(KernelSelector::any(ipv4), Direction::Out), (PolicyAction::Block, BLOCK));
+        let to = |net: &IpNet| KernelSelector {
+            destination: net.trunc(),
+            ..KernelSelector::any(net.addr().is_ipv4())
+        };
+        let block = (PolicyAction::Block, BLOCK);
+        match self.scope {
+            // An SA may have just these selectors.
+            Scope::Interface { .. } => {
+                for ipv4 in [true, false] {
+                    desired.entry(id(KernelSelector::any(ipv4), Direction::Out)).or_insert(block);
+                }
+            }
+            Scope::Host { transport } => {
+                for net in &self.remote_nets {
+                    desired.entry(id(to(net), Direction::Out)).or_insert(block);
+                    if !transport {
+                        continue;
+                    }
+                    desired.entry(id(to(net).reversed(), Direction::In)).or_insert(block);
+                    for kind in NEIGHBOUR_DISCOVERY.into_iter().filter(|_| net.addr().is_ipv6()) {
+                        let found = KernelSelector { protocol: 58, source_port: (kind, u16::MAX), ..to(net) };
+                        let bypass = (PolicyAction::Bypass, BYPASS);
+                        desired.insert(id(found, Direction::Out), bypass);
+                        desired.insert(id(found.reversed(), Direction::In), bypass);
+                    }
+                }
+            }
         }
         if self.armed && !self.any_active() {
             for net in &self.remote_nets {
-                let any = KernelSelector::any(net.addr().is_ipv4());
-                let selector = KernelSelector { destination: net.trunc(), ..any };
-                desired.insert(id(selector, Direction::Out), (PolicyAction::Trap { reqid: 1 }, TRAP));
+                let trap = (PolicyAction::Trap { reqid: NO_REQID }, TRAP);
+                desired.insert(id(to(net), Direction::Out), trap);
             }
         }
         desired
@@ -220,7 +293,10 @@ impl Tunnel {
             if self.policies.get(id) == Some(what) {
                 continue;
             }
-            match xfrm.put_policy(&Policy { id: *id, action: what.0, priority: what.1 }) {
+            let policy = Policy { id: *id, action: what.0, priority: what.1 };
+            // What is of no interface may meet a policy of others, which is not ours to replace.
+            let ours = id.if_id != 0 || self.policies.contains_key(id);
+            match if ours { xfrm.put_policy(&policy) } else { xfrm.add_policy(&policy) } {
                 Ok(()) => drop(self.policies.insert(*id, *what)),
                 Err(e) => outcome = outcome.and(Err(e)),
             }
@@ -269,13 +345,13 @@ impl Tunnel {
                 source_port: source.port(),
                 destination_port: destination.port(),
             }),
-            if_id: self.if_id,
+            if_id: self.scope.if_id(),
             reqid: if direction == SaDirection::Inbound { pair.reqid } else { pair.outbound_reqid },
             copy_df: self.rules.copy_df,
             copy_dscp: self.rules.copy_dscp,
             limits,
             sequence: Sequence::default(),
-            options: SaOptions::default(),
+            options: SaOptions { transport: self.scope.transport(), ..SaOptions::default() },
         }
     }
 
@@ -454,7 +530,7 @@ impl Tunnel {
             xfrm.delete_sa(old)?;
         }
         let first = resume_after(before.as_ref(), asked.elapsed());
-        pair.outbound_reqid = self.new_reqid();
+        pair.outbound_reqid = new_reqid();
         let sequence = Sequence { outbound: first, inbound: 0 };
         xfrm.add_sa(&SaSpec { sequence, ..self.spec(pair, SaDirection::Outbound, Instant::now()) })?;
         if beside {

@@ -252,6 +252,7 @@ impl Bench {
             encap: path.encap,
             spread: false,
             wan_port: path.wan_port,
+            transport: false,
             remote_nets: vec!["10.2.0.0/24".parse().unwrap(), "fd02::/64".parse().unwrap()],
             small: None,
         };

@@ -42,6 +42,8 @@ pub(crate) struct Options {
     pub(crate) small: Option<SmallPackets>,
     /// A queue of the device for each worker.
     pub(crate) spread: bool,
+    /// The networks are then the gateways' own addresses.
+    pub(crate) transport: bool,
 }
 
 impl Default for Options {
@@ -60,6 +62,7 @@ impl Default for Options {
             wan_port: WanPortChoice::Socket,
             small: None,
             spread: false,
+            transport: false,
         }
     }
 }
@@ -104,7 +107,7 @@ impl<'a> Gateway<'a> {
         let spec = gateway.spec();
         gateway.run(move |d| Box::pin(d.create_tunnel(spec))).unwrap();
         let (_, theirs) = gateway.nets();
-        for net in theirs {
+        for net in theirs.into_iter().filter(|_| !options.transport) {
             namespace.ip(&format!("route add {net} dev {INTERFACE}")).unwrap();
         }
         gateway
@@ -121,6 +124,7 @@ impl<'a> Gateway<'a> {
             encap: self.options.encap,
             spread: self.options.spread,
             wan_port: self.options.wan_port,
+            transport: self.options.transport,
             remote_nets: self.nets().1.iter().map(|n| n.parse().unwrap()).collect(),
             small: self.options.small,
         }

@@ -1,11 +1,18 @@
 //! The engine `xfrm` between two gateways of the lab. Where the kernel has no ESP the cases say that they are skipped;
 //! CULVERT_EXPECT_ESP=1 makes that a failure.
 
-use culvert_dataplane::EngineChoice;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::Duration;
+
+use culvert_dataplane::{DataplaneEvent, Engine, EngineChoice};
+use culvert_lab::measure::{Echo, ping, reaches};
+use culvert_lab::topology::{HOST_A, HOST_B, HOST_B6, WAN_A, WAN_A6, WAN_B, WAN_B6};
+use culvert_lab::{Capture, Namespace, Site, capture};
 use culvert_sys::probe::KernelEsp;
 
-use super::common::Options;
-use super::rekeys_at_full_rate;
+use super::common::{Gateway, INTERFACE, Options, TUNNEL};
+use super::{address, rekeys_at_full_rate, up};
 
 fn kernel_has_esp() -> bool {
     let Err(reason) = KernelEsp::probe().available() else { return true };
@@ -18,11 +25,151 @@ fn options(encap: bool) -> Options {
     Options { engine: EngineChoice::Xfrm, encap, ..Options::default() }
 }
 
+/// What of ours is in the kernel: lines of states, of policies.
+fn left(namespace: &Namespace) -> (usize, usize) {
+    let count = |what: &str, word: &str| namespace.ip_text(what).unwrap().matches(word).count();
+    // What asked for an SA is remembered by the kernel, without an SPI. A socket's own policy has no direction here.
+    let asked = count("xfrm state", "proto esp spi 0x00000000");
+    (count("xfrm state", "proto esp") - asked, count("xfrm policy", " dir "))
+}
+
+fn lasts(namespace: &Namespace, to: &str) -> bool {
+    ping(namespace, to, 2, Duration::from_millis(50)).is_ok_and(|seen| seen.received == 2)
+}
+
 #[test]
 fn xfrm_rekeys_at_full_rate_lose_nothing() {
     if kernel_has_esp() {
-        for encap in [true, false] {
-            rekeys_at_full_rate(&options(encap), 10);
-        }
+        rekeys_at_full_rate(&options(true), 6);
     }
+}
+
+/// What two gateways send each other: sealed, or not sent. IKE passes always.
+#[test]
+fn xfrm_in_transport_mode_protects_two_hosts() {
+    if !kernel_has_esp() {
+        return;
+    }
+    for ((a, b), prefix, encap) in
+        [((WAN_A, WAN_B), 32, true), ((WAN_A, WAN_B), 32, false), ((WAN_A6, WAN_B6), 128, false)]
+    {
+        let site = Site::new().unwrap();
+        let nets = [a, b].map(|at| vec![&*format!("{at}/{prefix}").leak()]);
+        let [nets_a, nets_b] = nets;
+        let options = Options { transport: true, nets: (nets_a, nets_b), ..options(encap) };
+        assert!(lasts(&site.gateway_a, b), "in clear before");
+        let mut left_side = Gateway::start(&site.gateway_a, true, a, &options);
+        let mut right_side = Gateway::start(&site.gateway_b, false, b, &options);
+        assert!(!site.gateway_a.interfaces().unwrap().contains(&INTERFACE.to_owned()), "no interface");
+        assert!(!lasts(&site.gateway_a, b), "no SA, and something passes");
+        let trigger = |e: &DataplaneEvent| (*e == DataplaneEvent::Trigger { tunnel: TUNNEL }).then_some(());
+        assert_eq!(left_side.event(trigger), Some(()), "wants an SA");
+        // IKE, in either direction, to the port that it shares with ESP.
+        let ends = [a, b].map(|at| SocketAddr::new(address(at), 4500));
+        left_side.dataplane.send_ike(ends[0], ends[1], &[7; 40]).unwrap();
+        let ike = |e: &DataplaneEvent| match e {
+            DataplaneEvent::Ike { remote, bytes, .. } => Some((*remote, bytes.len())),
+            _ => None,
+        };
+        assert_eq!(right_side.event(ike), Some((ends[0], 40)));
+
+        left_side.install(1, address(b), true);
+        right_side.install(1, address(a), true);
+        let watch = Capture::start(&site.wan).unwrap();
+        for (from, to) in [(&site.gateway_a, b), (&site.gateway_b, a)] {
+            assert!(
+                lasts(from, to),
+                "encap {encap}: {:?} {:?}",
+                left_side.stats(),
+                left_side.dataplane.kernel_drops()
+            );
+        }
+        let seen = watch.finish();
+        let clear: Vec<_> = seen.keys().filter(|flow| flow.protocol == 1).collect();
+        assert!(clear.is_empty(), "in clear: {clear:?}");
+        let stats = left_side.stats();
+        assert!(stats[0].packets_out >= 4 && stats[0].packets_in >= 4, "{stats:?}");
+        // A rekey loses nothing here either.
+        let running = Echo::start(&site.gateway_a, &site.gateway_b, b, Duration::from_millis(5)).unwrap();
+        let next = right_side.install(2, address(a), false);
+        left_side.install(2, address(b), true);
+        right_side.activate(next);
+        for gateway in [&mut left_side, &mut right_side] {
+            let old = gateway.setup(1, ends[0]).inbound;
+            gateway.remove(old, Duration::from_millis(300)).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(400));
+        let seen = running.stop().unwrap();
+        assert!(seen.sent > 10 && seen.lost() == 0, "{seen:?}");
+        assert_eq!(left_side.stats().len(), 1);
+        left_side.run(|d| Box::pin(d.remove_tunnel(TUNNEL))).unwrap();
+        right_side.run(|d| Box::pin(d.remove_tunnel(TUNNEL))).unwrap();
+        assert_eq!((left(&site.gateway_a), left(&site.gateway_b)), ((0, 0), (0, 0)));
+        assert!(lasts(&site.gateway_a, b), "in clear after");
+    }
+}
+
+/// A kernel without xfrm interfaces, for as long as the value lives. In a machine of one's own only.
+struct WithoutInterfaces(String);
+
+const MODPROBE: &str = "/proc/sys/kernel/modprobe";
+
+impl WithoutInterfaces {
+    fn new() -> Self {
+        let loader = std::fs::read_to_string(MODPROBE).unwrap();
+        assert!(Command::new("modprobe").args(["-r", "xfrm_interface"]).status().unwrap().success());
+        std::fs::write(MODPROBE, "/bin/false").unwrap();
+        Self(loader)
+    }
+}
+
+impl Drop for WithoutInterfaces {
+    fn drop(&mut self) {
+        let _ = std::fs::write(MODPROBE, self.0.trim());
+        let _ = Command::new("modprobe").arg("xfrm_interface").status();
+    }
+}
+
+#[test]
+fn xfrm_without_interfaces_protects_by_policies_alone() {
+    if std::env::var_os("CULVERT_VM").is_none() {
+        return println!("skipped: takes a module out of the kernel, which is for a machine of its own");
+    }
+    let kernel = WithoutInterfaces::new();
+    for encap in [true, false] {
+        let site = Site::new().unwrap();
+        let foreign = "src 10.77.0.0/16 dst 10.78.0.0/16 dir out action block";
+        site.gateway_a.ip(&format!("xfrm policy add {foreign}")).unwrap();
+        let (mut a, mut b) = up(&site, &options(encap), (WAN_A, WAN_B));
+        let info = a.dataplane.engines().into_iter().find(|e| e.engine == Engine::Xfrm).unwrap();
+        assert!(info.available.is_ok() && info.notes.join(" ").contains("no xfrm interface"), "{info:?}");
+        for host in [HOST_B, HOST_B6] {
+            assert!(
+                reaches(&site.host_a, host).unwrap(),
+                "{host}: {:?} {:?}",
+                a.stats(),
+                a.dataplane.kernel_drops()
+            );
+        }
+        assert!(reaches(&site.host_b, HOST_A).unwrap());
+        assert!(a.stats()[0].packets_out >= 2 && a.stats()[0].packets_in >= 2, "{:?}", a.stats());
+        // Without an SA nothing passes, and nothing leaves in clear; a packet asks for one.
+        let inbound = a.stats()[0].inbound;
+        a.remove(inbound, Duration::ZERO).unwrap();
+        let watch = Capture::start(&site.wan).unwrap();
+        assert!(!reaches(&site.host_a, HOST_B).unwrap());
+        let leaked = capture::within(&watch.finish(), &["10.1.0.0/24", "10.2.0.0/24"]);
+        assert!(leaked.is_empty(), "in clear on the WAN: {leaked:?}");
+        let trigger = |e: &DataplaneEvent| (*e == DataplaneEvent::Trigger { tunnel: TUNNEL }).then_some(());
+        assert_eq!(a.event(trigger), Some(()));
+        // What a process that died left is known by its numbers, and another's is not touched.
+        a.install(2, address(WAN_B), true);
+        assert_eq!(left(&site.gateway_a).0, 2);
+        let swept =
+            site.gateway_a.within(|| culvert_sys::xfrm::Xfrm::open().unwrap().sweep(|_| true).unwrap());
+        assert_eq!(swept.unwrap().states, 2);
+        assert_eq!(left(&site.gateway_a), (0, 1), "{}", site.gateway_a.ip_text("xfrm policy").unwrap());
+        let _ = b.stats();
+    }
+    drop(kernel);
 }

@@ -21,9 +21,7 @@ pub use policy::{
     Direction, KernelSelector, MAX_SELECTORS, Policy, PolicyAction, PolicyId, SelectorPairError,
     selector_pairs,
 };
-pub use sa::{
-    Encapsulation, Limits, OffloadTo, SaDirection, SaId, SaOptions, SaSpec, SaState, Sequence,
-};
+pub use sa::{Encapsulation, Limits, OffloadTo, SaDirection, SaId, SaOptions, SaSpec, SaState, Sequence};
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -7,7 +7,8 @@ use culvert_types::Spi;
 use netlink_packet_core::{NlasIterator, Parseable};
 use netlink_packet_xfrm::constants as c;
 use netlink_packet_xfrm::{
-    UserAcquire, UserExpire, UserMapping, XFRM_USER_ACQUIRE_LEN, XFRM_USER_EXPIRE_LEN, XFRM_USER_MAPPING_LEN, XfrmAttrs,
+    UserAcquire, UserExpire, UserMapping, XFRM_USER_ACQUIRE_LEN, XFRM_USER_EXPIRE_LEN, XFRM_USER_MAPPING_LEN,
+    XfrmAttrs,
 };
 use rtnetlink::sys::Socket;
 use tokio::io::unix::AsyncFd;

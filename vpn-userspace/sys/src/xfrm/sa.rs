@@ -10,7 +10,8 @@ use netlink_packet_core::{DefaultNla, Emitable, NlasIterator, Parseable};
 use netlink_packet_xfrm::constants as c;
 use netlink_packet_xfrm::state::DelGetMessage;
 use netlink_packet_xfrm::{
-    Address, EncapTmpl, LifetimeConfig, ReplayEsn, UserOffloadDev, UserSaInfo, XFRM_USER_SA_INFO_LEN, XfrmAttrs,
+    Address, EncapTmpl, LifetimeConfig, ReplayEsn, UserOffloadDev, UserSaInfo, XFRM_USER_SA_INFO_LEN,
+    XfrmAttrs,
 };
 use zeroize::Zeroizing;
 
