@@ -6,6 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use culvert_lab::measure::ping;
+use culvert_lab::topology::WAN_B;
 use culvert_lab::{Capture, Site, SwanEngine, capture, wait_for};
 use culvert_tests::{Case, Initiator, Pair};
 
@@ -95,6 +97,45 @@ engines! {
     xfrm_udp_cbc_strongswan_initiates: "xfrm", true, StrongSwan, "aes128-sha1-modp2048", "aes128-sha1";
     xfrm_plain_chacha_strongswan_initiates: "xfrm", false, StrongSwan,
         "chacha20poly1305-prfsha256-curve25519", "chacha20poly1305-curve25519";
+}
+
+/// What the two gateways send each other, and nothing else: no interface, no route.
+#[test]
+fn transport_mode_between_the_gateways() -> Result<()> {
+    load_modules();
+    let words = |list: &[(&str, &str)]| list.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+    let case = Case {
+        engine: "auto".into(),
+        culvert_encap: "esp".into(),
+        swan_encap: false,
+        swan_engine: SwanEngine::Kernel,
+        ours: words(&[("local", ""), ("remote", ""), ("esp.mode", "\"transport\"")]),
+        theirs: words(&[
+            ("children.net.mode", "transport"),
+            ("children.net.local_ts", "dynamic"),
+            ("children.net.remote_ts", "dynamic"),
+        ]),
+        ..Case::new("aes128gcm16-prfsha256-ecp256", "aes128gcm16-ecp256", Initiator::Culvert)
+    };
+    let pair = case.bring_up()?;
+    let status = pair.culvert.site()?;
+    ensure!(status.0["engine"] == "xfrm", "engine: {:#}", status.0);
+    let through = || -> Result<()> {
+        let watch = Capture::start(&pair.site.wan)?;
+        let seen = ping(&pair.site.gateway_a, WAN_B, 5, Duration::from_millis(50))?;
+        let flows = watch.finish();
+        ensure!(seen.received == 5, "{seen:?}");
+        ensure!(flows.keys().all(|flow| flow.protocol != 1), "in clear: {flows:?}");
+        ensure!(flows.keys().any(|flow| flow.protocol == 50), "no ESP: {flows:?}");
+        pair.agree()
+    };
+    through()?;
+    pair.culvert.rekey_child()?;
+    through()?;
+    pair.swan.rekey_child("net")?;
+    through()?;
+    ensure!(!pair.site.gateway_a.interfaces()?.iter().any(|name| name.starts_with("cv-")), "an interface");
+    ends_clean(pair)
 }
 
 /// On a kernel that has ESP, `auto` says which engine it took and why not the other.

@@ -11,8 +11,8 @@ use culvert_crypto::Encryption;
 use culvert_dataplane::{EngineChoice, SmallPackets, WanPortChoice};
 use culvert_gateway::{ConnectionPlan, DeadPeerAction, Start, TunnelPlan};
 use culvert_ike::{
-    Auth, Dpd, EspMode, EspProposal, ExchangeOptions, Identity, LocalAuth, Parity, PeerConfig, RemoteAuth, Session,
-    Signer, Trust,
+    Auth, Dpd, EspMode, EspProposal, ExchangeOptions, Identity, LocalAuth, Parity, PeerConfig, RemoteAuth,
+    Session, Signer, Trust,
 };
 use culvert_sys::netlink::Netlink;
 use culvert_types::{TrafficSelector, TunnelId};

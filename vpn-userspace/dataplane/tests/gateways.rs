@@ -291,11 +291,6 @@ fn rekeys_at_full_rate(options: &Options, otherwise: u32) {
 }
 
 #[test]
-fn rekeys_at_full_rate_lose_nothing() {
-    rekeys_at(&Options::default(), 20);
-}
-
-#[test]
 fn a_peer_behind_a_nat_is_followed_when_the_owner_says_so() {
     let site = Site::with(SiteOptions { nat: true, ..SiteOptions::default() }).unwrap();
     let options = Options { nets: (vec![LAN_A], vec!["10.2.0.0/24"]), ..Options::default() };

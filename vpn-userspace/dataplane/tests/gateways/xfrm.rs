@@ -30,7 +30,7 @@ fn left(namespace: &Namespace) -> (usize, usize) {
     let count = |what: &str, word: &str| namespace.ip_text(what).unwrap().matches(word).count();
     // What asked for an SA is remembered by the kernel, without an SPI. A socket's own policy has no direction here.
     let asked = count("xfrm state", "proto esp spi 0x00000000");
-    (count("xfrm state", "proto esp") - asked, count("xfrm policy", " dir "))
+    (count("xfrm state", "proto esp") - asked, count("xfrm policy", "dir "))
 }
 
 fn lasts(namespace: &Namespace, to: &str) -> bool {
@@ -50,9 +50,7 @@ fn xfrm_in_transport_mode_protects_two_hosts() {
     if !kernel_has_esp() {
         return;
     }
-    for ((a, b), prefix, encap) in
-        [((WAN_A, WAN_B), 32, true), ((WAN_A, WAN_B), 32, false), ((WAN_A6, WAN_B6), 128, false)]
-    {
+    for ((a, b), prefix, encap) in [((WAN_A, WAN_B), 32, true), ((WAN_A6, WAN_B6), 128, false)] {
         let site = Site::new().unwrap();
         let nets = [a, b].map(|at| vec![&*format!("{at}/{prefix}").leak()]);
         let [nets_a, nets_b] = nets;
@@ -135,41 +133,42 @@ fn xfrm_without_interfaces_protects_by_policies_alone() {
     if std::env::var_os("CULVERT_VM").is_none() {
         return println!("skipped: takes a module out of the kernel, which is for a machine of its own");
     }
-    let kernel = WithoutInterfaces::new();
-    for encap in [true, false] {
-        let site = Site::new().unwrap();
-        let foreign = "src 10.77.0.0/16 dst 10.78.0.0/16 dir out action block";
-        site.gateway_a.ip(&format!("xfrm policy add {foreign}")).unwrap();
-        let (mut a, mut b) = up(&site, &options(encap), (WAN_A, WAN_B));
-        let info = a.dataplane.engines().into_iter().find(|e| e.engine == Engine::Xfrm).unwrap();
-        assert!(info.available.is_ok() && info.notes.join(" ").contains("no xfrm interface"), "{info:?}");
-        for host in [HOST_B, HOST_B6] {
-            assert!(
-                reaches(&site.host_a, host).unwrap(),
-                "{host}: {:?} {:?}",
-                a.stats(),
-                a.dataplane.kernel_drops()
-            );
-        }
-        assert!(reaches(&site.host_b, HOST_A).unwrap());
-        assert!(a.stats()[0].packets_out >= 2 && a.stats()[0].packets_in >= 2, "{:?}", a.stats());
-        // Without an SA nothing passes, and nothing leaves in clear; a packet asks for one.
-        let inbound = a.stats()[0].inbound;
-        a.remove(inbound, Duration::ZERO).unwrap();
-        let watch = Capture::start(&site.wan).unwrap();
-        assert!(!reaches(&site.host_a, HOST_B).unwrap());
-        let leaked = capture::within(&watch.finish(), &["10.1.0.0/24", "10.2.0.0/24"]);
-        assert!(leaked.is_empty(), "in clear on the WAN: {leaked:?}");
-        let trigger = |e: &DataplaneEvent| (*e == DataplaneEvent::Trigger { tunnel: TUNNEL }).then_some(());
-        assert_eq!(a.event(trigger), Some(()));
-        // What a process that died left is known by its numbers, and another's is not touched.
-        a.install(2, address(WAN_B), true);
-        assert_eq!(left(&site.gateway_a).0, 2);
-        let swept =
-            site.gateway_a.within(|| culvert_sys::xfrm::Xfrm::open().unwrap().sweep(|_| true).unwrap());
-        assert_eq!(swept.unwrap().states, 2);
-        assert_eq!(left(&site.gateway_a), (0, 1), "{}", site.gateway_a.ip_text("xfrm policy").unwrap());
-        let _ = b.stats();
+    // Which also loads the ciphers: nothing else can be loaded meanwhile.
+    if !kernel_has_esp() {
+        return;
     }
+    let kernel = WithoutInterfaces::new();
+    let site = Site::new().unwrap();
+    let foreign = "src 10.77.0.0/16 dst 10.78.0.0/16 dir out action block";
+    site.gateway_a.ip(&format!("xfrm policy add {foreign}")).unwrap();
+    let (mut a, mut b) = up(&site, &options(true), (WAN_A, WAN_B));
+    let info = a.dataplane.engines().into_iter().find(|e| e.engine == Engine::Xfrm).unwrap();
+    assert!(info.available.is_ok() && info.notes.join(" ").contains("no xfrm interface"), "{info:?}");
+    for host in [HOST_B, HOST_B6] {
+        assert!(
+            reaches(&site.host_a, host).unwrap(),
+            "{host}: {:?} {:?}",
+            a.stats(),
+            a.dataplane.kernel_drops()
+        );
+    }
+    assert!(reaches(&site.host_b, HOST_A).unwrap());
+    assert!(a.stats()[0].packets_out >= 2 && a.stats()[0].packets_in >= 2, "{:?}", a.stats());
+    // Without an SA nothing passes, and nothing leaves in clear; a packet asks for one.
+    let inbound = a.stats()[0].inbound;
+    a.remove(inbound, Duration::ZERO).unwrap();
+    let watch = Capture::start(&site.wan).unwrap();
+    assert!(!reaches(&site.host_a, HOST_B).unwrap());
+    let leaked = capture::within(&watch.finish(), &["10.1.0.0/24", "10.2.0.0/24"]);
+    assert!(leaked.is_empty(), "in clear on the WAN: {leaked:?}");
+    let trigger = |e: &DataplaneEvent| (*e == DataplaneEvent::Trigger { tunnel: TUNNEL }).then_some(());
+    assert_eq!(a.event(trigger), Some(()));
+    // What a process that died left is known by its numbers, and another's is not touched.
+    a.install(2, address(WAN_B), true);
+    assert_eq!(left(&site.gateway_a).0, 2);
+    let swept = site.gateway_a.within(|| culvert_sys::xfrm::Xfrm::open().unwrap().sweep(|_| true).unwrap());
+    assert_eq!(swept.unwrap().states, 2);
+    assert_eq!(left(&site.gateway_a), (0, 1), "{}", site.gateway_a.ip_text("xfrm policy").unwrap());
+    let _ = b.stats();
     drop(kernel);
 }
