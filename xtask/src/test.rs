@@ -124,7 +124,8 @@ const WITH_CULVERT: InVm = &[
     ("gateways", "xfrm_"),
 ];
 /// The newest kernel takes more of an SA: its direction, its CPU.
-const NEWEST: InVm = &[("guard", ""), ("behaviour", "xfrm_"), ("gateways", "xfrm_rekeys")];
+const NEWEST: InVm =
+    &[("guard", ""), ("behaviour", "xfrm_"), ("gateways", "xfrm_rekeys"), ("gateways", "xfrm_cpus")];
 /// Tunnels of both engines with strongSwan, which is longer than all the rest.
 const WITH_STRONGSWAN: InVm = &[("vm_interop", "")];
 
