@@ -114,18 +114,23 @@ type InVm = &'static [(&'static str, &'static str)];
 
 /// The classifier loads and judges packets; the kernel's ESP treats the corpus as ours does.
 const EVERYWHERE: InVm = &[("guard", ""), ("behaviour", "xfrm_")];
-/// The same, links with VLAN tags, and tunnels of the engine `xfrm` with Culvert and its calls to the kernel.
+/// The same, the engine `bpf`, links with VLAN tags, and tunnels of the engine `xfrm` with Culvert and its calls to the kernel.
 const WITH_CULVERT: InVm = &[
     ("guard", ""),
     ("behaviour", "xfrm_"),
     ("behaviour", "tagged"),
+    ("gateways", "packets_pass_on_other_kernels"),
     ("xfrm", ""),
     ("engines", "xfrm"),
     ("gateways", "xfrm_"),
 ];
 /// The newest kernel takes more of an SA: its direction, its CPU.
-const NEWEST: InVm =
-    &[("guard", ""), ("behaviour", "xfrm_"), ("gateways", "xfrm_rekeys"), ("gateways", "xfrm_cpus")];
+const NEWEST: InVm = &[
+    ("guard", ""),
+    ("behaviour", "xfrm_"),
+    ("gateways", "packets_pass_on_other_kernels"),
+    ("gateways", "xfrm_rekeys"),
+];
 /// Tunnels of both engines with strongSwan, which is longer than all the rest.
 const WITH_STRONGSWAN: InVm = &[("vm_interop", "")];
 

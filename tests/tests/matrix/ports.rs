@@ -1,4 +1,4 @@
-//! Ports of the engine `user`.
+//! Ports of the engine `user`, and the engine `bpf`.
 
 use anyhow::ensure;
 use culvert_tests::matrix::Cell;
@@ -16,5 +16,14 @@ pub(crate) fn rows() -> Vec<Cell> {
                 Ok(())
             })
             .then("strongSwan rekeys the child", |pair| pair.swan.rekey_child("net")),
+        Cell::new(THEME, "engine_bpf", "aes128gcm16-prfsha256-ecp256", "chacha20poly1305-ecp256")
+            .ours("engine", "\"bpf\"")
+            .then("the engine is bpf", |pair| {
+                let site = pair.culvert.site()?;
+                ensure!(site.0["engine"] == "bpf", "{:#}", site.0);
+                Ok(())
+            })
+            .then("Culvert rekeys the child", |pair| pair.culvert.rekey_child())
+            .then("strongSwan rekeys the IKE SA", |pair| pair.swan.rekey_ike("site")),
     ]
 }

@@ -176,12 +176,7 @@ impl Dataplane {
 
     /// Whether an engine of the tunnel can have SAs for this purpose beside those for all packets.
     pub fn serves(&self, tunnel: TunnelId, purpose: Purpose) -> bool {
-        self.engines_of(tunnel).is_ok_and(|engines| engines.iter().any(|engine| self.takes(*engine, purpose)))
-    }
-
-    fn takes(&self, engine: Engine, purpose: Purpose) -> bool {
-        let kernel = engine != Engine::Xfrm || purpose == Purpose::All || self.xfrm.per_cpu();
-        engine.takes(purpose) && kernel
+        self.engines_of(tunnel).is_ok_and(|engines| engines.iter().any(|engine| engine.takes(purpose)))
     }
 
     /// Removes a tunnel with its SAs and its interface. Returns when the interface is gone.
@@ -237,12 +232,12 @@ impl Dataplane {
         self.sas.check_free(setup.inbound)?;
         let engines = self.engines_of(owner)?;
         let first = *engines.first().ok_or(DataplaneError::UnknownTunnel(owner))?;
-        let fit = engines.iter().copied().find(|engine| self.takes(*engine, setup.purpose));
+        let fit = engines.iter().copied().find(|engine| engine.takes(setup.purpose));
         let engine = wish.or(fit).unwrap_or(first);
         if !engines.contains(&engine) {
             return Err(DataplaneError::NotServedBy { tunnel: owner, engine });
         }
-        if !self.takes(engine, setup.purpose) {
+        if !engine.takes(setup.purpose) {
             return Err(DataplaneError::Purpose(engine, setup.purpose));
         }
         match engine {

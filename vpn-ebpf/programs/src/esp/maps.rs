@@ -1,11 +1,13 @@
 //! The maps of the engine. Their layout is `culvert_ebpf_shared::esp::layout`.
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_F_WRONLY};
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::helpers::generated::bpf_ringbuf_output;
 use aya_ebpf::macros::btf_map;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
-use culvert_ebpf_shared::esp::State;
+use crate::seal::bounded;
+use culvert_ebpf_shared::esp::{HEAD, HEAD_WORDS, State};
 use culvert_ebpf_shared::esp::layout::{
-    Drops, Inbound, Key, MAX_PAIRS, MAX_TUNNELS, Outbound, Peer, Selectors, Tunnel, TunnelDrops,
+    Drops, Inbound, Key, MAX_PAIRS, MAX_TUNNELS, Outbound, Peer, REFUSED_BYTES, Selectors, Tunnel, TunnelDrops,
 };
 use culvert_ebpf_shared::esp::reason::Reason;
 use culvert_ebpf_shared::layout::Present;
@@ -43,6 +45,22 @@ pub(crate) static TUNNEL_DROPS: HashMap<u32, TunnelDrops, { MAX_TUNNELS as usize
 /// LAN devices to which opened packets may go past the stack.
 #[btf_map]
 pub(crate) static LANS: HashMap<u32, Present, 256> = HashMap::new();
+
+/// Packets that no selector takes, each behind the index of its tunnel's interface: user space answers some of them.
+#[btf_map]
+pub(crate) static REFUSED: RingBuf<u32, { REFUSED_BYTES as usize }> = RingBuf::new();
+
+/// Gives user space the packet in the text, of `available` bytes. Lost where there is no room.
+#[inline(always)]
+pub(crate) fn show(s: *mut State, interface: u32, available: u32) {
+    let len = bounded(available + 4, 0x7ff);
+    // SAFETY: this CPU's state, which is longer than `bounded` lets the copy be; the helper copies it.
+    unsafe {
+        (*s).head[HEAD_WORDS - 1] = interface;
+        let from = s.cast::<u8>().add(HEAD - 4);
+        bpf_ringbuf_output((&raw const REFUSED).cast_mut().cast(), from.cast(), len as u64, 0);
+    }
+}
 
 /// Counts a dropped packet.
 #[inline(always)]

@@ -99,7 +99,8 @@ extern "C" fn esp_receive(skb: *mut __sk_buff, s: *mut State) -> i32 {
     // SAFETY: helpers that write as much as they are told.
     let loaded = unsafe {
         (*s).text_len = text_len;
-        whole > 0
+        // By "at least" all verifiers learn of a bound, by "not 0" the newest alone.
+        whole >= ICV
             && bpf_skb_load_bytes(skb.cast(), offset, (&raw mut (*s).esp).cast(), ESP_AND_IV) == 0
             && load(skb, offset + ESP_AND_IV, s, whole)
     };
@@ -198,7 +199,7 @@ extern "C" fn esp_receive(skb: *mut __sk_buff, s: *mut State) -> i32 {
         let outer = (offset + ESP_AND_IV - ETHERNET) as i32;
         let protocol = (*skb).protocol;
         let same = ((*s).family == 4) == (protocol == IPV4);
-        let stored = total > 0
+        let stored = total >= ETHERNET
             && bpf_skb_adjust_room(skb, -outer, BPF_ADJ_ROOM_MAC, 0) == 0
             && (same || bpf_skb_change_proto(skb, other(protocol), 0) == 0)
             && bpf_skb_change_tail(skb, total, 0) == 0

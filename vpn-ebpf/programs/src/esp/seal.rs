@@ -58,7 +58,7 @@ pub(crate) fn seal<const AT: u32>(ctx: &TcContext) -> i32 {
         }
     }
     let available = bounded(len - link, 0x7ff);
-    if available == 0 || !load(skb, link, s, available) {
+    if available < 20 || !load(skb, link, s, available) {
         return refuse::<AT>(interface, Reason::InnerMalformed);
     }
     // SAFETY: this CPU's state, for as long as the program runs.
@@ -94,7 +94,7 @@ pub(crate) fn seal<const AT: u32>(ctx: &TcContext) -> i32 {
     }
     let slot = steps::esp_select(s, tunnel);
     if slot < 0 {
-        return if AT == TUN { TC_ACT_UNSPEC } else { unselected(tunnel, state) };
+        return if AT == BACK { unselected(tunnel, s) } else { TC_ACT_UNSPEC };
     }
     let slot = slot as u32;
     let (Some(out), Some(peer)) = (OUTBOUND.get_ptr_mut(&slot), PEERS.get_ptr(&slot)) else {
@@ -163,7 +163,7 @@ pub(crate) fn seal<const AT: u32>(ctx: &TcContext) -> i32 {
     let total = bounded(total, 0x7ff);
     // SAFETY: helpers on the context; the state is longer than what may be read of it.
     let stored = unsafe {
-        total > 0
+        total >= ETHERNET
             && (AT != TUN || bpf_skb_change_head(skb, ETHERNET, 0) == 0)
             && (same || bpf_skb_change_proto(skb, other(protocol), 0) == 0)
             && bpf_skb_change_tail(skb, if AT == TUN { total + FORGET } else { total }, 0) == 0
@@ -208,8 +208,10 @@ fn refuse<const AT: u32>(interface: u32, reason: Reason) -> i32 {
 
 /// No SA in use takes the packet. What several do not take is counted by the newest.
 #[inline(always)]
-fn unselected(tunnel: &Tunnel, s: &State) -> i32 {
-    let chatter = inner::is_link_local(s);
+fn unselected(tunnel: &Tunnel, state: *mut State) -> i32 {
+    // SAFETY: this CPU's state.
+    let s = unsafe { &*state };
+    let (chatter, available) = (inner::is_link_local(s), s.available);
     if tunnel.active == 0 {
         let reason = if chatter { Reason::LinkLocal } else { Reason::NoOutboundSa };
         maps::drop_of_tunnel(tunnel.interface, reason);
@@ -219,6 +221,9 @@ fn unselected(tunnel: &Tunnel, s: &State) -> i32 {
         let reason = if chatter { Reason::LinkLocal } else { Reason::Selector };
         // SAFETY: a map value.
         maps::drop(unsafe { &raw mut (*out).drops }, reason);
+    }
+    if !chatter {
+        maps::show(state, tunnel.interface, available);
     }
     TC_ACT_SHOT
 }

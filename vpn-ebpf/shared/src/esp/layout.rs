@@ -10,6 +10,8 @@ use core::mem::{offset_of, size_of};
 pub const MAX_PAIRS: u32 = 8_192;
 /// Tunnels at once.
 pub const MAX_TUNNELS: u32 = 4_096;
+/// Bytes of the ring `REFUSED`.
+pub const REFUSED_BYTES: u32 = 1 << 16;
 /// SAs of a tunnel that are in use at once.
 pub const MAX_ACTIVE: usize = 8;
 /// Selectors of each side of an SA.

@@ -6,13 +6,16 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use culvert_esp::icmp;
+use culvert_esp::packet::Packet;
 use culvert_esp::tunnel::Overhead;
-use culvert_sys::esp_bpf::{reason::Reason, seen, set_mtu};
+use culvert_sys::esp_bpf::{FrameSender, reason::Reason, seen, set_mtu};
 use culvert_sys::wan::route_mtu;
 use culvert_types::{Spi, TunnelId};
 
 use super::tunnel::{Behind, Pair, Warned};
 use super::{ETHERNET_MTU, IPV6_MIN_MTU, MAX_INNER, Shared, State};
+use crate::user::rate::RateLimit;
 use crate::{DataplaneError, DataplaneEvent};
 
 /// Between two looks.
@@ -21,6 +24,8 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const PATHS: usize = 8;
 /// At most one trigger for a tunnel in this time.
 const TRIGGER: Duration = Duration::from_secs(1);
+/// No more refused packets than these are taken out of the ring at one look.
+const MOST_REFUSED: usize = 2000;
 /// Sequence numbers of 32 bits leave the peer an eighth, in which it must have rekeyed.
 const SOFT_SEQUENCE: u64 = u32::MAX as u64 - (u32::MAX / 8) as u64;
 
@@ -54,12 +59,48 @@ impl Drop for Watch {
 /// Runs until it is told to stop.
 fn run(shared: &Shared, stopped: &mpsc::Receiver<()>) {
     let mut turn = 0;
+    let mut answers = Answers::new(shared);
     while stopped.recv_timeout(INTERVAL) == Err(mpsc::RecvTimeoutError::Timeout) {
         let now = Instant::now();
         let (paths, all) = look(shared, now, turn);
         turn = if turn + PATHS < all { turn + PATHS } else { 0 };
         for (tunnel, overhead, local, remote) in paths {
             fit_mtu(shared, tunnel, overhead, local, remote);
+        }
+        answers.give(shared, now);
+    }
+}
+
+/// What is said to those whose packets no selector takes.
+struct Answers {
+    sender: Option<FrameSender>,
+    limit: RateLimit,
+}
+
+impl Answers {
+    fn new(shared: &Shared) -> Self {
+        let sender = FrameSender::new().inspect_err(|error| shared.fault(None, error)).ok();
+        Self { sender, limit: RateLimit::new(100, 50) }
+    }
+
+    /// Answers what was refused since the last look, as the engine `user` does: in the name of the destination. What is
+    /// too much is let go.
+    fn give(&mut self, shared: &Shared, now: Instant) {
+        let mut state = shared.state();
+        let State { esp, tunnels, .. } = &mut *state;
+        let Self { sender, limit } = self;
+        let mut answer = |interface: u32, bytes: &[u8]| {
+            let tunnel = tunnels.values().find(|t| t.link.index() == interface)?;
+            let Behind::Back(_, back) = &tunnel.behind else { return None };
+            let sender = sender.as_ref().filter(|_| limit.allow(now))?;
+            let error = icmp::unreachable(bytes, Packet::parse(bytes).ok()?.destination())?;
+            // Best effort, as ICMP is.
+            sender.receive(*back, &error).ok()
+        };
+        for _ in 0..MOST_REFUSED {
+            if esp.refused(&mut answer).is_none() {
+                break;
+            }
         }
     }
 }

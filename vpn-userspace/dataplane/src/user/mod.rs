@@ -16,7 +16,7 @@ mod inbound;
 mod offload;
 mod outbound;
 mod port;
-mod rate;
+pub(crate) mod rate;
 pub(crate) mod setup;
 pub(crate) mod split;
 pub(crate) mod tunnel;

@@ -172,11 +172,6 @@ impl XfrmEngine {
         self.unavailable.clone().map_or(Ok(()), Err)
     }
 
-    /// Whether an SA may be for one CPU (Linux 6.13).
-    pub(crate) fn per_cpu(&self) -> bool {
-        self.kernel.features.cpu
-    }
-
     /// Everything that stands in the way of serving a tunnel; empty if nothing does.
     pub(crate) fn obstacles(&self, spec: &TunnelSpec) -> Vec<String> {
         if let Some(reason) = &self.unavailable {
@@ -554,9 +549,6 @@ fn activate(shared: &Arc<Shared>, tunnel: &mut Tunnel, inbound: Spi) -> Result<(
     let superseded = tunnel.activate(&shared.xfrm, inbound)?;
     for pair in tunnel.pairs.values().filter(|p| superseded.contains(&p.serial)) {
         shared.later(TAKEOVER_GRACE, pair.inbound, pair.serial, Tunnel::end_outbound);
-    }
-    for inbound in tunnel.overtaken_by(inbound) {
-        let _ = shared.events.send(DataplaneEvent::SoftLimit { inbound });
     }
     Ok(())
 }

@@ -155,7 +155,8 @@ fn selectors_hold_in_both_directions() {
     b.run(move |d| Box::pin(async move { culvert_dataplane::testing::install(d, &setup, true).await }))
         .unwrap();
     site.gateway_a.ip(&format!("route add 10.2.0.128/25 dev {INTERFACE}")).unwrap();
-    ping(&site.host_a, "10.2.0.200", 2, Duration::from_millis(10)).unwrap();
+    let said = run_ping(&site.host_a, "-c 2 -i 0.2 -W 1 10.2.0.200");
+    assert!(said.contains("Packet filtered"), "{said}");
     assert_eq!(a.dropped("selector-mismatch"), 2);
     ping(&site.host_a, HOST_B, 3, Duration::from_millis(10)).unwrap();
     assert_eq!((b.dropped("selector-mismatch"), b.stats()[0].packets_in), (3, 0));
@@ -279,4 +280,39 @@ fn a_removed_tunnel_leaves_nothing_and_other_ciphers_are_refused() {
     drop(a);
     let left = site.gateway_a.interfaces().unwrap();
     assert!(!left.iter().any(|name| name.starts_with("cv")), "{left:?}");
+}
+
+/// The stack puts them together, and hands them to a socket, from where the program gets them.
+#[test]
+fn fragments_of_plain_esp_are_opened() {
+    let site = Site::new().unwrap();
+    let bpf = options(false, false);
+    let user = Options { engine: EngineChoice::User, ..bpf.clone() };
+    let (_a, mut b) = mixed(&site, &user, &bpf, (WAN_A, WAN_B));
+    for rule in [
+        "add table ip t",
+        "add chain ip t p { type filter hook prerouting priority -300; }",
+        "add rule ip t p ip protocol esp ip frag-off set 0",
+    ] {
+        site.wan.run("nft", &[rule]).unwrap();
+    }
+    site.wan.ip("link set to-b mtu 700").unwrap();
+    // What host B answers is too large for the link that it comes back by.
+    run_ping(&site.host_a, &format!("-c 3 -i 0.1 -W 1 -s 1200 {HOST_B}"));
+    let stats = b.stats();
+    assert_eq!((stats[0].packets_in, stats[0].packets_out, total_drops(&stats)), (3, 3, vec![]));
+    assert_eq!(b.dropped("unknown-spi"), 0);
+}
+
+/// Also in the virtual machines, whose verifiers and hooks are older and newer ones.
+#[test]
+fn packets_pass_on_other_kernels() {
+    let site = Site::new().unwrap();
+    let (mut a, mut b) = up(&site, &options(true, true), (WAN_A, WAN_B));
+    for host in [HOST_B, HOST_B6] {
+        assert!(reaches(&site.host_a, host).unwrap(), "{host}: {:?} {:?}", a.stats(), b.stats());
+    }
+    assert_eq!((total_drops(&a.stats()), total_drops(&b.stats())), (vec![], vec![]));
+    drop((a, b));
+    super::split::packets_pass(&site);
 }

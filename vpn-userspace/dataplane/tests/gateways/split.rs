@@ -156,3 +156,17 @@ fn a_host_that_cannot_split_says_so_and_carries_everything() {
         .unwrap_err();
     assert!(matches!(refused, DataplaneError::NotServedBy { engine: Engine::Bpf, .. }), "{refused}");
 }
+
+/// Small and large packets of both families.
+pub(crate) fn packets_pass(site: &Site) {
+    let (mut a, mut b) = both(site, true, (WAN_A, WAN_B));
+    for host in [HOST_B, HOST_B6] {
+        let before = of(&mut a, Engine::Bpf).packets_out;
+        let said = run_ping(&site.host_a, &format!("-c 3 -i 0.1 -W 3 {host}"));
+        assert!(said.contains(" 3 received"), "{said} {:?} {:?}", a.stats(), b.stats());
+        assert_eq!(of(&mut a, Engine::Bpf).packets_out, before + 3);
+        let said = run_ping(&site.host_a, &format!("-c 3 -i 0.1 -W 3 -s 900 {host}"));
+        assert!(said.contains(" 3 received"), "{said} {:?} {:?}", a.stats(), b.stats());
+        assert_eq!(of(&mut a, Engine::Bpf).packets_out, before + 3);
+    }
+}

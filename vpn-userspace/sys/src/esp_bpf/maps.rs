@@ -1,7 +1,7 @@
 //! The maps of the engine `bpf`, typed: names and layouts are those of vpn-ebpf.
 use super::EspError;
 use crate::guard::{Wire, gone};
-use aya::maps::{Array, HashMap, MapData, MapError};
+use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
 use culvert_ebpf_shared::esp::layout::{Inbound, Key, Outbound, Peer, Selectors, Tunnel, TunnelDrops};
 use culvert_ebpf_shared::esp::reason;
 use culvert_ebpf_shared::layout::Present;
@@ -23,6 +23,7 @@ pub(super) struct Maps {
     tunnels: Hash<Tunnel>,
     tunnel_drops: Hash<TunnelDrops>,
     lans: Hash<Present>,
+    refused: RingBuf<MapData>,
 }
 
 impl Maps {
@@ -38,6 +39,7 @@ impl Maps {
             tunnels: map("TUNNELS")?.try_into().map_err(EspError::map("TUNNELS"))?,
             tunnel_drops: map("TUNNEL_DROPS")?.try_into().map_err(EspError::map("TUNNEL_DROPS"))?,
             lans: map("LANS")?.try_into().map_err(EspError::map("LANS"))?,
+            refused: map("REFUSED")?.try_into().map_err(EspError::map("REFUSED"))?,
         })
     }
 
@@ -114,6 +116,13 @@ impl Maps {
     pub(super) fn tunnel_drops(&self, interface: u32) -> Result<TunnelDrops, EspError> {
         let drops = found(self.tunnel_drops.get(&interface, 0)).map_err(EspError::map("TUNNEL_DROPS"))?;
         Ok(drops.unwrap_or_default())
+    }
+
+    /// The next packet that no selector took, behind the index of its tunnel's interface.
+    pub(super) fn refused<T>(&mut self, take: impl FnOnce(u32, &[u8]) -> T) -> Option<T> {
+        let item = self.refused.next()?;
+        let (interface, packet) = item.split_first_chunk()?;
+        Some(take(u32::from_ne_bytes(*interface), packet))
     }
 
     pub(super) fn set_lan(&mut self, index: u32) -> Result<(), EspError> {

@@ -4,7 +4,7 @@
 //! again from here. Keys go into a map whose descriptor cannot read; root can still open it anew, as it can read any
 //! process's memory. Programs and maps are held by descriptors of this process and end with it.
 //!
-//! Oldest kernel: 5.18 (as the guard). Needs CAP_BPF and CAP_NET_ADMIN.
+//! Oldest kernel that was tried with success: 6.12; the verifier of 6.1 refuses the programs. Needs CAP_BPF and CAP_NET_ADMIN.
 mod device;
 mod error;
 mod maps;
@@ -14,7 +14,7 @@ pub use culvert_ebpf_shared::esp::layout::{Inbound, MAX_ACTIVE, MAX_SELECTORS, O
 pub use culvert_ebpf_shared::esp::{MAX_INNER, reason};
 pub use device::{forwarding_is_off, interface_of, segment_before, set_mtu};
 pub use error::EspError;
-pub use odd::OddOpener;
+pub use odd::{FrameSender, OddOpener};
 
 use crate::guard::{AttachedMode, Link, TcHook, TcPlace, hook_tc, os_error};
 use aya::programs::{SchedClassifier, TcAttachType};
@@ -316,6 +316,12 @@ impl EspBpf {
             *to = from.0;
         }
         self.maps.set_tunnel(&tunnel)
+    }
+
+    /// Takes the next packet, whole and without a link header, that no selector of its tunnel took, with the index of the
+    /// tunnel's interface. `None`: there is none.
+    pub fn refused<T>(&mut self, take: impl FnOnce(u32, &[u8]) -> T) -> Option<T> {
+        self.maps.refused(take)
     }
 
     /// Forgets a tunnel.

@@ -12,6 +12,7 @@ const ETHERNET: usize = 14;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const UDP: u8 = 17;
+const ESP: u8 = 50;
 /// The program wants the packet sent on (TC_ACT_REDIRECT).
 const REDIRECT: u32 = 7;
 /// `bpf(2)`'s command.
@@ -41,36 +42,84 @@ struct TestRun {
 
 const _: () = assert!(size_of::<TestRun>() == 80);
 
+/// Puts frames into interfaces.
+#[derive(Debug)]
+pub struct FrameSender(OwnedFd);
+
+impl FrameSender {
+    /// Of the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// Without CAP_NET_RAW.
+    pub fn new() -> Result<Self, EspError> {
+        // SAFETY: no memory is passed; the descriptor is owned at once.
+        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+        if fd < 0 {
+            return Err(EspError::Packet(io::Error::last_os_error()));
+        }
+        // SAFETY: as above.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Sends an IP packet into a tunnel by its back, as if its interface had received it.
+    ///
+    /// # Errors
+    /// The interface is gone, or has no room.
+    pub fn receive(&self, back: u32, packet: &[u8]) -> io::Result<()> {
+        let ethertype =
+            if packet.first().is_some_and(|b| b >> 4 == 6) { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
+        let mac = crate::netlink::FRONT_MAC;
+        let frame = [&mac[..], &mac, &ethertype.to_be_bytes(), packet].concat();
+        self.send(back, &frame)
+    }
+
+    fn send(&self, interface: u32, frame: &[u8]) -> io::Result<()> {
+        // SAFETY: plain data, for which all zeroes is a value.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_ifindex = interface as i32;
+        // SAFETY: buffer and address are ours and of the lengths given.
+        let sent = unsafe {
+            libc::sendto(
+                self.0.as_raw_fd(),
+                frame.as_ptr().cast(),
+                frame.len(),
+                libc::MSG_DONTWAIT,
+                (&raw const address).cast(),
+                size_of::<libc::sockaddr_ll>() as u32,
+            )
+        };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
 /// Opens such packets, one at a time: the program's memory for them is one.
 #[derive(Debug)]
 pub struct OddOpener {
     program: OwnedFd,
-    socket: OwnedFd,
+    sender: FrameSender,
     frame: Box<[u8; MAX_FRAME]>,
     opened: Box<[u8; MAX_FRAME]>,
 }
 
 impl OddOpener {
     pub(super) fn new(program: OwnedFd) -> Result<Self, EspError> {
-        // SAFETY: no memory is passed; the descriptor is owned at once.
-        let socket = unsafe {
-            let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
-            if fd < 0 {
-                return Err(EspError::Packet(io::Error::last_os_error()));
-            }
-            OwnedFd::from_raw_fd(fd)
-        };
-        Ok(Self { program, socket, frame: Box::new([0; MAX_FRAME]), opened: Box::new([0; MAX_FRAME]) })
+        Ok(Self {
+            program,
+            sender: FrameSender::new()?,
+            frame: Box::new([0; MAX_FRAME]),
+            opened: Box::new([0; MAX_FRAME]),
+        })
     }
 
-    /// Opens an ESP packet that came in UDP, and puts what was in it into the tunnel whose back has this index. What is
+    /// Opens an ESP packet that came in UDP, or from port 0 without, and puts what was in it into the tunnel whose back has this index. What is
     /// dropped is counted by the program.
     ///
     /// # Errors
     /// The kernel does not run the program, or the tunnel's interface is gone.
     pub fn open(&mut self, back: u32, ends: (SocketAddr, SocketAddr), tos: u8, esp: &[u8]) -> io::Result<()> {
         match self.opened(ends, tos, esp)? {
-            Some(len) => self.put(back, len),
+            Some(len) => self.sender.send(back, self.opened.get(..len).unwrap_or_default()),
             None => Ok(()),
         }
     }
@@ -117,32 +166,12 @@ impl OddOpener {
         }
         Ok((run.retval == REDIRECT).then_some(run.data_size_out as usize))
     }
-
-    /// Sends the frame into the tunnel.
-    fn put(&self, back: u32, len: usize) -> io::Result<()> {
-        let opened = self.opened.get(..len).unwrap_or_default();
-        // SAFETY: plain data, for which all zeroes is a value.
-        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_ifindex = back as i32;
-        // SAFETY: buffer and address are ours and of the lengths given.
-        let sent = unsafe {
-            libc::sendto(
-                self.socket.as_raw_fd(),
-                opened.as_ptr().cast(),
-                opened.len(),
-                libc::MSG_DONTWAIT,
-                (&raw const address).cast(),
-                size_of::<libc::sockaddr_ll>() as u32,
-            )
-        };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-    }
 }
 
-/// The packet as a frame; `None` if that is too long, or the addresses are of two families.
+/// The packet as a frame, in UDP unless it came from port 0; `None` if that is too long, or the addresses are of two families.
 fn wrap(frame: &mut [u8], (from, to): (SocketAddr, SocketAddr), tos: u8, esp: &[u8]) -> Option<usize> {
-    let udp = 8 + esp.len();
+    let (protocol, prefix) = if from.port() == 0 { (ESP, 0) } else { (UDP, 8) };
+    let payload_len = prefix + esp.len();
     let ip = ETHERNET
         + match (from.ip(), to.ip()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
@@ -150,8 +179,8 @@ fn wrap(frame: &mut [u8], (from, to): (SocketAddr, SocketAddr), tos: u8, esp: &[
                 header.fill(0);
                 header[0] = 0x45;
                 header[1] = tos;
-                header[2..4].copy_from_slice(&u16::try_from(20 + udp).ok()?.to_be_bytes());
-                header[8..10].copy_from_slice(&[64, UDP]);
+                header[2..4].copy_from_slice(&u16::try_from(20 + payload_len).ok()?.to_be_bytes());
+                header[8..10].copy_from_slice(&[64, protocol]);
                 header[12..16].copy_from_slice(&from.octets());
                 header[16..20].copy_from_slice(&to.octets());
                 20
@@ -161,8 +190,8 @@ fn wrap(frame: &mut [u8], (from, to): (SocketAddr, SocketAddr), tos: u8, esp: &[
                 header.fill(0);
                 header[0] = 0x60 | tos >> 4;
                 header[1] = tos << 4;
-                header[4..6].copy_from_slice(&u16::try_from(udp).ok()?.to_be_bytes());
-                header[6..8].copy_from_slice(&[UDP, 64]);
+                header[4..6].copy_from_slice(&u16::try_from(payload_len).ok()?.to_be_bytes());
+                header[6..8].copy_from_slice(&[protocol, 64]);
                 header[8..24].copy_from_slice(&from.octets());
                 header[24..40].copy_from_slice(&to.octets());
                 40
@@ -173,14 +202,15 @@ fn wrap(frame: &mut [u8], (from, to): (SocketAddr, SocketAddr), tos: u8, esp: &[
     let link = frame.get_mut(..ETHERNET)?;
     link.fill(0);
     link[12..14].copy_from_slice(&ethertype.to_be_bytes());
-    let datagram = frame.get_mut(ip..ip + udp)?;
-    let (header, payload) = datagram.split_at_mut(8);
-    header[..2].copy_from_slice(&from.port().to_be_bytes());
-    header[2..4].copy_from_slice(&to.port().to_be_bytes());
-    header[4..6].copy_from_slice(&(udp as u16).to_be_bytes());
-    header[6..8].fill(0);
+    let (header, payload) = frame.get_mut(ip..ip + payload_len)?.split_at_mut(prefix);
+    if prefix > 0 {
+        header[..2].copy_from_slice(&from.port().to_be_bytes());
+        header[2..4].copy_from_slice(&to.port().to_be_bytes());
+        header[4..6].copy_from_slice(&(payload_len as u16).to_be_bytes());
+        header[6..8].fill(0);
+    }
     payload.copy_from_slice(esp);
-    Some(ip + udp)
+    Some(ip + payload_len)
 }
 
 #[cfg(test)]
@@ -190,7 +220,12 @@ mod tests {
 
     #[test]
     fn a_packet_becomes_a_frame_that_the_parser_takes() {
-        for (from, to) in [("192.0.2.1:777", "192.0.2.2:4500"), ("[2001:db8::1]:777", "[2001:db8::2]:4500")] {
+        for (from, to) in [
+            ("192.0.2.1:777", "192.0.2.2:4500"),
+            ("[2001:db8::1]:777", "[2001:db8::2]:4500"),
+            ("192.0.2.1:0", "192.0.2.2:0"),
+            ("[2001:db8::1]:0", "[2001:db8::2]:0"),
+        ] {
             let (from, to): (SocketAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
             let mut frame = [0xff; MAX_FRAME];
             let esp = [7, 7, 7, 7, 0, 0, 0, 9, 1, 2, 3, 4];
@@ -199,7 +234,7 @@ mod tests {
             let Kind::Esp { spi, sequence, encapsulated, offset, len: esp_len } = parsed.kind() else {
                 panic!("{parsed:?}")
             };
-            assert_eq!((spi, sequence, encapsulated, esp_len), ([7; 4], 9, true, 12));
+            assert_eq!((spi, sequence, encapsulated, esp_len), ([7; 4], 9, from.port() != 0, 12));
             assert_eq!(frame[offset as usize..len], esp);
             assert_eq!((parsed.source, parsed.destination), (from.ip().into(), to.ip().into()));
             assert_eq!(wrap(&mut frame, (from, to), 0, &[0; MAX_FRAME]), None);

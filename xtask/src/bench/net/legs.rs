@@ -97,7 +97,8 @@ impl Leg {
     /// What the configuration says for it: keys of a connection with values as TOML; none for what is not Culvert.
     fn settings(self) -> Option<&'static [(&'static str, &'static str)]> {
         Some(match self {
-            Leg::TunUdp | Leg::Low | Leg::Split => &[("engine", "\"user\""), ("encap", "\"udp\"")],
+            Leg::TunUdp | Leg::Low => &[("engine", "\"user\""), ("encap", "\"udp\"")],
+            Leg::Split => &[("engine", "\"user\""), ("encap", "\"udp\""), ("latency", "\"split\"")],
             Leg::TunRaw => &[("engine", "\"user\""), ("encap", "\"esp\""), ("wan_port", "\"raw\"")],
             Leg::TunXsk => &[("engine", "\"user\""), ("encap", "\"esp\""), ("wan_port", "\"xsk\"")],
             Leg::XskUdp => &[("engine", "\"user\""), ("encap", "\"udp\""), ("lan_port", "\"xsk\"")],
@@ -120,7 +121,6 @@ impl Leg {
     fn gateway(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Leg::Low => &[("latency", "\"low\"")],
-            Leg::Split => &[("latency", "\"split\"")],
             _ => &[],
         }
     }
