@@ -91,23 +91,27 @@ fn plain_esp() -> Result<()> {
 const NO_ESP: &str = "table inet noesp {
     chain inward { type filter hook input priority 0; meta l4proto esp drop; }
     chain outward { type filter hook output priority 0; meta l4proto esp drop; }
+    chain past { type filter hook forward priority 0; meta l4proto { tcp, udp } iifname lan drop; }
 }";
 
-/// The WAN by AF_XDP: once the next hops are known, nothing needs the stack, not even a rekeying.
+/// WAN and LAN by AF_XDP: once the next hops are known, nothing needs the stack, not even a rekeying.
 #[test]
-fn wan_port_xsk() -> Result<()> {
+fn ports_xsk() -> Result<()> {
     let case = Case {
         culvert_encap: "auto".into(),
-        ours: vec![("wan_port".into(), "\"xsk\"".into())],
+        ours: vec![("wan_port".into(), "\"xsk\"".into()), ("lan_port".into(), "\"xsk\"".into())],
         ..case("aes128gcm16-prfsha256-ecp256", "aes128gcm16-ecp256")
     };
     let twins = Twins::bring_up(&case)?;
     traffic(&twins.site, &case.hosts())?;
     for (side, gateway) in [(&twins.a, &twins.site.gateway_a), (&twins.b, &twins.site.gateway_b)] {
         let site = side.site()?;
-        ensure!(site.0["wan_port"] == "xsk" && site.child()["encap"] == "none", "{:#}", site.0);
+        ensure!(site.0["wan_port"] == "xsk" && site.0["lan_port"] == "xsk", "{:#}", site.0);
+        ensure!(site.child()["encap"] == "none", "{:#}", site.0);
         let why = site.0["engine_reasons"].to_string();
-        ensure!(why.contains("xsk: wan by AF_XDP in copy mode, 1 queue"), "{why}");
+        for device in ["wan", "lan"] {
+            ensure!(why.contains(&format!("xsk: {device} by AF_XDP in copy mode, 1 queue")), "{why}");
+        }
         let status = side.status()?;
         ensure!(status["gateway"]["wan"][0]["attach"] == "xdp-native", "{:#}", status["gateway"]);
         gateway.run("nft", &[NO_ESP])?;

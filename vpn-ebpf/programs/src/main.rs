@@ -1,4 +1,5 @@
-//! The guard of the WAN: one classifier under three hooks (XDP, TC with and without a link-layer header).
+//! The guard of the WAN: one classifier under three hooks (XDP, TC with and without a link-layer header). Beside it, at LANs,
+//! the program that leads packets into tunnels.
 //!
 //! What a packet is and what becomes of it is decided by `culvert-ebpf-shared`; here are only the maps, the reading of
 //! packets and the counting. Oldest kernel: 5.18 (`bpf_xdp_load_bytes`).
@@ -7,6 +8,7 @@
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![allow(internal_features)]
 
+mod lan;
 mod maps;
 mod redirect;
 mod runtime;
@@ -41,6 +43,17 @@ pub fn culvert_xdp(ctx: XdpContext) -> u32 {
         }
         Verdict::Pass => xdp_action::XDP_PASS,
     }
+}
+
+/// For LANs whose packets go into tunnels by AF_XDP.
+#[xdp(frags)]
+pub fn culvert_lan(ctx: XdpContext) -> u32 {
+    if judged_mode().is_none() {
+        return xdp_action::XDP_PASS;
+    }
+    // SAFETY: the context of the program.
+    let length = unsafe { bpf_xdp_get_buff_len(ctx.ctx) } as u32;
+    lan::direct(&ctx, &Linear::new(ctx.data(), ctx.data_end(), length, 0))
 }
 
 /// For links with Ethernet headers on which XDP would cost the sender its offloads.

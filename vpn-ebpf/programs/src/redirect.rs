@@ -9,7 +9,7 @@ use culvert_ebpf_shared::redirect::{MAX_XSKS, XskKey, XskSlot};
 static XSKS: XskMap<{ MAX_XSKS as usize }> = XskMap::new();
 
 #[btf_map]
-static XSK_SLOTS: HashMap<XskKey, XskSlot, { MAX_XSKS as usize }> = HashMap::new();
+pub(crate) static XSK_SLOTS: HashMap<XskKey, XskSlot, { MAX_XSKS as usize }> = HashMap::new();
 
 /// To the worker's socket at the queue where the packet arrived, if there is one and the packet fits its frames.
 #[inline(always)]
@@ -24,6 +24,12 @@ pub(crate) fn to_worker(ctx: &XdpContext, worker: u32, length: u32) -> u32 {
     if length > longest {
         return xdp_action::XDP_PASS;
     }
+    redirect(slot)
+}
+
+/// To the socket at this place of the map.
+#[inline(always)]
+pub(crate) fn redirect(slot: u32) -> u32 {
     // The flags are what is done where the map is empty.
     match XSKS.redirect(slot, xdp_action::XDP_PASS as u64) {
         Ok(action) | Err(action) => action,

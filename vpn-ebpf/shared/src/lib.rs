@@ -9,6 +9,7 @@
 pub mod address;
 pub mod esp;
 pub mod judge;
+pub mod lan;
 pub mod layout;
 pub mod limit;
 pub mod mss;

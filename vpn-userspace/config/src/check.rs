@@ -16,7 +16,7 @@ use crate::model::{
     RemoteProof, Start, Tunnel,
 };
 use crate::per_cpu::{self, PerCpu};
-use crate::port::{self, WanPort};
+use crate::port::{self, LanPort, WanPort};
 use crate::profile::Profile;
 use crate::secret::Files;
 use crate::section::{At, missing, nearest};
@@ -39,6 +39,7 @@ pub(crate) fn check(
     }
     ports(&raw, faults);
     port::xsk_needs_xdp(&raw, faults);
+    port::lan(&raw, faults);
     apart::remotes_apart(&raw.connections, faults);
     apart::peers_outside(&raw.connections, faults);
     apart::inside_apart(&raw.connections, faults);
@@ -236,6 +237,7 @@ fn connection(
         encap,
         wan_port,
         small: None,
+        lan_port: or(raw.lan_port, LanPort::Auto),
         ike: Ike {
             version: if v1 { 1 } else { 2 },
             mode: or(raw.ike_mode, V1Mode::Main),

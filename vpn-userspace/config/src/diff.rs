@@ -150,6 +150,7 @@ fn diff_connection(old: &Connection, new: &Connection, changes: &mut Vec<Change>
     if let (Some(before), Some(after)) = (&old.small, &new.small) {
         keys.compare("small_packets", before, after, Effect::Renegotiate);
     }
+    keys.compare("lan_port", &old.lan_port, &new.lan_port, Effect::Renegotiate);
     keys.compare("encap", &old.encap, &new.encap, Effect::Renegotiate);
     keys.compare("ike.version", &old.ike.version, &new.ike.version, Effect::Renegotiate);
     keys.compare("ike.mode", &old.ike.mode, &new.ike.mode, Effect::Renegotiate);

@@ -19,7 +19,7 @@ use crate::error::Fault;
 use crate::exchange;
 use crate::model::{Attach, DpdAction, Encap, Engine, Guard, LogFormat, LogLevel, Start};
 use crate::per_cpu::{self, PerCpu};
-use crate::port::WanPort;
+use crate::port::{LanPort, WanPort};
 use crate::profile::{self, Profile};
 use crate::remote::{Remote, is_host_name};
 use crate::section::{At, NotYet, Section, nearest};
@@ -63,6 +63,7 @@ pub(crate) struct RawConnection {
     pub(crate) encap: Option<At<Encap>>,
     pub(crate) wan_port: Option<At<WanPort>>,
     pub(crate) small: RawSmall,
+    pub(crate) lan_port: Option<At<LanPort>>,
     pub(crate) ike_profile: Option<At<Profile>>,
     pub(crate) ike_version: Option<At<u32>>,
     pub(crate) ike_mode: Option<At<V1Mode>>,
@@ -232,6 +233,12 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
             &[],
         ),
         small: small::read(&mut s, faults),
+        lan_port: s.word(
+            faults,
+            "lan_port",
+            &[("auto", LanPort::Auto), ("tun", LanPort::Tun), ("xsk", LanPort::Xsk)],
+            &[],
+        ),
         ike_profile: None,
         ike_version: None,
         ike_mode: None,
@@ -255,13 +262,7 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
         tunnels: Vec::new(),
         name,
     };
-    // Read for their errors: there is but one LAN port and one kind of routing.
-    s.word(
-        faults,
-        "lan_port",
-        &[("auto", ()), ("tun", ())],
-        &[("xsk", "AF_XDP toward the LAN comes in a later version; wan_port = \"xsk\" is there")],
-    );
+    // Read for its errors: there is but one kind of routing.
     s.word(
         faults,
         "routing",

@@ -45,7 +45,7 @@ pub use model::{
     LogFormat, LogLevel, RemoteProof, Revocation, RevocationPolicy, Start, Tunnel, TunnelAuth,
 };
 pub use per_cpu::PerCpu;
-pub use port::WanPort;
+pub use port::{LanPort, WanPort};
 pub use profile::Profile;
 pub use radius::{Radius, RadiusServer};
 pub use remote::Remote;

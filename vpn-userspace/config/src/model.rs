@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use crate::credentials::{Authorities, Credentials};
 use crate::dataplane::Dataplane;
 use crate::per_cpu::PerCpu;
-use crate::port::WanPort;
+use crate::port::{LanPort, WanPort};
 use crate::profile::Profile;
 use crate::radius::Radius;
 use crate::remote::Remote;
@@ -162,6 +162,8 @@ pub struct Connection {
     pub wan_port: WanPort,
     /// Which packets have a child SA of their own, on the engine `bpf`; `None`: none.
     pub small: Option<SmallPackets>,
+    /// How packets of the LAN reach the engine `user`.
+    pub lan_port: LanPort,
     /// IKE SAs.
     pub ike: Ike,
     /// Child SAs.

@@ -2,7 +2,8 @@
 
 use crate::error::Fault;
 use crate::file::{RawConnection, RawFile};
-use crate::model::{Attach, Encap, Engine};
+use crate::model::{Attach, Encap, Engine, Guard};
+use crate::section::At;
 
 /// `wan_port`: how packets of the engine `user` reach the WAN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +16,53 @@ pub enum WanPort {
     Raw,
     /// AF_XDP.
     Xsk,
+}
+
+/// `lan_port`: how packets of the LAN reach the engine `user`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LanPort {
+    /// By the tunnel's device.
+    Auto,
+    /// The same.
+    Tun,
+    /// AF_XDP at the devices of `[gateway] lan`.
+    Xsk,
+}
+
+/// `lan_port = "xsk"`: which engine has it, and where.
+pub(crate) fn lan(raw: &RawFile, faults: &mut Vec<Fault>) {
+    for connection in &raw.connections {
+        let Some(port) = connection.lan_port.as_ref().filter(|p| *p.get_ref() == LanPort::Xsk) else {
+            continue;
+        };
+        let kernel = |e: &&At<Engine>| [Engine::Xfrm, Engine::Bpf].contains(e.get_ref());
+        if let Some(engine) = connection.engine.as_ref().filter(kernel) {
+            faults.push(
+                Fault::new("`lan_port` belongs to the engine `user`")
+                    .at(port.span(), "no meaning here")
+                    .at(engine.span(), "what works in the kernel has no ports")
+                    .help("take `lan_port` out, or write engine = \"user\""),
+            );
+        }
+        let of = |names: &Option<At<Vec<At<String>>>>| -> Vec<String> {
+            names.iter().flat_map(|n| n.get_ref()).map(|n| n.get_ref().clone()).collect()
+        };
+        let (lan, wan) = (of(&raw.gateway.lan), of(&raw.gateway.wan));
+        if !lan.iter().any(|name| !wan.contains(name)) {
+            faults.push(
+                Fault::new("`lan_port = \"xsk\"` needs a LAN interface")
+                    .at(port.span(), "AF_XDP takes packets at interfaces")
+                    .help("name the interfaces of the local networks in [gateway]: lan = [\"eth1\"]; none that `wan` has"),
+            );
+        }
+        if raw.gateway.guard.as_ref().is_some_and(|g| *g.get_ref() == Guard::Off) {
+            faults.push(
+                Fault::new("`lan_port = \"xsk\"` needs the guard's programs")
+                    .at(port.span(), "gets its packets from them")
+                    .help("take `guard = \"off\"` out of [gateway], or write guard = \"learn\""),
+            );
+        }
+    }
 }
 
 /// `encap`, and `wan_port`, which says the same in the words of ports.

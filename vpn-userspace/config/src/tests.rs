@@ -279,6 +279,14 @@ fn values_that_cannot_be_are_refused() {
                 "",
             ),
         ),
+        ("LAN port xsk without a LAN", with("lan_port = \"xsk\"", "")),
+        (
+            "LAN port xsk of the kernel, without the guard",
+            format!(
+                "{GATEWAY}lan = [\"eth1\"]\nguard = \"off\"\n{}",
+                with("lan_port = \"xsk\"\nengine = \"xfrm\"", "").replace(GATEWAY, "")
+            ),
+        ),
         ("ports of the kernel", with("wan_port = \"udp\"\nengine = \"xfrm\"", "")),
         ("child SAs per CPU with IKEv1", with("ike = { version = 1 }\nesp = { per_cpu = true }", "")),
         ("child SAs per CPU and pair", with("esp = { per_cpu = 4, pairs = \"each\" }", "")),
@@ -380,7 +388,6 @@ fn what_later_versions_do_is_refused_by_name() {
         ("asn", format!("{GATEWAY}asn = 64512\n")),
         ("routing bgp", with("routing = \"bgp\"", "")),
         ("routing policy", with("routing = \"policy\"", "")),
-        ("LAN port xsk", with("lan_port = \"xsk\"", "")),
         ("mode without IKEv1", with("ike = { mode = \"aggressive\" }", "")),
         ("IKEv1 with EAP", with("ike = { version = 1 }", "remote_auth = \"eap-mschapv2\"")),
         ("IKEv1 with a certificate on one side", with("ike = { version = 1 }", "ca = \"ca.pem\"")),

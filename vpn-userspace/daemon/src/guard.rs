@@ -145,11 +145,16 @@ impl WanGuard {
 
     /// Leads packets to AF_XDP sockets, and no more to those that are gone.
     pub(crate) fn redirect(&mut self, redirects: Redirects) {
-        for device in redirects.gone {
-            self.with("forget AF_XDP sockets", |guard| guard.remove_receivers(device));
-        }
-        for (worker, endpoint) in redirects.added {
-            self.with("lead to an AF_XDP socket", |guard| guard.add_receiver(worker, &endpoint));
+        match &mut self.guard {
+            Some(guard) => {
+                for (what, error) in redirects.tell(guard) {
+                    tracing::warn!("the guard cannot {what}: {error}; the kernel serves there");
+                }
+            }
+            None if !redirects.lans.is_empty() => {
+                tracing::warn!("packets of the LAN come by the tunnels' interfaces: there is no guard");
+            }
+            None => {}
         }
     }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use culvert_api::Level;
 use culvert_config::{Config, Connection, LocalProof, RemoteProof, Tunnel, TunnelAuth};
 use culvert_crypto::Encryption;
-use culvert_dataplane::{EngineChoice, SmallPackets, WanPortChoice};
+use culvert_dataplane::{EngineChoice, LanPortChoice, SmallPackets, WanPortChoice};
 use culvert_gateway::{ConnectionPlan, DeadPeerAction, Start, TunnelPlan};
 use culvert_ike::{
     Auth, Dpd, EspMode, EspProposal, ExchangeOptions, Identity, LocalAuth, Parity, PeerConfig, RemoteAuth,
@@ -146,6 +146,13 @@ pub(crate) fn wan_port(connection: &Connection) -> WanPortChoice {
     match connection.wan_port {
         culvert_config::WanPort::Xsk => WanPortChoice::Xsk,
         _ => WanPortChoice::Socket,
+    }
+}
+
+pub(crate) fn lan_port(connection: &Connection) -> LanPortChoice {
+    match connection.lan_port {
+        culvert_config::LanPort::Xsk => LanPortChoice::Xsk,
+        _ => LanPortChoice::Tun,
     }
 }
 

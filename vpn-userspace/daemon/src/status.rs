@@ -174,7 +174,7 @@ impl Daemon {
                 .map(|a| a.to_string()),
             remote_name: tunnel.remote_address.name().map(str::to_owned),
             engine: entry.map(|e| engine(e.report.engine)),
-            lan_port: user.map(|_| LanPort::Tun),
+            lan_port: user.map(|e| if e.report.lan_port == "xsk" { LanPort::Xsk } else { LanPort::Tun }),
             wan_port: user.map(|e| match e.report.wan_port {
                 "raw" => WanPort::Raw,
                 "xsk" => WanPort::Xsk,

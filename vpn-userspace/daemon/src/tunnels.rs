@@ -90,6 +90,7 @@ impl Daemon {
                 encap,
                 spread: connection.esp.per_cpu != PerCpu::No,
                 wan_port: plan::wan_port(connection),
+                lan_port: plan::lan_port(connection),
                 remote_nets: connection.remote.clone(),
                 small: plan::small_packets(connection),
                 transport: plan::transport(connection),

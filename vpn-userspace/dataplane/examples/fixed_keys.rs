@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use culvert_crypto::{Suite, SuiteKeys};
 use culvert_dataplane::testing::{self, Limits, Purpose, SaSetup};
-use culvert_dataplane::{Dataplane, DataplaneConfig, EngineChoice, TunnelSpec, WanPortChoice};
+use culvert_dataplane::{Dataplane, DataplaneConfig, EngineChoice, LanPortChoice, TunnelSpec, WanPortChoice};
 use culvert_types::{Spi, TrafficSelector, TunnelId};
 use ipnet::IpNet;
 
@@ -60,6 +60,7 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
         spread: false,
         wan_port: WanPortChoice::Socket,
         transport: false,
+        lan_port: LanPortChoice::Tun,
         remote_nets: vec![peer],
         small: None,
     };

@@ -9,6 +9,7 @@
 
 mod bpf;
 mod installed;
+mod redirects;
 mod split;
 mod transport;
 mod types;
@@ -32,9 +33,10 @@ use tokio::sync::mpsc;
 use bpf::{BpfEngine, OddDoor};
 pub use culvert_sys::esp_bpf::Small as SmallPackets;
 use installed::InstalledSas;
+pub use redirects::{LanDevice, Redirects};
 pub use types::{
     DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineChoice, EngineInfo, InstallReport,
-    OffloadSwitches, Redirects, SaStats, TunnelDrops, TunnelReport, TunnelSpec, WanPortChoice,
+    LanPortChoice, OffloadSwitches, SaStats, TunnelDrops, TunnelReport, TunnelSpec, WanPortChoice,
 };
 use user::UserEngine;
 use user::setup::SaSetup;
@@ -91,7 +93,7 @@ impl Dataplane {
             return Err(DataplaneError::TunnelExists(spec.id));
         }
         let mut obstacles = self.xfrm.obstacles(&spec);
-        if spec.wan_port == WanPortChoice::Xsk {
+        if spec.wan_port == WanPortChoice::Xsk || spec.lan_port == LanPortChoice::Xsk {
             obstacles
                 .push("the configuration asks for AF_XDP, which is a port of the engine user".to_owned());
         }

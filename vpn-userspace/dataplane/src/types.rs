@@ -11,7 +11,7 @@ use culvert_sys::netlink::NetlinkError;
 use culvert_sys::tun::TunError;
 use culvert_sys::wan::WanError;
 use culvert_sys::xfrm::SelectorPairError;
-use culvert_sys::xsk::{Endpoint, XskError};
+use culvert_sys::xsk::XskError;
 use culvert_types::{Spi, TunnelId};
 use ipnet::IpNet;
 
@@ -22,7 +22,8 @@ use crate::SmallPackets;
 pub struct DataplaneConfig {
     /// The WAN addresses. Each gets a UDP socket on `natt_port`, and a raw ESP socket when an SA needs one.
     pub wan: Vec<IpAddr>,
-    /// LAN devices on which engine `bpf` takes packets before the stack sees them, and gives them past it.
+    /// LAN devices on which engine `bpf`, and the LAN port `xsk`, take packets before the stack sees them, and give them past
+    /// it.
     pub lan: Vec<String>,
     /// UDP port of ESP and IKE together (RFC 3948), 4500.
     pub natt_port: u16,
@@ -105,13 +106,14 @@ pub enum WanPortChoice {
     Xsk,
 }
 
-/// What the owner of the guard must tell it, so that packets come to the AF_XDP sockets of the engine `user`.
-#[derive(Debug, Default)]
-pub struct Redirects {
-    /// Devices, by their indices, whose sockets are gone. Before what was added.
-    pub gone: Vec<u32>,
-    /// A worker and a socket of its own.
-    pub added: Vec<(u32, Endpoint)>,
+/// Which LAN port a tunnel of the engine `user` should have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LanPortChoice {
+    /// The tunnel's device.
+    #[default]
+    Tun,
+    /// AF_XDP at the LAN's devices, with the tunnel's device for what it leaves to the stack.
+    Xsk,
 }
 
 /// Who does ESP for a tunnel's SAs.
@@ -164,6 +166,8 @@ pub struct TunnelSpec {
     pub encap: bool,
     /// The WAN port asked for.
     pub wan_port: WanPortChoice,
+    /// The LAN port asked for.
+    pub lan_port: LanPortChoice,
     /// What lies behind the peer; in transport mode the peer itself.
     pub remote_nets: Vec<IpNet>,
     /// Packets of the engine `user` that engine `bpf` shall have, in SAs installed into that; where it can.
@@ -179,8 +183,8 @@ pub struct TunnelSpec {
 pub struct TunnelReport {
     /// The engine that serves it.
     pub engine: Engine,
-    /// How packets come from and go to the LAN: `tun`, `xfrm`, `policy` where the kernel takes them without an interface, or
-    /// `tc`.
+    /// How packets come from and go to the LAN: `tun`, `xsk`, `xfrm`, `policy` where the kernel takes them without an
+    /// interface, or `tc`.
     pub lan_port: &'static str,
     /// How they reach the WAN: `udp`, `raw`, `xsk`, `xfrm`, or `tc`.
     pub wan_port: &'static str,

@@ -17,8 +17,8 @@ use common::{Namespace, pair};
 use culvert_crypto::{Encryption, Integrity, Suite, SuiteKeys};
 use culvert_dataplane::testing::{Limits, Purpose, SaSetup, install};
 use culvert_dataplane::{
-    Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineChoice, SaStats, TunnelReport,
-    TunnelSpec, WanPortChoice,
+    Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineChoice, LanPortChoice, SaStats,
+    TunnelReport, TunnelSpec, WanPortChoice,
 };
 use culvert_ike::ChildSa;
 use culvert_ike::testing::{At, config, pair_with};
@@ -130,6 +130,7 @@ impl<'n> Gateway<'n> {
             spread: false,
             wan_port: WanPortChoice::Socket,
             transport: false,
+            lan_port: LanPortChoice::Tun,
             remote_nets: vec![net(&format!("10.{other}.0.0/16")), net(&format!("fd00:{other}::/32"))],
             small: None,
         };

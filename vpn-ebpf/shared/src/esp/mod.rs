@@ -141,7 +141,8 @@ pub struct Fib {
 }
 
 impl Fib {
-    const EMPTY: Fib = Fib {
+    /// Of nothing.
+    pub const EMPTY: Fib = Fib {
         family: 0,
         protocol: 0,
         ports: [0; 2],

@@ -10,6 +10,8 @@ use culvert_esp::checksum;
 use culvert_esp::packet::Header;
 use culvert_sys::tun::{DATA_VALID, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Offloads, VnetHeader};
 
+use super::port::memory::Memory;
+
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const PSH: u8 = 0x08;
@@ -121,10 +123,16 @@ impl Coalescer {
         self.used == self.items.len()
     }
 
-    /// Adds the IP packet at `range` of `buf`, which must stay as it is until [`drain`](Self::drain).
+    /// Adds the IP packet at `range` of `memory`, which must stay as it is until [`drain`](Self::drain).
     /// What is joined, the device must take: `join`.
-    pub(crate) fn push(&mut self, tunnel: usize, buf: &[u8], range: Range<usize>, join: Offloads) {
-        let Some(packet) = buf.get(range.clone()) else { return };
+    pub(crate) fn push<M: Memory + ?Sized>(
+        &mut self,
+        tunnel: usize,
+        memory: &M,
+        range: Range<usize>,
+        join: Offloads,
+    ) {
+        let packet = memory.bytes(&range);
         let parsed = parse(tunnel, packet, join);
         let mut place = None;
         if let Some(p) = &parsed {

@@ -26,7 +26,7 @@ fn join(packets: &[(usize, Vec<u8>)], udp: bool) -> Vec<(usize, VnetHeader, Vec<
         if coalescer.is_full() {
             drain(&mut coalescer);
         }
-        coalescer.push(tunnel, &buf, range, Offloads { tso: true, uso: udp });
+        coalescer.push(tunnel, &buf[..], range, Offloads { tso: true, uso: udp });
     }
     drain(&mut coalescer);
     out
@@ -213,7 +213,7 @@ fn without_offload_every_segment_stays_one() {
     let buf = packets.concat();
     let (first, second) = (0..packets[0].len(), packets[0].len()..buf.len());
     for range in [first, second] {
-        coalescer.push(0, &buf, range, Offloads { tso: false, uso: true });
+        coalescer.push(0, &buf[..], range, Offloads { tso: false, uso: true });
     }
     let mut written = 0;
     coalescer.drain(|joined| {

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::handover::{self, HandOver, HandedOver};
 use super::inbound::{FromWan, InboundEntry};
 use super::outbound::{FromLan, OutboundEntry};
+use super::port::xsk::LanReceive;
 use super::port::{Route, WanIn, WanPath};
 use super::tunnel::TunnelShared;
 use crate::{DataplaneError, DataplaneEvent};
@@ -36,6 +37,10 @@ pub(crate) enum Outbound {
     Remove(TunnelId, Spi),
     /// Send the packets of these SAs, by their inbound SPI, on this path to that address.
     Move(TunnelId, Arc<[Spi]>, WanPath, Route),
+    /// Take packets of tunnels from the LAN's frames too.
+    AddFrames(Box<LanReceive>),
+    /// Let go of every socket of those.
+    DropFrames,
     Stop,
 }
 

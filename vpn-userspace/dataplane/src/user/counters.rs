@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use culvert_esp::OpenError;
+use culvert_esp::{OpenError, SealError};
 
 /// Adds to a counter that only this thread writes: a load and a store, no locked instruction.
 #[inline]
@@ -85,6 +85,8 @@ reasons! {
     TunDown = "tun-down",
     /// The kernel did not take the packet.
     TunRefused = "tun-refused",
+    /// The LAN's device did not take the packet.
+    LanBusy = "lan-busy",
 }
 
 impl From<OpenError> for Reason {
@@ -101,6 +103,15 @@ impl From<OpenError> for Reason {
             OpenError::Dummy => Self::Dummy,
             OpenError::NextHeader(_) => Self::NextHeader,
             OpenError::BadInner => Self::Malformed,
+        }
+    }
+}
+
+impl From<SealError> for Reason {
+    fn from(error: SealError) -> Self {
+        match error {
+            SealError::Exhausted => Self::Exhausted,
+            SealError::NoRoom { .. } => Self::Malformed,
         }
     }
 }

@@ -21,7 +21,9 @@ use super::coalesce::Coalescer;
 use super::control::{Control, ControlSender, Events, Inbound, WAKE};
 use super::counters::{Counters, Flow, Reason};
 use super::handover::{Batch, HandOver, HandedOver};
+use super::port::memory::Memory;
 use super::port::tun::TunWrite;
+use super::port::xsk::LanTransmit;
 use super::port::{LanOut, LanWrite, WanIn, WanReceive};
 use super::rate::RateLimit;
 use super::tunnel::{PATH_MTU_LIFETIME, TunnelShared};
@@ -72,6 +74,8 @@ pub(crate) struct InboundWorker {
     /// When the first of them is to be forgotten.
     drained: Option<Instant>,
     lan: LanOut,
+    /// Packets of tunnels whose LAN port is `xsk`.
+    frames: LanTransmit,
     coalescer: Coalescer,
     /// Packets that met no SA.
     unknown: Arc<Flow>,
@@ -97,6 +101,7 @@ impl InboundWorker {
             by_spi: HashMap::new(),
             drained: None,
             lan: LanOut::Tun(TunWrite(index)),
+            frames: LanTransmit::default(),
             coalescer: Coalescer::new(),
             unknown,
             busy,
@@ -276,8 +281,18 @@ impl InboundWorker {
         }
     }
 
-    fn serve(&mut self, port: usize) {
-        let Some(Some(port)) = self.ports.get_mut(port) else { return };
+    fn serve(&mut self, index: usize) {
+        let Some(mut port) = self.ports.get_mut(index).and_then(Option::take) else { return };
+        match &mut port {
+            WanIn::Socket(port) => self.serve_port(port),
+            WanIn::Xsk(port) => self.serve_port(port),
+        }
+        if let Some(place) = self.ports.get_mut(index) {
+            *place = Some(port);
+        }
+    }
+
+    fn serve_port<P: WanReceive>(&mut self, port: &mut P) {
         for _ in 0..BUDGET {
             // Anything but packets: nothing there, or an error that the error queue explains.
             let Ok(more) = port.receive() else { return };
@@ -287,6 +302,7 @@ impl InboundWorker {
                 elsewhere: &self.elsewhere,
                 others: &mut self.others,
                 lan: &mut self.lan,
+                frames: &mut self.frames,
                 coalescer: &mut self.coalescer,
                 unknown: &self.unknown,
                 door: &self.door,
@@ -298,11 +314,11 @@ impl InboundWorker {
                 packets: 0,
                 bytes: 0,
             };
-            let (buf, datagrams) = port.parts();
+            let (memory, datagrams) = port.parts();
             for datagram in datagrams {
-                path.datagram(buf, datagram);
+                path.datagram(memory, datagram);
             }
-            path.flush(buf);
+            path.flush(memory);
             path.account();
             path.others.iter_mut().flatten().for_each(HandOver::flush);
             port.release();
@@ -329,6 +345,7 @@ impl InboundWorker {
                     elsewhere: &nobody,
                     others: &mut [],
                     lan: &mut self.lan,
+                    frames: &mut self.frames,
                     coalescer: &mut self.coalescer,
                     unknown: &self.unknown,
                     door: &self.door,
@@ -341,10 +358,11 @@ impl InboundWorker {
                     bytes: 0,
                 };
                 let Batch { buf, packets } = &mut batch;
+                let buf = &mut buf[..];
                 for ((from, tos), range) in packets.drain(..) {
                     let (start, len) = (range.start, range.len());
                     let datagram = Datagram { start, len, segment: len, from, tos, truncated: false };
-                    if path.coalescer.is_full() {
+                    if path.coalescer.is_full() || path.frames.is_full() {
                         path.flush(buf);
                     }
                     path.esp(buf, range, &datagram);
@@ -372,6 +390,7 @@ struct Path<'a> {
     elsewhere: &'a HashMap<u32, usize>,
     others: &'a mut [Option<HandOver<FromWan>>],
     lan: &'a mut LanOut,
+    frames: &'a mut LanTransmit,
     coalescer: &'a mut Coalescer,
     unknown: &'a Flow,
     door: &'a OddDoor,
@@ -387,7 +406,7 @@ struct Path<'a> {
 }
 
 impl Path<'_> {
-    fn datagram(&mut self, buf: &mut [u8], datagram: &Datagram) {
+    fn datagram<M: Memory + ?Sized>(&mut self, memory: &mut M, datagram: &Datagram) {
         if datagram.truncated {
             self.unknown.drops.add(Reason::Truncated, 1);
             return;
@@ -397,19 +416,19 @@ impl Path<'_> {
         while start < end {
             let range = start..end.min(start + datagram.segment);
             start = range.end;
-            if self.coalescer.is_full() {
-                self.flush(buf);
+            if self.coalescer.is_full() || self.frames.is_full() {
+                self.flush(memory);
             }
             match self.kind {
-                WanKind::Udp => self.udp(buf, range, datagram),
-                WanKind::Esp => self.esp(buf, range, datagram),
+                WanKind::Udp => self.udp(memory, range, datagram),
+                WanKind::Esp => self.esp(memory, range, datagram),
             }
         }
     }
 
     /// RFC 3948 2: a keepalive, IKE behind four zero bytes, or ESP.
-    fn udp(&mut self, buf: &mut [u8], range: Range<usize>, datagram: &Datagram) {
-        match &buf[range.clone()] {
+    fn udp<M: Memory + ?Sized>(&mut self, memory: &mut M, range: Range<usize>, datagram: &Datagram) {
+        match memory.bytes(&range) {
             [0xff] => self.unknown.drops.add(Reason::Keepalive, 1),
             [0, 0, 0, 0, message @ ..] => {
                 if self.ike.allow(Instant::now()) {
@@ -422,13 +441,13 @@ impl Path<'_> {
                     self.unknown.drops.add(Reason::IkeFlood, 1);
                 }
             }
-            _ => self.esp(buf, range, datagram),
+            _ => self.esp(memory, range, datagram),
         }
     }
 
     #[inline]
-    fn esp(&mut self, buf: &mut [u8], range: Range<usize>, datagram: &Datagram) {
-        let Some(spi) = buf[range.clone()].first_chunk().map(|b| u32::from_be_bytes(*b)) else {
+    fn esp<M: Memory + ?Sized>(&mut self, memory: &mut M, range: Range<usize>, datagram: &Datagram) {
+        let Some(spi) = memory.bytes(&range).first_chunk().map(|b| u32::from_be_bytes(*b)) else {
             self.unknown.drops.add(Reason::Runt, 1);
             return;
         };
@@ -439,14 +458,14 @@ impl Path<'_> {
                 let Some(&index) = self.by_spi.get(&spi) else {
                     let owner = self.elsewhere.get(&spi).copied();
                     if let Some(Some(other)) = owner.and_then(|owner| self.others.get_mut(owner)) {
-                        if !other.push((datagram.from, datagram.tos), &buf[range]) {
+                        if !other.push((datagram.from, datagram.tos), memory.bytes(&range)) {
                             self.unknown.drops.add(Reason::HandOverFull, 1);
                         }
                         self.latest = None;
                         return;
                     }
                     let ends = (datagram.from, self.local);
-                    if !self.door.open(spi, ends, datagram.tos, &buf[range]) {
+                    if !self.door.open(spi, ends, datagram.tos, memory.bytes(&range)) {
                         self.unknown.drops.add(Reason::UnknownSpi, 1);
                     }
                     return;
@@ -457,7 +476,7 @@ impl Path<'_> {
         };
         let entry = &mut self.entries[index];
         let drops = &entry.counters.inn.drops;
-        let opened = match entry.sa.open(&mut buf[range.clone()]) {
+        let opened = match entry.sa.open(memory.bytes_mut(&range)) {
             Ok(opened) => opened,
             Err(error) => {
                 drops.add(error.into(), 1);
@@ -477,7 +496,7 @@ impl Path<'_> {
             });
         }
         let inner = range.start + opened.inner.start..range.start + opened.inner.end;
-        let bytes = &mut buf[inner.clone()];
+        let bytes = memory.bytes_mut(&inner);
         match Packet::parse(bytes) {
             Ok(packet) if entry.selectors.matches_inbound(&packet) => {}
             Ok(_) => return drops.add(Reason::Selector, 1),
@@ -489,16 +508,26 @@ impl Path<'_> {
         mss::clamp(bytes, entry.tunnel.carried(), Checksum::Complete);
         self.packets += 1;
         self.bytes += inner.len() as u64;
+        if let Some(devices) = &entry.tunnel.frames
+            && self.frames.take(devices, memory, &inner, index as u32)
+        {
+            return;
+        }
         let join = self.lan.offloads(&entry.tunnel);
-        self.coalescer.push(index, buf, inner, join);
+        self.coalescer.push(index, memory, inner, join);
     }
 
     /// Gives what the coalescer holds to the LAN.
-    fn flush(&mut self, buf: &[u8]) {
-        let Self { entries, lan, coalescer, .. } = self;
+    fn flush<M: Memory + ?Sized>(&mut self, memory: &M) {
+        let Self { entries, lan, frames, coalescer, .. } = self;
+        frames.flush(&mut |owner, reason, packets| {
+            if let Some(entry) = entries.get(owner as usize) {
+                entry.counters.inn.drops.add(reason, packets);
+            }
+        });
         coalescer.drain(|joined| {
             let entry = &entries[joined.tunnel];
-            if let Err(error) = lan.write(&entry.tunnel, buf, &joined) {
+            if let Err(error) = lan.write(&entry.tunnel, memory, &joined) {
                 let reason = match error.raw_os_error().unwrap_or(0) {
                     errno::EIO | errno::EBADFD | errno::EFAULT => Reason::TunDown,
                     _ => Reason::TunRefused,

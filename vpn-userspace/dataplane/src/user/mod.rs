@@ -49,8 +49,8 @@ use self::tunnel::TunnelShared;
 use self::wans::{Steerings, Wans};
 use crate::bpf::OddDoor;
 use crate::{
-    DataplaneConfig, DataplaneError, DataplaneEvent, Engine, Redirects, SaStats, TunnelDrops, TunnelReport,
-    TunnelSpec, WanPortChoice,
+    DataplaneConfig, DataplaneError, DataplaneEvent, Engine, LanPortChoice, Redirects, SaStats, TunnelDrops,
+    TunnelReport, TunnelSpec, WanPortChoice,
 };
 
 /// Super-packets that wait for an outbound worker.
@@ -80,6 +80,9 @@ pub(crate) struct UserEngine {
     /// The WAN's devices by AF_XDP, once a tunnel wanted them.
     xsk: Option<Arc<Devices>>,
     xsk_devices: Vec<String>,
+    lan_devices: Vec<String>,
+    /// Packets from the LAN's frames whose tunnel is gone.
+    stray: Arc<Counters>,
     /// What was said of them last.
     xsk_state: String,
     dont_fragment: bool,
@@ -157,6 +160,8 @@ impl UserEngine {
             most_workers,
             xsk: None,
             xsk_devices: config.wan_devices.clone(),
+            lan_devices: config.lan.clone(),
+            stray: Arc::default(),
             xsk_state: String::new(),
             dont_fragment: config.dont_fragment,
             redirects: Redirects::default(),
@@ -190,8 +195,11 @@ impl UserEngine {
             return Err(DataplaneError::TunnelExists(spec.id));
         }
         let xsk = spec.wan_port == WanPortChoice::Xsk;
-        let why = if xsk { self.xsk()?.describe() } else { Vec::new() };
-        let width = if spec.spread { self.most_workers } else { 1 };
+        let lan = spec.lan_port == LanPortChoice::Xsk;
+        let devices = if xsk || lan { Some(self.xsk(xsk, lan)?.clone()) } else { None };
+        let why = devices.as_ref().map_or_else(Vec::new, |devices| devices.describe());
+        // Frames of the LAN come to one worker: nothing spreads them over queues.
+        let width = if spec.spread && !lan { self.most_workers } else { 1 };
         let tuns = match width {
             1 => vec![Tun::with_offloads(&spec.interface, self.lan_offloads)?],
             _ => Tun::with_queues(&spec.interface, self.lan_offloads, width)?,
@@ -200,12 +208,16 @@ impl UserEngine {
         let fits = |&suite| Overhead { outer_ipv6, udp: true, suite }.inner_mtu(ETHERNET_MTU) as u32;
         let guess = spec.suites.iter().map(fits).min().unwrap_or(1400);
         let ipv6 = spec.inside.iter().chain(&spec.remote_nets).any(|n| n.addr().is_ipv6());
-        let shared = TunnelShared::new(spec.id, tuns, spec.mtu.unwrap_or(guess), ipv6);
+        let shared =
+            TunnelShared::new(spec.id, tuns, devices.filter(|_| lan), spec.mtu.unwrap_or(guess), ipv6);
         shared.tun().set_mtu(shared.mtu() as u32)?;
         shared.tun().set_queue_len(TUN_QUEUE)?;
         shared.tun().set_up()?;
         let shared = Arc::new(shared);
         let outbound = if width == 1 { self.outbound_worker()? } else { 0 };
+        if lan {
+            self.redirects.tunnels.push((shared.index, Some(outbound as u32)));
+        }
         if width > 1 {
             while self.outbound.len() < width {
                 self.start_outbound()?;
@@ -220,7 +232,7 @@ impl UserEngine {
         self.tunnels.insert(spec.id, Tunnel { shared, outbound, mtu: spec.mtu, xsk });
         Ok(TunnelReport {
             engine: Engine::User,
-            lan_port: "tun",
+            lan_port: if lan { "xsk" } else { "tun" },
             wan_port: match xsk {
                 true => "xsk",
                 false if spec.encap => "udp",
@@ -249,13 +261,14 @@ impl UserEngine {
 
     fn start_outbound(&mut self) -> Result<usize, DataplaneError> {
         let (rules, events, busy) = (self.rules, self.events.clone(), self.busy_poll);
-        let index = self.outbound.len();
+        let (index, stray) = (self.outbound.len(), self.stray.clone());
         self.outbound.push(Worker::spawn(
             format!("cv-out-{index}"),
             &self.events,
             || Outbound::Stop,
-            move |control| OutboundWorker::new(index, rules, busy, events).run(control),
+            move |control| OutboundWorker::new(index, rules, busy, stray, events).run(control),
         )?);
+        self.add_lan_receivers(index)?;
         Ok(index)
     }
 
@@ -267,6 +280,9 @@ impl UserEngine {
     /// Removes the tunnel's SAs and its device. Returns when the device is gone.
     pub(crate) async fn remove_tunnel(&mut self, id: TunnelId) -> Result<(), DataplaneError> {
         let tunnel = self.tunnels.remove(&id).ok_or(DataplaneError::UnknownTunnel(id))?;
+        if tunnel.shared.frames.is_some() {
+            self.redirects.tunnels.push((tunnel.shared.index, None));
+        }
         for (spi, sa) in self.sas.extract_if(|_, sa| sa.tunnel == id) {
             self.wans.disown(sa.local, spi, Duration::ZERO);
         }
@@ -509,7 +525,9 @@ impl UserEngine {
     }
 
     pub(crate) fn wan_drops(&self) -> Vec<(&'static str, u64)> {
-        self.wans.drops()
+        let mut drops = self.wans.drops();
+        drops.extend(self.stray.drops());
+        drops
     }
 
     /// The UDP socket of a WAN address, for who must steer its port.

@@ -1,5 +1,7 @@
 //! The outbound worker: takes packets and super-packets from its LAN ports, splits, seals and sends them.
 
+mod frames;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
@@ -21,6 +23,7 @@ use super::control::{Control, Events, Outbound, WAKE};
 use super::counters::{Counters, Reason};
 use super::handover::{HandOver, HandedOver};
 use super::port::tun::{LanBatch, PACKETS, TunRead};
+use super::port::xsk::LanReceive;
 use super::port::{LanIn, LanRead, Route, WanOut, WanPath, WanTransmit};
 use super::rate::RateLimit;
 use super::setup::Limits;
@@ -28,6 +31,8 @@ use super::split::{self, Plan};
 use super::tunnel::TunnelShared;
 use crate::DataplaneEvent;
 
+/// Tokens from here on are frames'; those below are tunnels'.
+const FRAMES: u64 = 1 << 32;
 /// Batches from one port before the others have their turn.
 const BUDGET: usize = 64;
 
@@ -102,10 +107,15 @@ pub(crate) struct OutboundWorker {
     /// Poll before sleeping while there are tunnels.
     busy: bool,
     events: Events,
+    /// Frames of the LAN, by their tokens. They are of any of the tunnels whose LAN port is `xsk`.
+    frames: Vec<(u64, LanReceive)>,
+    next_frames: u64,
+    /// Packets of tunnels that are gone.
+    stray: Arc<Counters>,
 }
 
 impl OutboundWorker {
-    pub(crate) fn new(index: usize, rules: Rules, busy: bool, events: Events) -> Self {
+    pub(crate) fn new(index: usize, rules: Rules, busy: bool, stray: Arc<Counters>, events: Events) -> Self {
         Self {
             index,
             tunnels: Vec::new(),
@@ -118,6 +128,9 @@ impl OutboundWorker {
             rules,
             busy,
             events,
+            frames: Vec::new(),
+            next_frames: FRAMES,
+            stray,
         }
     }
 
@@ -151,6 +164,8 @@ impl OutboundWorker {
                     if let Err(error) = served {
                         self.lose_device(event.token as usize, &error, &control);
                     }
+                } else if let Some(index) = self.frames.iter().position(|(token, _)| *token == event.token) {
+                    self.serve_frames(index);
                 }
             }
         }
@@ -225,6 +240,16 @@ impl OutboundWorker {
                         owned.entry.path = path.clone();
                         owned.entry.route = route;
                     }
+                }
+            }
+            Outbound::AddFrames(port) => {
+                control.poller.add(&port, self.next_frames)?;
+                self.frames.push((self.next_frames, *port));
+                self.next_frames += 1;
+            }
+            Outbound::DropFrames => {
+                for (_, port) in self.frames.drain(..) {
+                    let _ = control.poller.remove(&port);
                 }
             }
             Outbound::Stop => return Ok(false),
@@ -430,8 +455,10 @@ impl Path<'_> {
         true
     }
 
-    /// `handed`: by another worker, whose packet it was.
-    fn take(&mut self, vnet: &VnetHeader, bytes: &[u8], handed: bool) {
+    /// The SA that takes the packet, by its place; `None` if none does, which has been counted and told, or if the worker
+    /// that has SAs for all was given the packet, as `vnet` describes it.
+    #[inline]
+    fn select<'p>(&mut self, bytes: &'p [u8], vnet: Option<&VnetHeader>) -> Option<(usize, Packet<'p>)> {
         let packet = Packet::parse(bytes);
         let fits = |o: &Owned| packet.as_ref().is_ok_and(|p| o.entry.selectors.matches_outbound(p));
         let mut found = None;
@@ -440,34 +467,35 @@ impl Path<'_> {
             found = self.active.get(place).filter(|o| fits(o)).map(|_| place);
         }
         let found = found.or_else(|| self.active.iter().position(fits));
-        if found.is_none() && !handed && self.shared.width() > 1 && self.hand_over(vnet, bytes) {
-            return;
+        if found.is_none()
+            && let Some(vnet) = vnet.filter(|_| self.shared.width() > 1)
+            && self.hand_over(vnet, bytes)
+        {
+            return None;
         }
         // What no SA takes is counted by the newest.
-        let index = found.unwrap_or(0);
-        let Self { shared, queue, active, trigger, icmp: icmp_limit, congestion, wan, rules, events, .. } =
-            self;
-        let Some(owned) = active.get_mut(index) else {
+        let Self { shared, queue, active, trigger, icmp: icmp_limit, events, .. } = self;
+        let Some(owned) = active.get(found.unwrap_or(0)) else {
             // The kernel's own chatter on a new interface (MLD, IGMP) asks for no tunnel.
             if packet.is_ok_and(|p| is_link_local(&p)) {
                 shared.counters(*queue).out.drops.add(Reason::LinkLocal, 1);
-                return;
+                return None;
             }
             shared.counters(*queue).out.drops.add(Reason::NoOutboundSa, 1);
             if trigger.allow(Instant::now()) {
                 let _ = events.send(DataplaneEvent::Trigger { tunnel: shared.id });
             }
-            return;
+            return None;
         };
         let drops = &owned.entry.counters.out.drops;
         let Ok(packet) = packet else {
             drops.add(Reason::Malformed, 1);
-            return;
+            return None;
         };
-        if found.is_none() {
+        let Some(index) = found else {
             if is_link_local(&packet) {
                 drops.add(Reason::LinkLocal, 1);
-                return;
+                return None;
             }
             drops.add(Reason::Selector, 1);
             // The SA for it may be missing: of several, one can be lost alone.
@@ -475,8 +503,17 @@ impl Path<'_> {
                 let _ = events.send(DataplaneEvent::Trigger { tunnel: shared.id });
             }
             answer(shared, icmp_limit, || icmp::unreachable(bytes, packet.destination()));
-            return;
-        }
+            return None;
+        };
+        Some((index, packet))
+    }
+
+    /// `handed`: by another worker, whose packet it was.
+    fn take(&mut self, vnet: &VnetHeader, bytes: &[u8], handed: bool) {
+        let Some((index, packet)) = self.select(bytes, (!handed).then_some(vnet)) else { return };
+        let Self { shared, active, icmp: icmp_limit, congestion, wan, rules, events, .. } = self;
+        let Some(owned) = active.get(index) else { return };
+        let drops = &owned.entry.counters.out.drops;
         let plan = match split::plan(vnet, &packet, bytes.len()) {
             Ok(plan) => plan,
             Err(error) => {
@@ -543,11 +580,20 @@ impl Path<'_> {
                     packets += 1;
                     inner_bytes += len as u64;
                 }
-                Err(SealError::Exhausted) => entry.counters.out.drops.add(Reason::Exhausted, 1),
-                Err(SealError::NoRoom { .. }) => entry.counters.out.drops.add(Reason::Malformed, 1),
+                Err(error) => entry.counters.out.drops.add(error.into(), 1),
             }
         }
-        let Some(Owned { entry, used, .. }) = active.get_mut(index) else { return };
+        if let Some(owned) = active.get_mut(index) {
+            owned.sent(packets, inner_bytes, events);
+        }
+    }
+}
+
+impl Owned {
+    /// Takes packets that were sealed into account.
+    #[inline]
+    fn sent(&mut self, packets: u64, inner_bytes: u64, events: &Events) {
+        let Self { entry, used, .. } = self;
         *used = true;
         entry.bytes += inner_bytes;
         entry.counters.out.add(packets, inner_bytes);

@@ -1,13 +1,15 @@
 //! What the workers of both directions share of a tunnel: its device, its MTU, its drops.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use culvert_sys::tun::Tun;
+use culvert_sys::xsk::device_index;
 use culvert_types::TunnelId;
 
 use super::counters::Counters;
+use super::port::xsk::Devices;
 
 /// A learned path MTU is forgotten after this long (RFC 1981 4: not before 5 minutes; Linux: 10).
 pub(crate) const PATH_MTU_LIFETIME: Duration = Duration::from_secs(600);
@@ -25,6 +27,10 @@ pub(crate) struct TunnelShared {
     queues: Vec<Queue>,
     /// The outbound worker that has an SA for all packets: who takes those of queues whose worker has none.
     owner: AtomicUsize,
+    /// Index of its interface.
+    pub(crate) index: u32,
+    /// The LAN's devices, if its LAN port is `xsk`.
+    pub(crate) frames: Option<Arc<Devices>>,
     /// The interface's MTU; the packet path reads it.
     mtu: AtomicU32,
     /// What the path carries without fragments outside: less than the MTU where that may not fall further.
@@ -48,13 +54,20 @@ struct Mtu {
 }
 
 impl TunnelShared {
-    /// With `ipv6` the MTU never falls below what IPv6 needs.
-    pub(crate) fn new(id: TunnelId, tuns: Vec<Tun>, mtu: u32, ipv6: bool) -> Self {
+    /// Toward `frames`, where it is not by the device alone. With `ipv6` the MTU never falls below what IPv6 needs.
+    pub(crate) fn new(
+        id: TunnelId,
+        tuns: Vec<Tun>,
+        frames: Option<Arc<Devices>>,
+        mtu: u32,
+        ipv6: bool,
+    ) -> Self {
         let minimum = if ipv6 { MIN_V6 } else { MIN_V4 };
         let state = Mutex::new(Mtu { base: mtu, learned: None });
+        let index = tuns.first().and_then(|tun| device_index(tun.name())).unwrap_or(0);
         let (carried, mtu) = (AtomicU32::new(mtu.max(MIN_V4)), AtomicU32::new(mtu.max(minimum)));
         let queues = tuns.into_iter().map(|tun| Queue { tun, counters: Counters::default() }).collect();
-        Self { id, queues, owner: AtomicUsize::new(usize::MAX), mtu, carried, state, minimum }
+        Self { id, index, frames, queues, owner: AtomicUsize::new(usize::MAX), mtu, carried, state, minimum }
     }
 
     /// The device, by its first queue.

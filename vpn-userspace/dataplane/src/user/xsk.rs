@@ -1,5 +1,5 @@
-//! The user engine's part in AF_XDP: opening the WAN's devices when a tunnel wants them, giving each inbound worker its
-//! receivers, and doing so again when a device went and is back.
+//! The user engine's part in AF_XDP: opening the devices of the WAN and of the LAN when a tunnel wants them, giving each
+//! worker its receivers, and doing so again when a device went and is back.
 use std::sync::Arc;
 
 use culvert_sys::guard::SaPath;
@@ -8,39 +8,64 @@ use culvert_sys::wan::WanSocket;
 use culvert_types::Spi;
 
 use super::UserEngine;
-use super::control::Inbound;
-use super::port::xsk::{Devices, XskPath, XskReceive};
+use super::control::{Inbound, Outbound};
+use super::port::xsk::{Devices, LanReceive, XskPath, XskReceive};
 use super::port::{WanIn, WanPath};
-use crate::{DataplaneError, Redirects};
+use crate::{DataplaneError, LanDevice, Redirects};
 
 /// Microseconds for which the kernel polls a device from a system call, where workers poll too.
 const BUSY_POLL: u32 = 50;
 
 impl UserEngine {
-    /// The WAN's devices, opened if they are not yet.
-    pub(super) fn xsk(&mut self) -> Result<&Arc<Devices>, DataplaneError> {
+    /// The devices of the WAN, of the LAN, or of both, as a tunnel wants them; opened if nothing is open yet. Where others are
+    /// open, these follow when [`tend`](Self::tend) next looks: the kernel serves meanwhile.
+    pub(super) fn xsk(&mut self, wan: bool, lan: bool) -> Result<&Arc<Devices>, DataplaneError> {
         if self.xsk.is_none() {
             let hops = NextHops::start()?;
-            let devices = Arc::new(Devices::new(
-                self.xsk_devices.clone(),
-                hops,
-                if self.busy_poll { BUSY_POLL } else { 0 },
-            ));
+            let busy_poll = if self.busy_poll { BUSY_POLL } else { 0 };
+            let (wan_devices, lan_devices) = (self.xsk_devices.clone(), self.lan_devices.clone());
+            let devices = Arc::new(Devices::new(wan_devices, lan_devices, hops, busy_poll));
+            devices.want(wan, lan)?;
             devices.open()?;
             self.xsk = Some(devices);
-            (0..self.wans.controls().count()).try_for_each(|worker| self.add_receivers(worker))?;
+            self.add_all_receivers()?;
         }
-        self.xsk.as_ref().ok_or(DataplaneError::WorkerGone)
+        let devices = self.xsk.as_ref().ok_or(DataplaneError::WorkerGone)?;
+        devices.want(wan, lan)?;
+        Ok(devices)
     }
 
-    /// Gives a worker a receiver of each queue.
+    /// Gives every worker a receiver of each queue, and says so to the guard.
+    fn add_all_receivers(&mut self) -> Result<(), DataplaneError> {
+        (0..self.wans.controls().count()).try_for_each(|worker| self.add_receivers(worker))?;
+        (0..self.outbound.len()).try_for_each(|worker| self.add_lan_receivers(worker))?;
+        let open = self.xsk.as_ref().and_then(|devices| devices.current());
+        for device in open.iter().flat_map(|open| &open.devices).filter(|d| d.lan) {
+            let (name, index, mac) = (device.name.clone(), device.index, device.mac);
+            self.redirects.lans.push(LanDevice { name, index, mac });
+        }
+        Ok(())
+    }
+
+    /// Gives an inbound worker a receiver of each queue of the WAN.
     pub(super) fn add_receivers(&mut self, worker: usize) -> Result<(), DataplaneError> {
         let Some(devices) = &self.xsk else { return Ok(()) };
-        for receiver in devices.receivers()? {
+        for receiver in devices.receivers(false)? {
             let endpoint = receiver.endpoint().map_err(DataplaneError::Worker)?;
             self.redirects.added.push((worker as u32, endpoint));
             let port = WanIn::Xsk(XskReceive::new(receiver));
             self.wans.control(worker).send(Inbound::AddPort(port))?;
+        }
+        Ok(())
+    }
+
+    /// Gives an outbound worker a receiver of each queue of the LAN.
+    pub(super) fn add_lan_receivers(&mut self, worker: usize) -> Result<(), DataplaneError> {
+        let (Some(devices), Some(outbound)) = (&self.xsk, self.outbound.get(worker)) else { return Ok(()) };
+        for receiver in devices.receivers(true)? {
+            let endpoint = receiver.endpoint().map_err(DataplaneError::Worker)?;
+            self.redirects.lan_added.push((worker as u32, endpoint));
+            outbound.control.send(Outbound::AddFrames(Box::new(LanReceive::new(receiver))))?;
         }
         Ok(())
     }
@@ -61,25 +86,31 @@ impl UserEngine {
         let gone = devices.close();
         if !gone.is_empty() {
             tracing::warn!(
-                "a WAN device has changed: AF_XDP is opened anew, the kernel's sockets serve meanwhile"
+                "the devices of AF_XDP have changed: they are opened anew, the kernel serves meanwhile"
             );
             self.redirects.added.clear();
+            self.redirects.lan_added.clear();
+            self.redirects.lans.clear();
             self.redirects.gone.extend(gone);
             for control in self.wans.controls() {
                 // A worker that is gone has said so.
                 let _ = control.send(Inbound::DropReceivers);
             }
+            for worker in &self.outbound {
+                let _ = worker.control.send(Outbound::DropFrames);
+            }
             // The workers let go of the sockets first; next time.
             return;
         }
         let opened = devices.open().map_err(DataplaneError::from);
-        let workers = self.wans.controls().count();
-        let opened = opened.and_then(|()| (0..workers).try_for_each(|w| self.add_receivers(w)));
+        let opened = opened.and_then(|()| self.add_all_receivers());
         let outcome = match &opened {
             Ok(()) => devices.describe().join("; "),
             Err(error) => {
                 devices.close();
                 self.redirects.added.clear();
+                self.redirects.lan_added.clear();
+                self.redirects.lans.clear();
                 error.to_string()
             }
         };

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use culvert_crypto::{Suite, SuiteKeys};
 use culvert_dataplane::testing::{self, Limits, Purpose, SaSetup};
 use culvert_dataplane::{
-    Dataplane, DataplaneConfig, DataplaneEvent, Engine, EngineChoice, OffloadSwitches, TunnelSpec,
-    WanPortChoice,
+    Dataplane, DataplaneConfig, DataplaneEvent, Engine, EngineChoice, LanPortChoice, OffloadSwitches,
+    TunnelSpec, WanPortChoice,
 };
 use culvert_ebpf_shared::testing::{ethernet, ip, udp};
 use culvert_esp::packet::Packet;
@@ -57,6 +57,8 @@ pub(crate) struct Path {
     pub(crate) outer_ipv6: bool,
     /// How packets of the user engine reach the WAN.
     pub(crate) wan_port: WanPortChoice,
+    /// How packets of the user engine come from the LAN, and go there.
+    pub(crate) lan_port: LanPortChoice,
     /// Workers that share the WAN address.
     pub(crate) workers: usize,
     pub(crate) links: Links,
@@ -135,9 +137,8 @@ fn guard(dataplane: &mut Dataplane, setup: &SaSetup, of: Path, mode: AttachMode)
     let options = GuardOptions { local_addresses: vec![setup.local], ..GuardOptions::default() };
     let mut guard = Guard::load(options).unwrap();
     guard.attach(if mode == AttachMode::Tcx { "wan" } else { wan_device(of) }, mode).unwrap();
-    for (worker, endpoint) in dataplane.take_redirects().added {
-        guard.add_receiver(worker, &endpoint).unwrap();
-    }
+    let refused = dataplane.take_redirects().tell(&mut guard);
+    assert!(refused.is_empty(), "{refused:?}");
     let shortest = 8 + setup.suite.iv_len() + setup.suite.alignment() + setup.suite.icv_len();
     let entry = GuardSa {
         spi: setup.inbound,
@@ -233,7 +234,7 @@ impl Bench {
         let mut config =
             DataplaneConfig { wan: vec![local], workers: path.workers, ..DataplaneConfig::default() };
         config.wan_devices = vec!["wan".to_owned()];
-        if path.engine == EngineChoice::Bpf {
+        if path.engine == EngineChoice::Bpf || path.lan_port == LanPortChoice::Xsk {
             config.lan = vec!["lan".to_owned()];
         }
         if path.plainly {
@@ -253,6 +254,7 @@ impl Bench {
             spread: false,
             wan_port: path.wan_port,
             transport: false,
+            lan_port: path.lan_port,
             remote_nets: vec!["10.2.0.0/24".parse().unwrap(), "fd02::/64".parse().unwrap()],
             small: None,
         };
@@ -287,6 +289,7 @@ impl Bench {
             (WanPortChoice::Xsk, _) => Some(AttachMode::XdpNative),
             (_, EngineChoice::Bpf) => Some(AttachMode::Tcx),
             _ if tagged => Some(AttachMode::XdpNative),
+            _ if path.lan_port == LanPortChoice::Xsk => Some(AttachMode::Tcx),
             _ => None,
         };
         let guard = mode.map(|mode| gateway.within(|| guard(&mut dataplane, &setup, path, mode)).unwrap());
@@ -309,16 +312,22 @@ impl Bench {
         }
     }
 
-    /// Lets no ESP leave by the stack any more: what still leaves goes by AF_XDP.
-    pub(crate) fn forbid_the_stack(&mut self) {
-        // The first packet has the next hop looked up, and goes by the stack itself.
-        let first = Make::new("10.1.0.2", "10.2.0.9", 60).udp();
-        self.out("the first of all", &first, &Expect::Sealed(0, vec![routed(&first)]));
+    /// Waits until all next hops are known, and lets nothing plain pass by the stack any more where AF_XDP should carry it.
+    pub(crate) fn settle(&mut self) {
+        // The first packets have the next hops looked up, and go by the stack themselves.
+        for (from, to) in [("10.1.0.2", "10.2.0.9"), ("fd01::2", "fd02::9")] {
+            let first = Make::new(from, to, 60).udp();
+            self.out("the first of all", &first, &Expect::Sealed(0, vec![routed(&first)]));
+            let answer = Make::new(to, from, 60).udp();
+            self.inn("its answer", &answer, &Expect::Delivered(vec![routed(&answer)]));
+        }
         std::thread::sleep(Duration::from_millis(1500));
-        let rule = "meta l4proto esp drop; udp sport 4500 drop;";
-        let chain = format!("chain outward {{ type filter hook output priority 0; {rule} }};");
-        let table = format!("table inet noesp {{ {chain} }}");
-        self.gateway.run("nft", &[&table]).unwrap();
+        if self.path.wan_port == WanPortChoice::Xsk {
+            let rule = "meta l4proto esp drop; udp sport 4500 drop;";
+            let chain = format!("chain outward {{ type filter hook output priority 0; {rule} }};");
+            let table = format!("table inet noesp {{ {chain} }}");
+            self.gateway.run("nft", &[&table]).unwrap();
+        }
     }
 
     /// Sends an IP packet from the host, and compares what becomes of it.

@@ -14,13 +14,13 @@ mod streams;
 mod wire;
 
 use bench::{Bench, Links, Path};
-use culvert_dataplane::{EngineChoice, WanPortChoice};
+use culvert_dataplane::{EngineChoice, LanPortChoice, WanPortChoice};
 use culvert_sys::probe::KernelEsp;
 
 fn corpus(path: Path) {
     let mut bench = Bench::new(path);
-    if path.wan_port == WanPortChoice::Xsk {
-        bench.forbid_the_stack();
+    if path.wan_port == WanPortChoice::Xsk || path.lan_port == LanPortChoice::Xsk {
+        bench.settle();
     }
     outbound::cases(&mut bench);
     inbound::cases(&mut bench);
@@ -37,6 +37,7 @@ fn user(suite: &'static str, encap: bool, outer_ipv6: bool) -> Path {
         encap,
         outer_ipv6,
         wan_port: WanPortChoice::Socket,
+        lan_port: LanPortChoice::Tun,
         workers: 2,
         links: Links::Ethernet,
         plainly: false,
@@ -112,6 +113,17 @@ fn user_tun_xsk() {
 #[test]
 fn user_tun_xsk_udp_ipv6() {
     corpus(Path { wan_port: WanPortChoice::Xsk, ..user("aes256gcm16", true, true) });
+}
+
+#[test]
+fn user_xsk_udp() {
+    corpus(Path { lan_port: LanPortChoice::Xsk, ..user("aes256gcm16", true, true) });
+}
+
+#[test]
+fn user_xsk_xsk() {
+    let both = Path { wan_port: WanPortChoice::Xsk, ..user("aes256-sha256", false, false) };
+    corpus(Path { lan_port: LanPortChoice::Xsk, ..both });
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use culvert_crypto::{Suite, SuiteKeys};
 use culvert_dataplane::testing::{self, Limits, Purpose, SaSetup};
 use culvert_dataplane::{
-    Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent, EngineChoice, OffloadSwitches, SaStats,
-    SmallPackets, TunnelSpec, WanPortChoice,
+    Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent, EngineChoice, LanPortChoice, OffloadSwitches,
+    SaStats, SmallPackets, TunnelSpec, WanPortChoice,
 };
 use culvert_lab::Namespace;
 use culvert_lab::topology::{LAN_A, LAN_A6, LAN_B, LAN_B6};
@@ -44,6 +44,7 @@ pub(crate) struct Options {
     pub(crate) spread: bool,
     /// The networks are then the gateways' own addresses.
     pub(crate) transport: bool,
+    pub(crate) lan_port: LanPortChoice,
 }
 
 impl Default for Options {
@@ -63,6 +64,7 @@ impl Default for Options {
             small: None,
             spread: false,
             transport: false,
+            lan_port: LanPortChoice::Tun,
         }
     }
 }
@@ -90,7 +92,11 @@ impl<'a> Gateway<'a> {
         // Its thread is of the namespace, and keeps time and listens to the kernel between calls too.
         let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = namespace.within(runtime).unwrap().unwrap();
-        let lan = if options.direct { vec!["lan".to_owned()] } else { Vec::new() };
+        let lan = if options.direct || options.lan_port == LanPortChoice::Xsk {
+            vec!["lan".to_owned()]
+        } else {
+            Vec::new()
+        };
         let config = DataplaneConfig {
             wan: vec![local],
             lan,
@@ -125,6 +131,7 @@ impl<'a> Gateway<'a> {
             spread: self.options.spread,
             wan_port: self.options.wan_port,
             transport: self.options.transport,
+            lan_port: self.options.lan_port,
             remote_nets: self.nets().1.iter().map(|n| n.parse().unwrap()).collect(),
             small: self.options.small,
         }

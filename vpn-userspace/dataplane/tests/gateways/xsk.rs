@@ -1,12 +1,13 @@
-//! The WAN port `xsk`: packets go by AF_XDP while nothing of the stack would let them pass, and by the stack where AF_XDP
+//! The ports `xsk`: packets go by AF_XDP while nothing of the stack would let them pass, and by the stack where AF_XDP
 //! does not serve.
 use std::time::Duration;
 
-use culvert_dataplane::WanPortChoice;
+use culvert_dataplane::{LanPortChoice, WanPortChoice};
 use culvert_lab::measure::{Echo, Iperf, ping, reaches};
 use culvert_lab::topology::{HOST_B, HOST_B6, WAN_A, WAN_A6, WAN_B, WAN_B6};
 use culvert_lab::{Namespace, Site, wait_for};
 use culvert_sys::guard::{AttachMode, Guard, GuardOptions, GuardSa, SaPath};
+use culvert_sys::xsk::device_index;
 
 use super::common::{Gateway, Options};
 use super::{address, bulk};
@@ -23,7 +24,9 @@ impl<'a> Guarded<'a> {
         let guard = namespace
             .within(|| {
                 let mut guard = Guard::load(options).unwrap();
-                guard.attach("wan", AttachMode::XdpNative).unwrap();
+                let xsk = gateway.options.wan_port == WanPortChoice::Xsk;
+                let mode = if xsk { AttachMode::XdpNative } else { AttachMode::Tcx };
+                guard.attach("wan", mode).unwrap();
                 guard
             })
             .unwrap();
@@ -34,7 +37,8 @@ impl<'a> Guarded<'a> {
             let entry = GuardSa { spi: sa.inbound, local, remote: None, min_len: 32, alignment: 4, esn };
             this.guard.insert_sa(entry).unwrap();
             let path = gateway.dataplane.sa_path(sa.inbound);
-            let SaPath::Xsk { .. } = path else { panic!("{path:?}") };
+            let xsk = gateway.options.wan_port == WanPortChoice::Xsk;
+            assert_eq!(matches!(path, SaPath::Xsk { .. }), xsk, "{path:?}");
             this.guard.set_path(sa.inbound, path).unwrap();
         }
         this
@@ -42,12 +46,9 @@ impl<'a> Guarded<'a> {
 
     fn follow(&mut self, gateway: &mut Gateway<'_>) {
         let redirects = gateway.dataplane.take_redirects();
-        for device in redirects.gone {
-            self.guard.remove_receivers(device).unwrap();
-        }
-        for (worker, endpoint) in redirects.added {
-            self.guard.add_receiver(worker, &endpoint).unwrap();
-        }
+        let Self { namespace, guard } = self;
+        let refused = namespace.within(|| redirects.tell(guard)).unwrap();
+        assert!(refused.is_empty(), "{refused:?}");
     }
 
     fn attach_anew(&mut self) {
@@ -165,15 +166,96 @@ fn where_af_xdp_does_not_serve_the_sockets_do_and_the_sa_is_the_same() {
         a.run(|d| Box::pin(async { d.tend() }));
         let redirects = a.dataplane.take_redirects();
         let opened = !redirects.added.is_empty();
-        for (worker, endpoint) in redirects.added {
-            guard_a.guard.add_receiver(worker, &endpoint).unwrap();
-        }
+        assert!(redirects.tell(&mut guard_a.guard).is_empty());
         opened.then_some(())
     })
     .unwrap();
     settle(&site);
     forbid(&site);
     assert_eq!(ping(&site.host_a, HOST_B, 20, Duration::from_millis(10)).unwrap().received, 20);
+}
+
+/// Lets the stack of A forward nothing from or to its LAN.
+fn forward(site: &Site, allowed: bool) {
+    let chain = "chain forward { type filter hook forward priority 0; iifname lan drop; oifname lan drop; }";
+    match allowed {
+        false => site.gateway_a.run("nft", &[&format!("table inet nolan {{ {chain}; }}")]).unwrap(),
+        true => site.gateway_a.run("nft", &["delete table inet nolan"]).unwrap(),
+    };
+}
+
+/// Until the hosts' next hops are known, packets to them go by the stack.
+fn settle_lan(site: &Site, host: &str) {
+    wait_for("a way past the LAN's stack", Duration::from_secs(10), || {
+        let one = || ping(&site.host_a, host, 1, Duration::from_millis(10)).unwrap().received == 1;
+        one();
+        std::thread::sleep(Duration::from_millis(50));
+        forward(site, false);
+        let fast = one();
+        forward(site, true);
+        fast.then_some(())
+    })
+    .unwrap();
+}
+
+/// The LAN's device of A goes, and another of the same name comes.
+fn replace_lan(site: &Site, a: &mut Gateway<'_>, guard_a: &mut Guarded<'_>) {
+    site.gateway_a.ip("link del lan").unwrap();
+    let name = site.gateway_a.name();
+    site.host_a.ip(&format!("link add eth0 type veth peer name lan netns {name}")).unwrap();
+    for line in ["addr add 10.1.0.2/24 dev eth0", "link set eth0 up"] {
+        site.host_a.ip(line).unwrap();
+    }
+    for line in ["addr add 10.1.0.1/24 dev lan", "link set lan up"] {
+        site.gateway_a.ip(line).unwrap();
+    }
+    site.host_a.ip("route add default via 10.1.0.1").unwrap();
+    wait_for("AF_XDP", Duration::from_secs(5), || {
+        a.run(|d| Box::pin(async { d.tend() }));
+        let redirects = a.dataplane.take_redirects();
+        let opened = !redirects.lans.is_empty();
+        let guard = &mut guard_a.guard;
+        let refused = site.gateway_a.within(|| redirects.tell(guard)).unwrap();
+        assert!(refused.is_empty(), "{refused:?}");
+        opened.then_some(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_lan_in_frames_needs_no_stack_and_has_one_where_frames_do_not_serve() {
+    for wan_port in [WanPortChoice::Xsk, WanPortChoice::Socket] {
+        let site = Site::new().unwrap();
+        let options = Options { lan_port: LanPortChoice::Xsk, wan_port, ..options(true, "aes128gcm16") };
+        let [(mut a, mut guard_a), (mut b, _gb)] = sides(&site, &options, (WAN_A, WAN_B));
+        settle_lan(&site, HOST_B);
+        settle_lan(&site, HOST_B6);
+        forward(&site, false);
+        // Host A leaves its checksums to a device that has none.
+        for reverse in [false, true] {
+            let gbps = bulk(&site, HOST_B, &Iperf { streams: 2, reverse, ..Iperf::default() });
+            assert!(gbps > 0.03, "{wan_port:?}, reverse {reverse}: {gbps} Gbit/s");
+        }
+        let six = || reaches(&site.host_a, HOST_B6).unwrap().then_some(());
+        wait_for("IPv6 past the stack", Duration::from_secs(5), six).unwrap();
+        forward(&site, true);
+
+        // No frame is taken at A, nor has any a next hop there: the stack serves, by the same SA.
+        let echo = Echo::start(&site.host_a, &site.host_b, HOST_B, Duration::from_millis(5)).unwrap();
+        let pause = || std::thread::sleep(Duration::from_millis(200));
+        let device = site.gateway_a.within(|| device_index("lan").unwrap()).unwrap();
+        guard_a.guard.remove_lan(device).unwrap();
+        pause();
+        assert_eq!(echo.stop().unwrap().lost(), 0, "{wan_port:?}");
+
+        if wan_port == WanPortChoice::Socket {
+            replace_lan(&site, &mut a, &mut guard_a);
+            settle_lan(&site, HOST_B);
+        }
+        for reason in ["not-authentic", "replay-duplicate", "unknown-spi", "inner-malformed", "lan-busy"] {
+            assert_eq!(a.dropped(reason) + b.dropped(reason), 0, "{reason} of {wan_port:?}");
+        }
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::io;
 
 /// Names of the programs; all begin with `culvert_`, so that they are told in listings (`bpftool`, `tc`, `ip link`).
 const XDP: &str = "culvert_xdp";
+const LAN: &str = "culvert_lan";
 const TC_ETHERNET: &str = "culvert_tc";
 const TC_IP: &str = "culvert_tc_ip";
 
@@ -109,11 +110,11 @@ pub(super) fn attach(
             let reason = format!("XDP on a {driver} link would take segmentation offload from its senders");
             attach_tc(ebpf, &link, Some(reason))
         }
-        AttachMode::Auto => match attach_xdp(ebpf, &link, XdpMode::Driver, None) {
+        AttachMode::Auto => match attach_xdp(ebpf, XDP, &link, XdpMode::Driver, None) {
             Err(GuardError::Attach { cause: native, .. }) => {
                 let driver = link.driver.as_deref().unwrap_or("unknown");
                 let reason = format!("driver {driver} does not take native XDP ({native})");
-                match attach_xdp(ebpf, &link, XdpMode::Skb, Some(reason.clone())) {
+                match attach_xdp(ebpf, XDP, &link, XdpMode::Skb, Some(reason.clone())) {
                     Err(GuardError::Attach { cause: generic, .. }) => {
                         attach_tc(ebpf, &link, Some(format!("{reason}, nor generic XDP ({generic})")))
                     }
@@ -125,14 +126,28 @@ pub(super) fn attach(
             }
             outcome => outcome,
         },
-        AttachMode::XdpNative => attach_xdp(ebpf, &link, XdpMode::Driver, None),
-        AttachMode::XdpGeneric => attach_xdp(ebpf, &link, XdpMode::Skb, None),
+        AttachMode::XdpNative => attach_xdp(ebpf, XDP, &link, XdpMode::Driver, None),
+        AttachMode::XdpGeneric => attach_xdp(ebpf, XDP, &link, XdpMode::Skb, None),
         AttachMode::Tcx => attach_tc(ebpf, &link, None),
+    }
+}
+
+/// The program of LANs, natively or else generically.
+pub(super) fn attach_lan(ebpf: &mut aya::Ebpf, ifname: &str) -> Result<(Hook, Attached), GuardError> {
+    let link = Link::find(ifname)?;
+    match attach_xdp(ebpf, LAN, &link, XdpMode::Driver, None) {
+        Err(GuardError::Attach { cause, .. }) => {
+            let driver = link.driver.as_deref().unwrap_or("unknown");
+            let reason = format!("driver {driver} does not take native XDP ({cause})");
+            attach_xdp(ebpf, LAN, &link, XdpMode::Skb, Some(reason))
+        }
+        outcome => outcome,
     }
 }
 
 fn attach_xdp(
     ebpf: &mut aya::Ebpf,
+    name: &'static str,
     link: &Link,
     mode: XdpMode,
     reason: Option<String>,
@@ -149,7 +164,7 @@ fn attach_xdp(
         Some(libc::EBUSY | libc::EEXIST) => GuardError::Occupied { interface: interface.clone() },
         _ => GuardError::Attach { interface: interface.clone(), how, cause: chain(error) },
     };
-    let program = xdp(ebpf)?;
+    let program = xdp(ebpf, name)?;
     let id = program.attach_to_if_index(link.index, mode).map_err(|error| failed(&error))?;
     let owned = program.take_link(id).map_err(|error| failed(&error))?;
     // Where links are refused aya falls back to an attachment that would outlive us: dropping `owned` undoes it.
@@ -260,11 +275,11 @@ pub(super) fn cleanup_stale() -> Result<Vec<String>, GuardError> {
     Ok(cleaned)
 }
 
-/// The XDP program, verified. Each program is loaded when it is first attached: the verifier takes its time, a second
+/// An XDP program, verified. Each program is loaded when it is first attached: the verifier takes its time, a second
 /// and more on a slow host, and one of the three is all that most gateways need.
-fn xdp(ebpf: &mut aya::Ebpf) -> Result<&mut Xdp, GuardError> {
-    let program = ebpf.program_mut(XDP).and_then(|program| <&mut Xdp>::try_from(program).ok());
-    let program = program.ok_or(GuardError::Missing(XDP))?;
+fn xdp<'a>(ebpf: &'a mut aya::Ebpf, name: &'static str) -> Result<&'a mut Xdp, GuardError> {
+    let program = ebpf.program_mut(name).and_then(|program| <&mut Xdp>::try_from(program).ok());
+    let program = program.ok_or(GuardError::Missing(name))?;
     if program.fd().is_err() {
         program.load().map_err(GuardError::load)?;
     }

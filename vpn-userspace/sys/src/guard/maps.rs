@@ -1,6 +1,7 @@
 //! The guard's maps, typed: names and layouts are those of vpn-ebpf.
 use super::GuardError;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, XskMap};
+use culvert_ebpf_shared::lan::{Lan, LanTunnel};
 use culvert_ebpf_shared::layout::{Config, Counter, Plain, Present, Sa, SaKey, counter_index};
 use culvert_ebpf_shared::redirect::{XskKey, XskSlot};
 use culvert_ebpf_shared::{Address, Reason};
@@ -30,6 +31,8 @@ pub(super) struct Maps {
     counters: PerCpuArray<MapData, Wire<Counter>>,
     xsks: XskMap<MapData>,
     xsk_slots: HashMap<MapData, Wire<XskKey>, Wire<XskSlot>>,
+    lans: HashMap<MapData, u32, Wire<Lan>>,
+    lan_tunnels: HashMap<MapData, u32, Wire<LanTunnel>>,
 }
 
 impl Maps {
@@ -45,6 +48,8 @@ impl Maps {
             counters: map("COUNTERS")?.try_into().map_err(GuardError::map("COUNTERS"))?,
             xsks: map("XSKS")?.try_into().map_err(GuardError::map("XSKS"))?,
             xsk_slots: map("XSK_SLOTS")?.try_into().map_err(GuardError::map("XSK_SLOTS"))?,
+            lans: map("LANS")?.try_into().map_err(GuardError::map("LANS"))?,
+            lan_tunnels: map("LAN_TUNNELS")?.try_into().map_err(GuardError::map("LAN_TUNNELS"))?,
         })
     }
 
@@ -114,6 +119,22 @@ impl Maps {
         gone(self.xsk_slots.remove(&Wire(key))).map_err(GuardError::map("XSK_SLOTS"))?;
         // The kernel empties the place of a socket that was closed.
         gone(self.xsks.unset(slot)).map_err(GuardError::map("XSKS"))
+    }
+
+    pub(super) fn set_lan(&mut self, device: u32, lan: Lan) -> Result<(), GuardError> {
+        self.lans.insert(device, Wire(lan), 0).map_err(GuardError::map("LANS"))
+    }
+
+    pub(super) fn remove_lan(&mut self, device: u32) -> Result<(), GuardError> {
+        gone(self.lans.remove(&device)).map_err(GuardError::map("LANS"))
+    }
+
+    pub(super) fn set_lan_tunnel(&mut self, interface: u32, tunnel: LanTunnel) -> Result<(), GuardError> {
+        self.lan_tunnels.insert(interface, Wire(tunnel), 0).map_err(GuardError::map("LAN_TUNNELS"))
+    }
+
+    pub(super) fn remove_lan_tunnel(&mut self, interface: u32) -> Result<(), GuardError> {
+        gone(self.lan_tunnels.remove(&interface)).map_err(GuardError::map("LAN_TUNNELS"))
     }
 }
 

@@ -7,6 +7,7 @@
 //! Oldest kernel: 5.18. Needs CAP_BPF and CAP_NET_ADMIN.
 mod attach;
 mod error;
+mod lan;
 mod link;
 mod maps;
 mod redirect;

@@ -18,7 +18,7 @@ mod syscall;
 mod umem;
 
 pub use error::XskError;
-pub use frame::{Outer, outer};
+pub use frame::{Outer, is_plain, outer, tunnel_of};
 pub use socket::{BATCH, Endpoint, Mode, Queue, QueueOptions, Received, Receiver, Statistics};
-pub use syscall::{device_index, device_mtu, queue_count};
+pub use syscall::{device_index, device_mac, device_mtu, queue_count};
 pub use umem::{Frame, Umem};

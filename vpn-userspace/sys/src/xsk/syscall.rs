@@ -165,7 +165,16 @@ pub fn device_mtu(device: &str) -> Option<u32> {
     u32::try_from(unsafe { answer.ifr_ifru.ifru_mtu }).ok()
 }
 
-/// Asks the kernel about a device; `prepare` fills the request in. For the two requests above only.
+/// Link-layer address of an Ethernet device.
+pub fn device_mac(device: &str) -> Option<[u8; 6]> {
+    let answer = ask(device, libc::SIOCGIFHWADDR, |_| {})?;
+    // SAFETY: what SIOCGIFHWADDR writes.
+    let address = unsafe { answer.ifr_ifru.ifru_hwaddr };
+    let [a, b, c, d, e, f, ..] = address.sa_data;
+    (address.sa_family == libc::ARPHRD_ETHER).then(|| [a, b, c, d, e, f].map(|byte| byte as u8))
+}
+
+/// Asks the kernel about a device; `prepare` fills the request in. For the requests above only.
 fn ask(device: &str, what: libc::Ioctl, prepare: impl FnOnce(&mut libc::ifreq)) -> Option<libc::ifreq> {
     if device.len() >= libc::IFNAMSIZ {
         return None;
@@ -181,8 +190,8 @@ fn ask(device: &str, what: libc::Ioctl, prepare: impl FnOnce(&mut libc::ifreq)) 
         let fd = checked(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)).ok()?;
         OwnedFd::from_raw_fd(fd)
     };
-    // SAFETY: both read the name; SIOCETHTOOL reads and writes the struct of the command that ifru_data points to, which
-    // the caller holds, and SIOCGIFMTU writes the request.
+    // SAFETY: all read the name; SIOCETHTOOL reads and writes the struct of the command that ifru_data points to, which
+    // the caller holds; the others write the request.
     let answer = unsafe { libc::ioctl(socket.as_raw_fd(), what, &raw mut request) };
     (answer == 0).then_some(request)
 }

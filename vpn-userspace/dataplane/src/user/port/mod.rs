@@ -7,6 +7,7 @@
 //! A port that takes packets before the kernel has routed them (`xsk`) does what routing does: it decrements the TTL and
 //! leaves fragments, options and what it cannot deliver to the kernel.
 
+pub(crate) mod memory;
 pub(crate) mod socket;
 pub(crate) mod tun;
 pub(crate) mod xsk;
@@ -20,7 +21,9 @@ use std::sync::Arc;
 use culvert_sys::batch::Datagram;
 use culvert_sys::tun::{Offloads, VnetHeader};
 use culvert_sys::wan::{PathError, WanKind, WanSocket};
+use culvert_sys::xsk::{Frame, Umem};
 
+use self::memory::Memory;
 use self::socket::{SocketReceive, SocketTransmit};
 use self::tun::{LanBatch, TunRead, TunWrite};
 use self::xsk::{XskPath, XskReceive, XskTransmit};
@@ -60,8 +63,13 @@ pub(crate) trait LanWrite {
     /// Which super-packets are taken for this tunnel.
     fn offloads(&self, tunnel: &TunnelShared) -> Offloads;
 
-    /// Takes a packet or super-packet, whose payloads lie in `buf`.
-    fn write(&mut self, tunnel: &TunnelShared, buf: &[u8], joined: &Joined<'_>) -> io::Result<()>;
+    /// Takes a packet or super-packet, whose payloads lie in `memory`.
+    fn write<M: Memory + ?Sized>(
+        &mut self,
+        tunnel: &TunnelShared,
+        memory: &M,
+        joined: &Joined<'_>,
+    ) -> io::Result<()>;
 
     /// Sends what was taken and not yet sent.
     fn flush(&mut self);
@@ -88,6 +96,9 @@ pub(crate) trait WanTransmit {
 
 /// Packets of the WAN that wait to be opened.
 pub(crate) trait WanReceive: AsFd {
+    /// Where its packets lie.
+    type Memory: Memory + ?Sized;
+
     /// What the datagrams begin with: the payload of UDP 4500 (ESP, IKE and keepalives), or ESP.
     fn kind(&self) -> WanKind;
 
@@ -97,10 +108,10 @@ pub(crate) trait WanReceive: AsFd {
     /// Takes what has arrived, at most one batch; `WouldBlock` when nothing has. Whether more may wait.
     fn receive(&mut self) -> io::Result<bool>;
 
-    /// The buffer of the batch, to open packets in place, and where they are.
-    fn parts(&mut self) -> (&mut [u8], &[Datagram]);
+    /// The memory of the batch, to open packets in place, and where they are.
+    fn parts(&mut self) -> (&mut Self::Memory, &[Datagram]);
 
-    /// Takes the batch's buffer back: its packets have been delivered.
+    /// Takes the batch's memory back: its packets have been delivered.
     fn release(&mut self);
 
     /// What the path reported about packets that were sent.
@@ -141,6 +152,22 @@ impl WanOut {
             (Self::Socket(port), WanPath::Socket(socket)) => port.is_of(socket),
             (Self::Xsk(port), WanPath::Xsk(path)) => port.is_of(path),
             _ => false,
+        }
+    }
+
+    /// A slot where the packet is already: in its frame, from `start` on. The frame itself where it cannot be sent from; see
+    /// [`XskTransmit::lend`].
+    #[inline]
+    pub(crate) fn lend(
+        &mut self,
+        umem: &Arc<Umem>,
+        frame: Frame,
+        start: usize,
+        need: usize,
+    ) -> Result<&mut [u8], Frame> {
+        match self {
+            Self::Socket(_) => Err(frame),
+            Self::Xsk(port) => port.lend(umem, frame, start, need),
         }
     }
 }
@@ -186,7 +213,7 @@ impl WanTransmit for WanOut {
     }
 }
 
-/// A receiving port of the WAN.
+/// A receiving port of the WAN. Packets lie elsewhere in each kind, so who serves one takes it out of here.
 pub(crate) enum WanIn {
     /// Batches from a socket.
     Socket(SocketReceive),
@@ -194,43 +221,9 @@ pub(crate) enum WanIn {
     Xsk(XskReceive),
 }
 
-impl WanReceive for WanIn {
-    fn kind(&self) -> WanKind {
-        match self {
-            Self::Socket(port) => port.kind(),
-            Self::Xsk(port) => port.kind(),
-        }
-    }
-
-    fn local(&self) -> SocketAddr {
-        match self {
-            Self::Socket(port) => port.local(),
-            Self::Xsk(port) => port.local(),
-        }
-    }
-
-    fn receive(&mut self) -> io::Result<bool> {
-        match self {
-            Self::Socket(port) => port.receive(),
-            Self::Xsk(port) => port.receive(),
-        }
-    }
-
-    fn parts(&mut self) -> (&mut [u8], &[Datagram]) {
-        match self {
-            Self::Socket(port) => port.parts(),
-            Self::Xsk(port) => port.parts(),
-        }
-    }
-
-    fn release(&mut self) {
-        match self {
-            Self::Socket(port) => port.release(),
-            Self::Xsk(port) => port.release(),
-        }
-    }
-
-    fn path_errors(&self) -> Vec<PathError> {
+impl WanIn {
+    /// What the path reported about packets that were sent.
+    pub(crate) fn path_errors(&self) -> Vec<PathError> {
         match self {
             Self::Socket(port) => port.path_errors(),
             Self::Xsk(port) => port.path_errors(),
@@ -283,9 +276,14 @@ impl LanWrite for LanOut {
         }
     }
 
-    fn write(&mut self, tunnel: &TunnelShared, buf: &[u8], joined: &Joined<'_>) -> io::Result<()> {
+    fn write<M: Memory + ?Sized>(
+        &mut self,
+        tunnel: &TunnelShared,
+        memory: &M,
+        joined: &Joined<'_>,
+    ) -> io::Result<()> {
         match self {
-            Self::Tun(port) => port.write(tunnel, buf, joined),
+            Self::Tun(port) => port.write(tunnel, memory, joined),
         }
     }
 

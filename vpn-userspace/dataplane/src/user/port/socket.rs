@@ -187,6 +187,8 @@ impl SocketReceive {
 }
 
 impl WanReceive for SocketReceive {
+    type Memory = [u8];
+
     fn kind(&self) -> WanKind {
         self.socket.kind()
     }

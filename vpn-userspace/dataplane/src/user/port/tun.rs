@@ -7,6 +7,7 @@ use std::sync::Arc;
 use culvert_sys::errno;
 use culvert_sys::tun::{MAX_READ, Offloads, Tun, VNET_HEADER_LEN, VnetHeader};
 
+use super::memory::Memory;
 use super::{LanPacket, LanRead, LanWrite};
 use crate::user::coalesce::{Joined, MAX_TCP_SEGMENTS};
 use crate::user::tunnel::TunnelShared;
@@ -86,22 +87,27 @@ impl LanWrite for TunWrite {
         tunnel.tun().offloads()
     }
 
-    fn write(&mut self, tunnel: &TunnelShared, buf: &[u8], joined: &Joined<'_>) -> io::Result<()> {
+    fn write<M: Memory + ?Sized>(
+        &mut self,
+        tunnel: &TunnelShared,
+        memory: &M,
+        joined: &Joined<'_>,
+    ) -> io::Result<()> {
         if joined.pieces.len() > SMALL {
-            write::<{ MAX_TCP_SEGMENTS + 2 }>(tunnel.queue(self.0), buf, joined)
+            write::<{ MAX_TCP_SEGMENTS + 2 }, M>(tunnel.queue(self.0), memory, joined)
         } else {
-            write::<{ SMALL + 2 }>(tunnel.queue(self.0), buf, joined)
+            write::<{ SMALL + 2 }, M>(tunnel.queue(self.0), memory, joined)
         }
     }
 
     fn flush(&mut self) {}
 }
 
-fn write<const N: usize>(tun: &Tun, buf: &[u8], joined: &Joined<'_>) -> io::Result<()> {
+fn write<const N: usize, M: Memory + ?Sized>(tun: &Tun, memory: &M, joined: &Joined<'_>) -> io::Result<()> {
     let vnet = joined.vnet.encode();
     let mut parts = [IoSlice::new(&[]); N];
     let mut used = 0;
-    let pieces = joined.pieces.iter().map(|r| buf.get(r.clone()).unwrap_or_default());
+    let pieces = joined.pieces.iter().map(|range| memory.bytes(range));
     let header = (!joined.header.is_empty()).then_some(joined.header);
     for (part, bytes) in parts.iter_mut().zip([&vnet[..]].into_iter().chain(header).chain(pieces)) {
         *part = IoSlice::new(bytes);

@@ -6,37 +6,53 @@
 //! that is gone. Packets arrive by the guard's redirect; those that it leaves to the stack come by the sockets. An SA
 //! has one owner whichever way its packets take.
 //!
-//! A received packet is copied out of its frame once, and opened where it then is: the frame is free for the kernel at once.
+//! A received packet is opened in its frame, which is the kernel's again when the packet was delivered; toward a LAN of the
+//! same kind the frame itself goes on. The LAN port `xsk` is in [`lan`]: both sides' frames are of one memory.
+mod frames;
 mod header;
+mod lan;
 mod receive;
 mod transmit;
 
+pub(crate) use lan::{LanReceive, LanTransmit, accept, inner_at};
 pub(crate) use receive::XskReceive;
 pub(crate) use transmit::XskTransmit;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use culvert_sys::netlink::NextHops;
 use culvert_sys::wan::WanSocket;
-use culvert_sys::xsk::{Queue, QueueOptions, Receiver, Umem, XskError, device_index, queue_count};
+use culvert_sys::xsk::{
+    Queue, QueueOptions, Receiver, Umem, XskError, device_index, device_mac, device_mtu, queue_count,
+};
 
 /// Frames that wait for packets at each queue, and as many again to send from. Fewer where there are many queues.
 const FRAMES: usize = 2048;
 /// Queues from which on there are fewer.
 const MANY_QUEUES: usize = 8;
+/// Frames of all workers together beside those of the queues.
+const IN_HAND: usize = 2048;
 /// An Ethernet frame beyond this, headroom and headers counted, does not fit 2048 bytes.
 const SMALL_MTU: u32 = 1700;
 
-/// The devices of the WAN, opened together on one memory.
+/// The devices of the WAN and of the LAN, opened together on one memory.
 pub(crate) struct Devices {
-    /// Their names.
-    names: Vec<String>,
+    wan: Side,
+    /// Those that are the WAN's too serve that alone.
+    lan: Side,
     pub(crate) hops: Arc<NextHops>,
     busy_poll: u32,
     open: Mutex<Option<Arc<Open>>>,
     /// Counts transmitting ports, which take the queues in turn.
     ports: AtomicUsize,
+}
+
+/// The devices of one side.
+struct Side {
+    names: Vec<String>,
+    /// A tunnel wants them.
+    wanted: AtomicBool,
 }
 
 /// Devices that are there.
@@ -48,6 +64,10 @@ pub(crate) struct Open {
 pub(crate) struct OpenDevice {
     pub(crate) name: String,
     pub(crate) index: u32,
+    /// It is the LAN's.
+    pub(crate) lan: bool,
+    /// Its link-layer address, when it was opened.
+    pub(crate) mac: [u8; 6],
     pub(crate) queues: Vec<Arc<Queue>>,
 }
 
@@ -67,14 +87,37 @@ impl XskPath {
 
 impl std::fmt::Debug for XskPath {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "XskPath({:?})", self.devices.names)
+        write!(f, "XskPath({:?})", self.devices.wan.names)
+    }
+}
+
+impl std::fmt::Debug for Devices {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Devices({:?}, {:?})", self.wan.names, self.lan.names)
     }
 }
 
 impl Devices {
-    /// Nothing is open yet. `busy_poll` in microseconds, 0 for interrupts.
-    pub(crate) fn new(names: Vec<String>, hops: Arc<NextHops>, busy_poll: u32) -> Self {
-        Self { names, hops, busy_poll, open: Mutex::new(None), ports: AtomicUsize::new(0) }
+    /// Nothing is wanted, nor open yet. `busy_poll` in microseconds, 0 for interrupts.
+    pub(crate) fn new(wan: Vec<String>, lan: Vec<String>, hops: Arc<NextHops>, busy_poll: u32) -> Self {
+        let lan = lan.into_iter().filter(|name| !wan.contains(name)).collect();
+        let side = |names| Side { names, wanted: AtomicBool::new(false) };
+        let (wan, lan) = (side(wan), side(lan));
+        Self { wan, lan, hops, busy_poll, open: Mutex::new(None), ports: AtomicUsize::new(0) }
+    }
+
+    /// A tunnel wants the devices of the WAN, or of the LAN. Whether there is one, and they are open.
+    pub(crate) fn want(&self, wan: bool, lan: bool) -> Result<bool, XskError> {
+        for (wanted, side) in [(wan, &self.wan), (lan, &self.lan)] {
+            if !wanted {
+                continue;
+            }
+            if !side.names.iter().any(|name| device_index(name).is_some()) {
+                return Err(XskError::NoDevice { device: side.names.join(", ") });
+            }
+            side.wanted.store(true, Ordering::Relaxed);
+        }
+        Ok(self.current().is_some() && !self.changed())
     }
 
     /// What is open now. To be held for a batch, not for longer: a device that went can come back only when nobody holds
@@ -83,34 +126,47 @@ impl Devices {
         self.lock().clone()
     }
 
-    /// Opens the devices that are there, all of their queues.
+    /// Names of the devices that are wanted, and whether they are the LAN's.
+    fn names(&self) -> impl Iterator<Item = (&String, bool)> {
+        let sides = [(&self.wan, false), (&self.lan, true)].into_iter();
+        sides
+            .filter(|(side, _)| side.wanted.load(Ordering::Relaxed))
+            .flat_map(|(side, lan)| side.names.iter().map(move |name| (name, lan)))
+    }
+
+    /// Opens the devices that are wanted and there, all of their queues.
     pub(crate) fn open(&self) -> Result<(), XskError> {
-        let present: Vec<_> = self.names.iter().filter_map(|n| Some((n, device_index(n)?))).collect();
+        let present: Vec<(&String, bool, u32, u32)> = self
+            .names()
+            .filter_map(|(name, lan)| Some((name, lan, device_index(name)?, queue_count(name))))
+            .collect();
         if present.is_empty() {
-            return Err(XskError::NoDevice { device: self.names.join(", ") });
+            let names: Vec<_> = self.names().map(|(name, _)| name.as_str()).collect();
+            return Err(XskError::NoDevice { device: names.join(", ") });
         }
-        let counts: Vec<_> = present.iter().map(|(name, _)| queue_count(name)).collect();
-        let queues: usize = counts.iter().map(|n| *n as usize).sum();
+        let queues: usize = present.iter().map(|(.., count)| *count as usize).sum();
         let frames = if queues > MANY_QUEUES { FRAMES / 4 } else { FRAMES };
-        let mtu = present.iter().filter_map(|(name, _)| culvert_sys::xsk::device_mtu(name)).max();
+        let mtu = present.iter().filter_map(|(name, ..)| device_mtu(name)).max();
         let frame_size = if mtu.is_some_and(|m| m > SMALL_MTU) { 4096 } else { 2048 };
-        let umem = Arc::new(Umem::new((2 * frames * queues) as u32, frame_size)?);
+        // What is in workers' hands besides leaves every queue its share.
+        let umem = Arc::new(Umem::new((2 * frames * queues + IN_HAND) as u32, frame_size)?);
         let options = QueueOptions { fill: frames, busy_poll: self.busy_poll };
         let mut devices = Vec::new();
-        for ((name, index), count) in present.into_iter().zip(counts) {
+        for (name, lan, index, count) in present {
             let queues = (0..count)
                 .map(|queue| Queue::open(&umem, name, queue, &options).map(Arc::new))
                 .collect::<Result<_, _>>()?;
-            devices.push(OpenDevice { name: name.clone(), index, queues });
+            let mac = device_mac(name).ok_or_else(|| XskError::NoDevice { device: name.clone() })?;
+            devices.push(OpenDevice { name: name.clone(), index, lan, mac, queues });
         }
         *self.lock() = Some(Arc::new(Open { umem, devices }));
         Ok(())
     }
 
-    /// A receiver of each open queue, for one worker.
-    pub(crate) fn receivers(&self) -> Result<Vec<Receiver>, XskError> {
+    /// A receiver of each open queue of the WAN or of the LAN, for one worker.
+    pub(crate) fn receivers(&self, lan: bool) -> Result<Vec<Receiver>, XskError> {
         let Some(open) = self.current() else { return Ok(Vec::new()) };
-        open.devices.iter().flat_map(|d| &d.queues).map(Receiver::open).collect()
+        open.devices.iter().filter(|d| d.lan == lan).flat_map(|d| &d.queues).map(Receiver::open).collect()
     }
 
     /// Lets go of the devices, whose indices it returns. Their receivers are elsewhere.
@@ -118,18 +174,24 @@ impl Devices {
         self.lock().take().map_or_else(Vec::new, |open| open.devices.iter().map(|d| d.index).collect())
     }
 
-    /// Whether a device went, or came, since they were opened.
+    /// Whether a device went, or came, or is another than it was when they were opened.
     pub(crate) fn changed(&self) -> bool {
         let Some(open) = self.current() else { return true };
+        let is_as_before = |device: &OpenDevice| {
+            queue_count(&device.name) as usize == device.queues.len()
+                && device_mac(&device.name) == Some(device.mac)
+        };
         let is_open = |name: &String| open.devices.iter().find(|d| d.name == *name).map(|d| d.index);
         open.devices.iter().flat_map(|d| &d.queues).any(|q| q.is_dead())
-            || self.names.iter().any(|name| is_open(name) != device_index(name))
+            || self.names().any(|(name, _)| is_open(name) != device_index(name))
+            || !open.devices.iter().all(is_as_before)
     }
 
     /// What the status says of them, a line for each device.
     pub(crate) fn describe(&self) -> Vec<String> {
         let Some(open) = self.current() else {
-            return vec![format!("xsk: {} is not open, the kernel's sockets serve", self.names.join(", "))];
+            let names: Vec<_> = self.names().map(|(name, _)| name.as_str()).collect();
+            return vec![format!("xsk: {} is not open, the kernel serves", names.join(", "))];
         };
         let line = |d: &OpenDevice| {
             let mode = d.queues.first().map_or("no", |q| q.mode().name());
