@@ -29,10 +29,10 @@ struct Inner {
 struct State {
     opener: Option<OddOpener>,
     /// By SPI, where what is in its packets goes.
-    sas: HashMap<u32, Into>,
+    sas: HashMap<u32, Destination>,
 }
 
-enum Into {
+enum Destination {
     /// A tunnel's back, by its index.
     Back(u32),
     Tun(Arc<TunnelShared>),
@@ -48,8 +48,8 @@ impl OddDoor {
     pub(super) fn add(&self, spi: Spi, behind: &Behind) {
         let mut state = self.state();
         let into = match behind {
-            Behind::Back(_, index) => Into::Back(*index),
-            Behind::User(shared) => Into::Tun(shared.clone()),
+            Behind::Back(_, index) => Destination::Back(*index),
+            Behind::User(shared) => Destination::Tun(shared.clone()),
         };
         state.sas.insert(spi.value(), into);
         self.0.count.store(state.sas.len(), Ordering::Relaxed);
@@ -72,10 +72,10 @@ impl OddDoor {
         let (Some(into), Some(opener)) = (sas.get(&spi), opener) else { return false };
         // Too long for the programs, or an interface that is just going: lost like on any wire.
         match into {
-            Into::Back(index) => {
+            Destination::Back(index) => {
                 let _ = opener.open(*index, ends, tos, esp);
             }
-            Into::Tun(shared) => {
+            Destination::Tun(shared) => {
                 if let Ok(Some(packet)) = opener.open_packet(ends, tos, esp) {
                     let header = VnetHeader::default().encode();
                     let _ = shared.tun().write(&[IoSlice::new(&header), IoSlice::new(packet)]);

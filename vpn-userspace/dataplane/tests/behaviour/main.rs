@@ -132,6 +132,11 @@ fn bpf_udp() {
 }
 
 #[test]
+fn bpf_plain() {
+    corpus(Path { engine: EngineChoice::Bpf, ..user("chacha20poly1305", false, false) });
+}
+
+#[test]
 fn bpf_plain_ipv6() {
     corpus(Path { engine: EngineChoice::Bpf, ..user("chacha20poly1305", false, true) });
 }
