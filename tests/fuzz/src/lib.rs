@@ -2,8 +2,10 @@
 //! a corpus can be run by an ordinary test, too.
 
 mod eap;
+mod engines;
 
 pub use eap::{revocation_list, seeds as eap_seeds};
+pub use engines::seeds as engine_seeds;
 
 use culvert_crypto::sign::{PrivateKey, PublicKey};
 use culvert_crypto::{Associated, PacketCipher, Suite, SuiteKeys};
@@ -12,7 +14,7 @@ use culvert_esp::packet::Packet;
 use culvert_types::Spi;
 
 /// Every target: its name, and what it does with an input.
-pub const TARGETS: [(&str, fn(&[u8])); 16] = [
+pub const TARGETS: [(&str, fn(&[u8])); 17] = [
     ("ike_wire", culvert_ike::fuzzing::wire),
     ("ike_endpoint", culvert_ike::fuzzing::endpoint),
     ("ike_sealed", culvert_ike::fuzzing::sealed),
@@ -20,6 +22,7 @@ pub const TARGETS: [(&str, fn(&[u8])); 16] = [
     ("identity", |input| text(input, culvert_ike::fuzzing::identity)),
     ("esp_packet", esp_packet),
     ("esp_open", esp_open),
+    ("esp_engines", engines::engines),
     ("classifier", classifier),
     ("config_file", |input| text(input, config_file)),
     ("api_request", api_request),

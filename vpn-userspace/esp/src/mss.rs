@@ -38,6 +38,10 @@ pub fn clamp(packet: &mut [u8], mtu: usize, state: Checksum) -> bool {
 }
 
 fn clamp_segment(segment: &mut [u8], most: u16, state: Checksum) -> bool {
+    // A header that ends behind the segment says nothing.
+    if segment.get(12).is_none_or(|words| usize::from(words >> 4) * 4 > segment.len()) {
+        return false;
+    }
     let Some(at) = mss::option(segment, 0).map(|at| at as usize) else { return false };
     let Some(value) = segment.get_mut(at..at + 2).and_then(|v| v.first_chunk_mut::<2>()) else {
         return false;
@@ -94,6 +98,14 @@ mod tests {
         let view = Packet::parse(p).unwrap();
         let at = mss::option(view.transport(), 0).unwrap() as usize;
         u16::from_be_bytes(view.transport()[at..at + 2].try_into().unwrap())
+    }
+
+    #[test]
+    fn a_header_that_ends_behind_its_segment_is_left_alone() {
+        let mut segment = tcp(0x02, &MSS_1460, &[]);
+        segment[12] = 7 << 4;
+        let mut p = packet(false, &segment);
+        assert!(!clamp(&mut p, 1438, Checksum::Complete));
     }
 
     #[test]

@@ -50,6 +50,9 @@ fn main() -> std::io::Result<()> {
     for key in KEYS {
         seeds.push(("keys", key.to_vec()));
     }
+    for seed in culvert_fuzz::engine_seeds() {
+        seeds.push(("esp_engines", seed));
+    }
     for seed in culvert_fuzz::eap_seeds() {
         seeds.push(("eap", seed));
     }
