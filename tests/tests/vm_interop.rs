@@ -166,6 +166,28 @@ fn auto_says_why() -> Result<()> {
     Ok(())
 }
 
+/// From user space into the kernel and back while datagrams pass. In an emulated machine some of them are lost.
+#[test]
+fn engines_change_under_traffic() -> Result<()> {
+    let pair = up("user", true, Initiator::Culvert, "aes128gcm16-prfsha256-ecp256", "aes128gcm16")?;
+    let interface = pair.culvert.site()?.interface().to_owned();
+    let seen = pair.rekey_under_traffic(|pair| {
+        for engine in ["xfrm", "user"] {
+            pair.culvert.cli(&["tunnel", "engine", "site/a", engine])?;
+            wait_for("the engine to be changed", Duration::from_secs(60), || {
+                pair.culvert.site().ok().filter(|site| site.0["engine"] == engine).map(drop)
+            })?;
+            let site = pair.culvert.site()?;
+            ensure!(site.interface() == interface && site.child()["engine"] == engine, "{:#}", site.0);
+            ensure!(site.0["engine_by_operator"] == engine, "{:#}", site.0);
+        }
+        Ok(())
+    })?;
+    ensure!(seen.lost() < seen.sent / 2, "{seen:?}");
+    pair.traffic()?;
+    ends_clean(pair)
+}
+
 /// What the kernel does not send when it has no SA must not leave in clear either.
 #[test]
 fn xfrm_does_not_leak_when_killed() -> Result<()> {

@@ -28,8 +28,9 @@ pub use protocol::{
     Response, TunnelDrops,
 };
 pub use status::{
-    Algorithm, Attach, Child, Connection, ConnectionState, Counter, Encap, Engine, EngineStatus, Gateway,
-    Guard, Ike, IkeEnd, LanPort, Nat, Status, Tunnel, TunnelState, Verdict, Wan, WanPort,
+    Algorithm, Attach, Child, Connection, ConnectionState, Counter, Encap, Engine, EngineChoice,
+    EngineStatus, Gateway, Guard, Ike, IkeEnd, LanPort, Nat, Status, Tunnel, TunnelState, Verdict, Wan,
+    WanPort,
 };
 pub use target::{Target, TargetError};
 pub use trace::TraceRecord;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::capture::Capture;
 use crate::explain::Explanation;
-use crate::status::{Counter, Status};
+use crate::status::{Counter, EngineChoice, Status};
 use crate::target::Target;
 use crate::trace::TraceRecord;
 use crate::words::words;
@@ -35,6 +35,13 @@ pub enum Request {
         /// The IKE SA instead of its child SAs.
         #[serde(default)]
         ike: bool,
+    },
+    /// Have tunnels served by another engine, until the next reload: their child SAs are rekeyed at once.
+    Engine {
+        /// Whose.
+        target: Target,
+        /// Which one.
+        engine: EngineChoice,
     },
     /// Read the configuration file again and apply what changed; answered with [`Response::Reload`].
     Reload,
@@ -142,7 +149,7 @@ impl std::fmt::Display for Level {
 pub enum Response {
     /// To [`Request::Status`].
     Status(Box<Status>),
-    /// To `up`, `down`, `rekey`; and the end of the logs without `follow`.
+    /// To `up`, `down`, `rekey`, `engine`; and the end of the logs without `follow`.
     Done(Done),
     /// To [`Request::Reload`].
     Reload(Reloaded),

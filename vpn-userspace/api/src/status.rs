@@ -104,6 +104,20 @@ words! {
 }
 
 words! {
+    /// Which engine is asked for.
+    pub enum EngineChoice {
+        /// The one that serves best here, SA by SA.
+        Auto = "auto",
+        /// User-space crypto.
+        User = "user",
+        /// The kernel.
+        Xfrm = "xfrm",
+        /// eBPF.
+        Bpf = "bpf",
+    }
+}
+
+words! {
     /// How packets of the LAN reach the `user` engine.
     pub enum LanPort {
         /// A TUN device with super-packets.
@@ -235,6 +249,12 @@ pub struct Tunnel {
     /// The `user` engine's WAN port.
     #[serde(default)]
     pub wan_port: Option<WanPort>,
+    /// Which engine the configuration asks for.
+    #[serde(default)]
+    pub engine_configured: Option<EngineChoice>,
+    /// Which one the operator asked for since, until the next reload of the configuration.
+    #[serde(default)]
+    pub engine_by_operator: Option<EngineChoice>,
     /// Why the other engines and ports were not chosen, one line each.
     #[serde(default)]
     pub engine_reasons: Vec<String>,
@@ -377,6 +397,21 @@ pub struct Child {
     /// everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub purpose: Option<String>,
+    /// Who does its ESP, for as long as it lives.
+    #[serde(default)]
+    pub engine: Option<Engine>,
+    /// Why no other engine, a line each.
+    #[serde(default)]
+    pub engine_reasons: Vec<String>,
+    /// How its packets reach the `user` engine from the LAN.
+    #[serde(default)]
+    pub lan_port: Option<LanPort>,
+    /// The same from the WAN.
+    #[serde(default)]
+    pub wan_port: Option<WanPort>,
+    /// The worker of the `user` engine that opens its packets, counted from 0.
+    #[serde(default)]
+    pub worker: Option<u32>,
     /// Seconds until this gateway rekeys it; `None` when the peer does.
     #[serde(default)]
     pub rekey_in_s: Option<u64>,

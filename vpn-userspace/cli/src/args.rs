@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use culvert_api::{DEFAULT_SOCKET, Level, Target};
+use culvert_api::{DEFAULT_SOCKET, EngineChoice, Level, Target};
 
 use crate::pki::Pki;
 use crate::units::Span;
@@ -153,6 +153,9 @@ pub(crate) enum Command {
         #[arg(long)]
         ike: bool,
     },
+    /// Steer tunnels beyond up and down
+    #[command(subcommand)]
+    Tunnel(Tunnel),
     /// Read the configuration again and apply what changed
     #[command(after_help = "A configuration with a mistake is refused as a whole; what runs goes on.")]
     Reload,
@@ -196,6 +199,32 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tunnel {
+    /// Have a tunnel's packets sealed and opened by another engine, from a rekey at once on
+    #[command(
+        after_help = "It lasts until `culvert reload` or a restart, then the configuration holds again. A child SA that \
+        the engine refuses\ngoes to another one; `culvert status -v` says which engine each has, and why.\n\n\
+        Examples:\n  \
+        culvert tunnel engine hangzhou/a user\n  \
+        culvert tunnel engine hangzhou auto"
+    )]
+    Engine {
+        /// Whose packets
+        target: Target,
+        /// user, xfrm, bpf or auto
+        #[arg(value_parser = parse_engine)]
+        engine: EngineChoice,
+    },
+}
+
+fn parse_engine(text: &str) -> Result<EngineChoice, String> {
+    [EngineChoice::User, EngineChoice::Xfrm, EngineChoice::Bpf, EngineChoice::Auto]
+        .into_iter()
+        .find(|engine| engine.as_str() == text)
+        .ok_or_else(|| "write user, xfrm, bpf or auto".to_owned())
 }
 
 fn parse_level(text: &str) -> Result<Level, String> {

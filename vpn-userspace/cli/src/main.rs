@@ -21,7 +21,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use culvert_api::{LogsRequest, Request, Response};
 
-use args::{Args, Command};
+use args::{Args, Command, Tunnel};
 use client::{Client, ClientError};
 
 fn main() -> ExitCode {
@@ -106,6 +106,9 @@ fn run(args: &Args) -> Result<ExitCode> {
         }
         Command::Rekey { target, ike } => {
             print_done(&mut client, &mut out, &Request::Rekey { target: target.clone(), ike: *ike })?;
+        }
+        Command::Tunnel(Tunnel::Engine { target, engine }) => {
+            print_done(&mut client, &mut out, &Request::Engine { target: target.clone(), engine: *engine })?;
         }
         Command::Reload => match client.ask(&Request::Reload)? {
             Response::Reload(reloaded) => out.write_all(render::reloaded(&reloaded).as_bytes())?,

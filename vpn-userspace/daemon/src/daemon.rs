@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use culvert_config::Config;
-use culvert_crypto::SystemRandom;
-use culvert_dataplane::{Dataplane, DataplaneConfig, DataplaneEvent, TunnelReport};
+use culvert_crypto::{Suite, SystemRandom};
+use culvert_dataplane::{Dataplane, DataplaneConfig, DataplaneEvent, Engine, TunnelReport};
 use culvert_gateway::{Gateway, Input};
 use culvert_ike::{Command, Endpoint, EndpointConfig, IkeInfo, Purpose};
 use culvert_sys::netlink::Netlink;
-use culvert_types::{Spi, TunnelId};
+use culvert_types::{Spi, TrafficSelector, TunnelId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -108,11 +108,18 @@ pub(crate) struct Established {
 pub(crate) struct Child {
     pub(crate) tunnel: TunnelId,
     pub(crate) outbound: Spi,
-    pub(crate) suite: String,
+    pub(crate) suite: Suite,
     pub(crate) dh: Option<String>,
     pub(crate) encap: bool,
     pub(crate) local_ts: Vec<String>,
     pub(crate) remote_ts: Vec<String>,
+    /// The same, to compare.
+    pub(crate) remote: Vec<TrafficSelector>,
+    /// Which engine has it, and why no other.
+    pub(crate) engine: Engine,
+    pub(crate) why: Vec<String>,
+    /// Since when it is sent with.
+    pub(crate) sending: Option<Instant>,
     pub(crate) rekey_at: Instant,
     pub(crate) since: Instant,
     pub(crate) esn: bool,
@@ -395,6 +402,7 @@ impl Daemon {
         self.next_addresses().await;
         self.guard.expire(Instant::now());
         self.plane.tend();
+        self.retire_engines().await;
         self.guard.tend(&self.config);
         self.guard.redirect(self.plane.take_redirects());
         self.ask_for_additional(Instant::now());

@@ -60,10 +60,14 @@ impl Daemon {
             Event::ChildUp { sa, replaces: _, use_outbound } => {
                 self.on_child_up(now, &sa, use_outbound).await
             }
-            Event::OutboundReady { tunnel: _, inbound } => {
+            Event::OutboundReady { tunnel, inbound } => {
                 if let Err(error) = self.plane.activate_outbound(inbound).await {
                     self.complain(inbound, "cannot send on the new CHILD SA", &error);
                 }
+                if let Some(child) = self.children.get_mut(&inbound) {
+                    child.sending = Some(now);
+                }
+                self.follow(tunnel).await;
             }
             Event::ChildDown { tunnel, inbound, outbound: _, drain, reason } => {
                 // One that could not be installed is not there.
@@ -77,6 +81,7 @@ impl Daemon {
                     self.additional.lost(now, &child);
                     self.ask_for_additional(now);
                 }
+                self.follow(tunnel).await;
                 let of = self.template(tunnel);
                 self.gateway.handle(now, Input::ChildDown(of, inbound, loss(reason), reason.to_string()));
             }
@@ -224,21 +229,24 @@ impl Daemon {
             .is_some_and(|ike| ike.info.nat_remote && sa.encap().is_some());
         self.guard.insert_sa(sa, roams);
         let installed = self.plane.install(sa, None, use_outbound).await;
-        if let Err(error) = installed {
-            tracing::error!("cannot install a CHILD SA of {:?}: {error}", sa.tunnel());
-            self.guard.remove_sa(sa.inbound(), now);
-            if sa.purpose() != Purpose::All {
-                // The tunnel goes on without it.
-                self.additional.refused((sa.tunnel(), sa.purpose()), false, error.to_string());
-                let _ = self.ike.handle_command(now, Command::DeleteChild(sa.inbound()));
+        let report = match installed {
+            Ok(report) => report,
+            Err(error) => {
+                tracing::error!("cannot install a CHILD SA of {:?}: {error}", sa.tunnel());
+                self.guard.remove_sa(sa.inbound(), now);
+                if sa.purpose() != Purpose::All {
+                    // The tunnel goes on without it.
+                    self.additional.refused((sa.tunnel(), sa.purpose()), false, error.to_string());
+                    let _ = self.ike.handle_command(now, Command::DeleteChild(sa.inbound()));
+                    return;
+                }
+                let _ = self.ike.handle_command(now, Command::Terminate(sa.tunnel(), true));
+                if !self.is_client(sa.tunnel()) {
+                    self.gateway.handle(now, Input::Lost(sa.tunnel(), Loss::Failed, error.to_string()));
+                }
                 return;
             }
-            let _ = self.ike.handle_command(now, Command::Terminate(sa.tunnel(), true));
-            if !self.is_client(sa.tunnel()) {
-                self.gateway.handle(now, Input::Lost(sa.tunnel(), Loss::Failed, error.to_string()));
-            }
-            return;
-        }
+        };
         self.guard.set_path(sa.inbound(), self.plane.sa_path(sa.inbound()));
         let list = |selectors: &[culvert_types::TrafficSelector]| {
             selectors.iter().map(ToString::to_string).collect()
@@ -246,11 +254,15 @@ impl Daemon {
         let child = Child {
             tunnel: sa.tunnel(),
             outbound: sa.outbound(),
-            suite: sa.suite().to_string(),
+            suite: sa.suite(),
             dh: sa.dh_group().map(|group| group.to_string()),
             encap: sa.encap().is_some(),
             local_ts: list(sa.local_ts()),
             remote_ts: list(sa.remote_ts()),
+            remote: sa.remote_ts().to_vec(),
+            engine: report.engine,
+            why: report.why,
+            sending: use_outbound.then_some(now),
             rekey_at: now + sa.rekey_in(),
             since: now,
             esn: sa.esn(),
@@ -267,6 +279,7 @@ impl Daemon {
         self.additional.came((sa.tunnel(), sa.purpose()));
         self.children.insert(sa.inbound(), child);
         self.ask_for_additional(now);
+        self.follow(sa.tunnel()).await;
         self.gateway.handle(now, Input::ChildUp(self.template(sa.tunnel()), sa.inbound()));
     }
 

@@ -5,6 +5,7 @@ mod clients;
 mod control;
 mod daemon;
 mod eap;
+mod engines;
 mod events;
 mod fetch;
 mod guard;

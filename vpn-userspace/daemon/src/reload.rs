@@ -41,6 +41,7 @@ impl Daemon {
         for connection in self.config.connections.clone() {
             self.add_connection(&connection).await;
         }
+        self.forget_wishes();
         self.settle().await;
         self.drop_unused_sockets();
         let config = &self.config;

@@ -26,6 +26,7 @@ impl Daemon {
                 Ok(())
             }),
             Request::Rekey { target, ike } => self.with_targets(&target, |daemon, id| daemon.rekey(id, ike)),
+            Request::Engine { target, engine } => self.change_engine(&target, engine),
             Request::Reload => self.reload().await,
             // The stream itself is served at the socket; it begins when this is answered.
             Request::Trace { .. } => {
@@ -47,9 +48,9 @@ impl Daemon {
             inside,
             ethernet: false,
         };
-        let covered = self.tunnels.values().filter(|t| target.covers(&t.connection, &t.name));
-        let tunnels = covered.filter_map(|t| self.config.connection(&t.connection)?.tunnel(t.configured()));
-        let mut places: Vec<CapturePlace> = tunnels.map(|t| place(&t.interface, true)).collect();
+        let covered = self.tunnels.iter().filter(|(_, t)| target.covers(&t.connection, &t.name));
+        let interfaces = covered.filter_map(|(id, t)| self.plane.interface(*id, t.report.engine));
+        let mut places: Vec<CapturePlace> = interfaces.map(|name| place(name, true)).collect();
         places.sort_by(|a, b| a.interface.cmp(&b.interface));
         // Clients of one tunnel share its interface.
         places.dedup();
@@ -174,7 +175,7 @@ impl Daemon {
     }
 }
 
-fn unknown(target: &Target) -> Response {
+pub(crate) fn unknown(target: &Target) -> Response {
     Response::error(
         ErrorCode::UnknownTarget,
         format!("there is no connection or tunnel `{target}`"),

@@ -192,7 +192,8 @@ impl Daemon {
     /// Tells the IKE core which address the peer has now.
     async fn aim(&mut self, id: TunnelId, remote: IpAddr) -> anyhow::Result<()> {
         let entry = self.tunnels.get(&id).context("the tunnel is gone")?;
-        let (engine, parity) = (entry.report.engine, entry.report.spi_parity);
+        let engine = self.plane.preferred(id, None).unwrap_or(entry.report.engine);
+        let parity = Some(self.plane.spi_parity(engine));
         let Some(connection) = self.config.connection(&entry.connection).cloned() else {
             bail!("it is gone")
         };
@@ -201,7 +202,8 @@ impl Daemon {
         self.listen_on(local).await?;
         let force = plan::force_encap(&connection, engine);
         let ends = (local, Some(remote));
-        let peer = plan::peer(&self.config, &connection, &tunnel, ends, force, parity)?;
+        let mut peer = plan::peer(&self.config, &connection, &tunnel, ends, force, parity)?;
+        self.take_additional(id, &connection, &mut peer.exchange);
         self.ike.handle_command(Instant::now(), Command::AddPeer(id, Box::new(peer)))?;
         if let Some(entry) = self.tunnels.get_mut(&id) {
             entry.local = local;

@@ -9,9 +9,11 @@ impl Daemon {
         use culvert_gateway::Via;
         Some(match route.via {
             Via::Unreachable => netlink::Route::unreachable(route.destination, route.metric),
-            Via::Tunnel(id) => {
-                netlink::Route::via_device(route.destination, self.tunnels.get(&id)?.index, route.metric)
-            }
+            Via::Tunnel(id) => netlink::Route::via_device(
+                route.destination,
+                self.index_towards(id, route.destination)?,
+                route.metric,
+            ),
         })
     }
 

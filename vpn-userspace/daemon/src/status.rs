@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use culvert_api::{
-    Algorithm, Attach, Child, Connection, Counter, Counters, Encap, Engine, EngineStatus, Gateway, Guard,
-    Ike, IkeEnd, LanPort, Nat, Status, Tunnel, TunnelDrops, TunnelState, Verdict, Wan, WanPort,
+    Algorithm, Attach, Child, Connection, Counter, Counters, Encap, Engine, EngineChoice, EngineStatus,
+    Gateway, Guard, Ike, IkeEnd, LanPort, Nat, Status, Tunnel, TunnelDrops, TunnelState, Verdict, Wan,
+    WanPort,
 };
 use culvert_crypto::Suite;
 use culvert_dataplane::SaStats;
@@ -158,10 +159,14 @@ impl Daemon {
             }
             None => self.state_of(connection, tunnel),
         };
+        let interface = entry
+            .zip(id)
+            .and_then(|(e, id)| self.plane.interface(id, e.report.engine))
+            .unwrap_or(&tunnel.interface);
         let user = entry.filter(|e| e.report.engine == culvert_dataplane::Engine::User);
         Tunnel {
             name: entry.map_or_else(|| tunnel.name.clone(), |e| e.name.clone()),
-            interface: tunnel.interface.clone(),
+            interface: interface.to_owned(),
             state: tunnel_state,
             since,
             cause,
@@ -180,11 +185,23 @@ impl Daemon {
                 "xsk" => WanPort::Xsk,
                 _ => WanPort::Udp,
             }),
+            engine_configured: Some(match connection.engine {
+                culvert_config::Engine::Auto => EngineChoice::Auto,
+                culvert_config::Engine::User => EngineChoice::User,
+                culvert_config::Engine::Xfrm => EngineChoice::Xfrm,
+                culvert_config::Engine::Bpf => EngineChoice::Bpf,
+            }),
+            engine_by_operator: id.and_then(|id| self.plane.wished(id)).map(|wish| match wish {
+                culvert_dataplane::EngineChoice::Auto => EngineChoice::Auto,
+                culvert_dataplane::EngineChoice::User => EngineChoice::User,
+                culvert_dataplane::EngineChoice::Xfrm => EngineChoice::Xfrm,
+                culvert_dataplane::EngineChoice::Bpf => EngineChoice::Bpf,
+            }),
             engine_reasons: entry.map(|e| e.report.why.clone()).unwrap_or_default(),
             missing_children: id.map(|id| self.missing_children(id)).unwrap_or_default(),
             weight: tunnel.weight.into(),
             active: id.is_some() && self.gateway.active(&connection.name) == id,
-            mtu: mtus.get(&tunnel.interface).copied(),
+            mtu: mtus.get(interface).copied(),
             ike: entry.and_then(|e| Some(ike(now, e.ike.as_ref()?, e.negotiation))),
             children: id.map(|id| self.children_of(now, id, stats)).unwrap_or_default(),
             drops: id.map(|id| self.drops_of(id)).unwrap_or_default(),
@@ -215,12 +232,13 @@ impl Daemon {
     fn children_of(&self, now: Instant, id: TunnelId, stats: &[SaStats]) -> Vec<Child> {
         let mut children: Vec<_> = self.children.iter().filter(|(_, child)| child.tunnel == id).collect();
         children.sort_by_key(|(_, child)| std::cmp::Reverse(child.since));
+        let entry = self.tunnels.get(&id);
         let child = |(inbound, child): (&culvert_types::Spi, &daemon::Child)| {
             let counted = stats.iter().find(|s| s.inbound == *inbound);
             Child {
                 spi_in: inbound.to_string(),
                 spi_out: child.outbound.to_string(),
-                suite: child.suite.clone(),
+                suite: child.suite.to_string(),
                 dh: child.dh.clone(),
                 encap: if child.encap { Encap::Udp } else { Encap::None },
                 local_ts: child.local_ts.clone(),
@@ -231,6 +249,17 @@ impl Daemon {
                 bytes_out: counted.map_or(0, |s| s.bytes_out),
                 drops: counted.map(|s| drops(&s.drops)).unwrap_or_default(),
                 purpose: (child.purpose != Purpose::All).then(|| child.purpose.to_string()),
+                engine: Some(engine(child.engine)),
+                engine_reasons: child.why.clone(),
+                lan_port: (child.engine == culvert_dataplane::Engine::User).then_some(LanPort::Tun),
+                wan_port: (child.engine == culvert_dataplane::Engine::User).then(|| {
+                    match (entry.map(|e| e.report.wan_port), child.encap) {
+                        (Some("xsk"), _) => WanPort::Xsk,
+                        (_, true) => WanPort::Udp,
+                        (_, false) => WanPort::Raw,
+                    }
+                }),
+                worker: counted.and_then(|s| s.worker),
                 rekey_in_s: Some(child.rekey_at.saturating_duration_since(now).as_secs()),
                 esn: child.esn,
                 replay_window: child.replay_window,

@@ -94,6 +94,7 @@ impl Daemon {
                 remote_nets: connection.remote.clone(),
                 small: plan::small_packets(connection),
                 transport: plan::transport(connection),
+                many: tunnel.clients.is_some(),
             })
             .await?;
         self.guard.redirect(self.plane.take_redirects());

@@ -63,6 +63,7 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
         lan_port: LanPortChoice::Tun,
         remote_nets: vec![peer],
         small: None,
+        many: false,
     };
     println!("{:?}", dataplane.create_tunnel(spec).await?);
     let keys = |seed: u8| {

@@ -16,6 +16,11 @@ pub(crate) struct InstalledSa {
 }
 
 impl InstalledSa {
+    /// Its tunnel, or the client of one.
+    pub(crate) fn owner(&self) -> TunnelId {
+        self.owner
+    }
+
     /// Who does its ESP.
     pub(crate) fn engine(&self) -> Engine {
         self.engine
@@ -49,6 +54,11 @@ impl InstalledSas {
     /// Forgets those whose owners are gone.
     pub(crate) fn retain(&mut self, stays: impl Fn(TunnelId) -> bool) {
         self.0.retain(|_, sa| stays(sa.owner));
+    }
+
+    /// Whether there is one that a tunnel or client has in an engine.
+    pub(crate) fn any(&self, wanted: impl Fn(TunnelId, Engine) -> bool) -> bool {
+        self.0.values().any(|sa| wanted(sa.owner, sa.engine))
     }
 
     /// Those of a tunnel or client in an engine.

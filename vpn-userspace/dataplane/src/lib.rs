@@ -8,6 +8,8 @@
 //! Knows nothing of configuration files, of routes or of when a tunnel should be up.
 
 mod bpf;
+mod choice;
+mod homes;
 mod installed;
 mod redirects;
 mod split;
@@ -22,7 +24,7 @@ pub mod testing;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use culvert_ike::{ChildSa, Purpose};
 use culvert_sys::guard::SaPath;
@@ -31,7 +33,9 @@ use culvert_types::{Spi, TunnelId};
 use tokio::sync::mpsc;
 
 use bpf::{BpfEngine, OddDoor};
+pub use choice::{Figures, Measured};
 pub use culvert_sys::esp_bpf::Small as SmallPackets;
+use homes::TunnelEntry;
 use installed::InstalledSas;
 pub use redirects::{LanDevice, Redirects};
 pub use types::{
@@ -50,12 +54,18 @@ pub struct Dataplane {
     xfrm: XfrmEngine,
     user: UserEngine,
     bpf: BpfEngine,
-    /// The engines that have an interface for a tunnel; the first is the one for its SAs unless one is wished for.
-    tunnels: HashMap<TunnelId, Vec<Engine>>,
+    tunnels: HashMap<TunnelId, TunnelEntry>,
     /// Which engine an SA is in, and which tunnel it belongs to, or which client of it.
     sas: InstalledSas,
     /// Whose interface and engine serve a client.
     clients: HashMap<TunnelId, TunnelId>,
+    /// SAs that are to be removed, at what time, and for how long they still receive then.
+    late: Vec<(Instant, Spi, Duration)>,
+    /// Who divides the UDP ports between engines.
+    steerings: Steerings,
+    natt_port: u16,
+    /// How fast the engines are here, as far as it is known.
+    measured: Measured,
 }
 
 impl Dataplane {
@@ -72,7 +82,8 @@ impl Dataplane {
         config.share_natt_port |= xfrm.available().is_ok();
         let door = OddDoor::default();
         let bpf = BpfEngine::new(&config, door.clone(), events.clone());
-        let user = UserEngine::start(&config, steerings, door, events)?;
+        let natt_port = config.natt_port;
+        let user = UserEngine::start(&config, steerings.clone(), door, events)?;
         Ok((
             Self {
                 xfrm,
@@ -81,84 +92,18 @@ impl Dataplane {
                 tunnels: HashMap::new(),
                 sas: InstalledSas::default(),
                 clients: HashMap::new(),
+                late: Vec::new(),
+                steerings,
+                natt_port,
+                measured: Measured::default(),
             },
             receiver,
         ))
     }
 
-    /// Creates a tunnel's interface, up, and says which engine serves it and why the others do not.
-    /// Without an SA its packets are dropped and counted.
-    pub async fn create_tunnel(&mut self, spec: TunnelSpec) -> Result<TunnelReport, DataplaneError> {
-        if self.tunnels.contains_key(&spec.id) {
-            return Err(DataplaneError::TunnelExists(spec.id));
-        }
-        let mut obstacles = self.xfrm.obstacles(&spec);
-        if spec.wan_port == WanPortChoice::Xsk || spec.lan_port == LanPortChoice::Xsk {
-            obstacles
-                .push("the configuration asks for AF_XDP, which is a port of the engine user".to_owned());
-        }
-        if spec.small.is_some() {
-            obstacles.push(
-                "latency \"split\" asks for engine user, beside which bpf has the small packets".to_owned(),
-            );
-        }
-        let mut report = match spec.engine {
-            _ if spec.transport => self.create_transport(&spec, obstacles).await?,
-            EngineChoice::User => {
-                let mut report = self.user.create_tunnel(&spec)?;
-                report.why.insert(0, "xfrm: the configuration asks for user".to_owned());
-                report
-            }
-            EngineChoice::Xfrm if !obstacles.is_empty() => {
-                return Err(DataplaneError::EngineUnavailable {
-                    engine: Engine::Xfrm,
-                    interface: spec.interface,
-                    reason: obstacles.join("; "),
-                });
-            }
-            EngineChoice::Xfrm => {
-                let why = vec!["user: the configuration asks for xfrm".to_owned()];
-                TunnelReport { why, ..self.xfrm.create_tunnel(&spec).await? }
-            }
-            EngineChoice::Bpf => {
-                let why = ["xfrm", "user"].map(|e| format!("{e}: the configuration asks for bpf")).to_vec();
-                let obstacles = self.bpf.obstacles(&spec);
-                if !obstacles.is_empty() {
-                    return Err(DataplaneError::EngineUnavailable {
-                        engine: Engine::Bpf,
-                        interface: spec.interface,
-                        reason: obstacles.join("; "),
-                    });
-                }
-                TunnelReport { why, ..self.bpf.create_tunnel(&spec).await? }
-            }
-            EngineChoice::Auto => self.create_auto(&spec, obstacles).await?,
-        };
-        self.pass_policies(&report);
-        let engines = self.split(&spec, &mut report);
-        self.tunnels.insert(spec.id, engines);
-        Ok(report)
-    }
-
-    /// The kernel where it takes everything that may be negotiated, else user space, which takes it all.
-    async fn create_auto(
-        &mut self,
-        spec: &TunnelSpec,
-        obstacles: Vec<String>,
-    ) -> Result<TunnelReport, DataplaneError> {
-        let mut why: Vec<String> = obstacles.iter().map(|o| format!("xfrm: {o}")).collect();
-        if why.is_empty() {
-            match self.xfrm.create_tunnel(spec).await {
-                Ok(report) => {
-                    let why = vec!["user: the kernel takes every suite that may be negotiated".to_owned()];
-                    return Ok(TunnelReport { why, ..report });
-                }
-                Err(e) => why.push(format!("xfrm: {e}")),
-            }
-        }
-        let mut report = self.user.create_tunnel(spec)?;
-        why.append(&mut report.why);
-        Ok(TunnelReport { why, ..report })
+    /// How fast engines are on this host: `auto` takes the faster one, from the next SA on.
+    pub fn set_measured(&mut self, measured: Measured) {
+        self.measured = measured;
     }
 
     /// What engines there are, whether they can serve here, and with which suites.
@@ -178,25 +123,8 @@ impl Dataplane {
 
     /// Whether an engine of the tunnel can have SAs for this purpose beside those for all packets.
     pub fn serves(&self, tunnel: TunnelId, purpose: Purpose) -> bool {
-        self.engines_of(tunnel).is_ok_and(|engines| engines.iter().any(|engine| engine.takes(purpose)))
-    }
-
-    /// Removes a tunnel with its SAs and its interface. Returns when the interface is gone.
-    pub async fn remove_tunnel(&mut self, id: TunnelId) -> Result<(), DataplaneError> {
-        let engines = self.tunnels.remove(&id).ok_or(DataplaneError::UnknownTunnel(id))?;
-        let mut outcome = Ok(());
-        // What joined a device goes before the device.
-        for engine in engines.into_iter().rev() {
-            let removed = match engine {
-                Engine::User => self.user.remove_tunnel(id).await,
-                Engine::Xfrm => self.xfrm.remove_tunnel(id).await,
-                Engine::Bpf => self.bpf.remove_tunnel(id).await,
-            };
-            outcome = outcome.and(removed);
-        }
-        self.sas.retain(|owner| self.clients.get(&owner).unwrap_or(&owner) != &id);
-        self.clients.retain(|_, of| *of != id);
-        outcome
+        let entry = self.tunnels.get(&self.tunnel_of(tunnel));
+        entry.is_some_and(|entry| entry.engines().any(|engine| engine.takes(purpose)))
     }
 
     /// SAs of this client are SAs of that tunnel, which serves many: they share its interface, and packets take the one
@@ -210,8 +138,8 @@ impl Dataplane {
         self.clients.remove(&client);
     }
 
-    /// Installs an SA pair, inbound first, into the engine that is wished for, or into its tunnel's first; says which one
-    /// it is in, for as long as it lives. It is used for sending at once, or when
+    /// Installs an SA pair, inbound first, into the engine that is wished for, or the best one for it; where that refuses
+    /// it, into the next. Says which one it is in, for as long as it lives, and why no other. It is used for sending at once, or when
     /// [`activate_outbound`](Self::activate_outbound) says so. When this returns, packets of the SA are accepted.
     pub async fn install(
         &mut self,
@@ -222,38 +150,6 @@ impl Dataplane {
         self.install_setup(SaSetup::from(sa), sa.hard_lifetime(), wish, use_outbound).await
     }
 
-    async fn install_setup(
-        &mut self,
-        mut setup: SaSetup,
-        lifetime: Duration,
-        wish: Option<Engine>,
-        use_outbound: bool,
-    ) -> Result<InstallReport, DataplaneError> {
-        let owner = setup.tunnel;
-        setup.tunnel = self.tunnel_of(owner);
-        self.sas.check_free(setup.inbound)?;
-        let engines = self.engines_of(owner)?;
-        let first = *engines.first().ok_or(DataplaneError::UnknownTunnel(owner))?;
-        let fit = engines.iter().copied().find(|engine| engine.takes(setup.purpose));
-        let engine = wish.or(fit).unwrap_or(first);
-        if !engines.contains(&engine) {
-            return Err(DataplaneError::NotServedBy { tunnel: owner, engine });
-        }
-        if !engine.takes(setup.purpose) {
-            return Err(DataplaneError::Purpose(engine, setup.purpose));
-        }
-        match engine {
-            Engine::User => self.user.install(&setup, use_outbound).await?,
-            Engine::Xfrm => self.xfrm.install(&setup, lifetime, use_outbound).await?,
-            Engine::Bpf => {
-                self.user.listen(setup.local, setup.encap)?;
-                self.bpf.install(&setup, use_outbound).await?;
-            }
-        }
-        self.sas.add(setup.inbound, owner, engine);
-        Ok(InstallReport { engine, why: Vec::new() })
-    }
-
     /// Sends the tunnel's packets with this SA from now on.
     pub async fn activate_outbound(&mut self, inbound: Spi) -> Result<(), DataplaneError> {
         match self.sas.get(inbound)?.engine() {
@@ -261,17 +157,6 @@ impl Dataplane {
             Engine::Xfrm => self.xfrm.activate_outbound(inbound),
             Engine::Bpf => self.bpf.activate_outbound(inbound),
         }
-    }
-
-    /// Sends with this SA no more, and accepts its packets for `drain` still.
-    pub async fn remove(&mut self, inbound: Spi, drain: Duration) -> Result<(), DataplaneError> {
-        match self.sas.get(inbound)?.engine() {
-            Engine::User => self.user.remove(inbound, drain)?,
-            Engine::Xfrm => self.xfrm.remove(inbound, drain)?,
-            Engine::Bpf => self.bpf.remove(inbound, drain)?,
-        }
-        self.sas.remove(inbound);
-        Ok(())
     }
 
     /// Listens on a further address of this host, unless it does already.
@@ -295,7 +180,8 @@ impl Dataplane {
     ) -> Result<(), DataplaneError> {
         let id = self.tunnel_of(tunnel);
         let mut outcome = Ok(());
-        for engine in self.engines_of(tunnel)?.to_vec() {
+        let entry = self.tunnels.get(&id).ok_or(DataplaneError::UnknownTunnel(tunnel))?;
+        for engine in entry.engines() {
             let moving = self.sas.of(tunnel, engine);
             outcome = outcome.and(match engine {
                 Engine::User => self.user.move_sas(id, moving, (local, remote), encap),
@@ -336,10 +222,27 @@ impl Dataplane {
 
     /// What was dropped of each tunnel while it had no SA.
     pub fn tunnel_drops(&self) -> Vec<TunnelDrops> {
-        let mut drops = self.user.tunnel_drops();
-        drops.extend(self.xfrm.tunnel_drops());
-        drops.extend(self.bpf.tunnel_drops());
-        drops
+        let mut all: Vec<TunnelDrops> = Vec::new();
+        for more in [Engine::User, Engine::Xfrm, Engine::Bpf].into_iter().flat_map(|e| self.drops_in(e)) {
+            match all.iter_mut().find(|drops| drops.tunnel == more.tunnel) {
+                Some(drops) => homes::sum(&mut drops.drops, &more.drops),
+                None => all.push(more),
+            }
+        }
+        for drops in &mut all {
+            if let Some(entry) = self.tunnels.get(&drops.tunnel) {
+                entry.add_past_drops(&mut drops.drops);
+            }
+        }
+        all
+    }
+
+    fn drops_in(&self, engine: Engine) -> Vec<TunnelDrops> {
+        match engine {
+            Engine::User => self.user.tunnel_drops(),
+            Engine::Xfrm => self.xfrm.tunnel_drops(),
+            Engine::Bpf => self.bpf.tunnel_drops(),
+        }
     }
 
     /// What arrived from the WAN and met no SA, by reason; keepalives are counted here too.
@@ -377,10 +280,5 @@ impl Dataplane {
     /// The tunnel itself, or the one whose client it is.
     fn tunnel_of(&self, tunnel: TunnelId) -> TunnelId {
         self.clients.get(&tunnel).copied().unwrap_or(tunnel)
-    }
-
-    fn engines_of(&self, tunnel: TunnelId) -> Result<&[Engine], DataplaneError> {
-        let engines = self.tunnels.get(&self.tunnel_of(tunnel));
-        engines.map(Vec::as_slice).ok_or(DataplaneError::UnknownTunnel(tunnel))
     }
 }

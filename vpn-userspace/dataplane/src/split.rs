@@ -5,10 +5,10 @@ use culvert_types::TunnelId;
 use crate::{Dataplane, DataplaneError, Engine, SmallPackets, TunnelReport, TunnelSpec};
 
 impl Dataplane {
-    /// Has engine `bpf` stand at the tunnel's device where that is wanted; the engines that the tunnel has then, the one
-    /// for whatever has no wish first. What stands in the way of it is said, and is no error: `user` carries everything.
-    pub(crate) fn split(&mut self, spec: &TunnelSpec, report: &mut TunnelReport) -> Vec<Engine> {
-        let Some(small) = spec.small else { return vec![report.engine] };
+    /// Has engine `bpf` stand at the tunnel's device where that is wanted. What stands in the way of it is said, and is
+    /// no error: `user` carries everything.
+    pub(crate) fn split(&mut self, spec: &TunnelSpec, report: &mut TunnelReport) {
+        let Some(small) = spec.small else { return };
         let joined = self.join(spec.id, small);
         report.small = joined.is_ok();
         report.why.push(match joined {
@@ -19,7 +19,6 @@ impl Dataplane {
             ),
             Err(error) => format!("latency \"split\": engine user carries small packets as well: {error}"),
         });
-        if report.small { vec![Engine::User, Engine::Bpf] } else { vec![report.engine] }
     }
 
     fn join(&mut self, id: TunnelId, small: SmallPackets) -> Result<(), DataplaneError> {

@@ -96,6 +96,16 @@ pub enum EngineChoice {
     Bpf,
 }
 
+impl From<Engine> for EngineChoice {
+    fn from(engine: Engine) -> Self {
+        match engine {
+            Engine::User => Self::User,
+            Engine::Xfrm => Self::Xfrm,
+            Engine::Bpf => Self::Bpf,
+        }
+    }
+}
+
 /// Which WAN port a tunnel of the engine `user` should have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WanPortChoice {
@@ -176,6 +186,15 @@ pub struct TunnelSpec {
     pub spread: bool,
     /// Transport mode: what the two gateways send each other. There is no interface, and engine `xfrm` alone serves it.
     pub transport: bool,
+    /// It serves many clients, whose SAs share its interface.
+    pub many: bool,
+}
+
+impl TunnelSpec {
+    /// Whether a port of the engine `user` is asked for that passes the stack by.
+    pub(crate) fn asks_for_xsk(&self) -> bool {
+        self.wan_port == WanPortChoice::Xsk || self.lan_port == LanPortChoice::Xsk
+    }
 }
 
 /// How a tunnel was created.
@@ -376,6 +395,9 @@ pub enum DataplaneError {
         /// Why not.
         reason: String,
     },
+    /// No engine takes the SA, or the tunnel.
+    #[error("no engine takes it: {0}")]
+    NoEngine(String),
     /// There is no such tunnel.
     #[error("{0:?} has not been created")]
     UnknownTunnel(TunnelId),

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use common::{Namespace, pair};
 use culvert_crypto::{Encryption, Integrity, Suite, SuiteKeys};
-use culvert_dataplane::testing::{Limits, Purpose, SaSetup, install};
+use culvert_dataplane::testing::{Limits, Purpose, SaSetup, install, install_in};
 use culvert_dataplane::{
     Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineChoice, LanPortChoice, SaStats,
     TunnelReport, TunnelSpec, WanPortChoice,
@@ -118,7 +118,7 @@ impl<'n> Gateway<'n> {
 
     /// A tunnel with 10.N.0.1 and fd00:N::1 inside, and routes to the other side's.
     fn create(&self, engine: EngineChoice) -> Result<TunnelReport, DataplaneError> {
-        let (mine, other) = (self.number, 3 - self.number);
+        let other = 3 - self.number;
         let spec = TunnelSpec {
             id: TUNNEL,
             interface: "cv-lab-a".to_owned(),
@@ -133,14 +133,20 @@ impl<'n> Gateway<'n> {
             lan_port: LanPortChoice::Tun,
             remote_nets: vec![net(&format!("10.{other}.0.0/16")), net(&format!("fd00:{other}::/32"))],
             small: None,
+            many: false,
         };
         let report = self.call(|plane| Box::pin(async move { plane.create_tunnel(spec).await }))?;
-        let inside = self.namespace;
-        inside.run(&format!("ip addr add 10.{mine}.0.1/16 dev cv-lab-a"));
-        inside.run(&format!("ip -6 addr add fd00:{mine}::1/32 dev cv-lab-a nodad"));
-        inside.run(&format!("ip route add 10.{other}.0.0/16 dev cv-lab-a src 10.{mine}.0.1"));
-        inside.run(&format!("ip -6 route add fd00:{other}::/32 dev cv-lab-a src fd00:{mine}::1"));
+        self.address("cv-lab-a");
         Ok(report)
+    }
+
+    /// Addresses inside, and routes to the other side's.
+    fn address(&self, interface: &str) {
+        let (mine, other, inside) = (self.number, 3 - self.number, self.namespace);
+        inside.run(&format!("ip addr replace 10.{mine}.0.1/16 dev {interface}"));
+        inside.run(&format!("ip -6 addr replace fd00:{mine}::1/32 dev {interface} nodad"));
+        inside.run(&format!("ip route replace 10.{other}.0.0/16 dev {interface} src 10.{mine}.0.1"));
+        inside.run(&format!("ip -6 route replace fd00:{other}::/32 dev {interface} src fd00:{mine}::1"));
     }
 
     fn install(&self, setup: &SaSetup, use_outbound: bool) {
@@ -420,6 +426,51 @@ fn the_engine_is_chosen_by_what_the_kernel_takes_and_the_report_says_why() {
         }
     }
     assert!(!side.output("ip link show cv-lab-a").status.success(), "the interface is gone");
+}
+
+/// An SA that the kernel refuses is user space's, and the next one that it takes is the kernel's again.
+#[test]
+fn xfrm_leaves_to_user_what_it_refuses() {
+    if !kernel_has_esp() {
+        return;
+    }
+    let sides = pair("refused");
+    let gateways = [Gateway::new(&sides[0], 1), Gateway::new(&sides[1], 2)];
+    gateways[0].create(EngineChoice::Xfrm).unwrap();
+    gateways[1].create(EngineChoice::User).unwrap();
+    let engines = [Engine::Xfrm, Engine::User];
+    let mut before: Option<[SaSetup; 2]> = None;
+    for (n, window, engine) in [(1, 8192, Engine::User), (2, 4096, Engine::Xfrm)] {
+        let mut setups = negotiate(engines, gcm(), false, true, n);
+        setups[0].replay_window = window;
+        gateways[1].install(&setups[1], true);
+        let setup = setups[0].clone();
+        let report = gateways[0]
+            .call(move |plane| Box::pin(async move { install_in(plane, &setup, None, true).await }))
+            .unwrap();
+        assert_eq!(report.engine, engine, "{report:?}");
+        let why = report.why.join("; ");
+        let refused = why.contains("xfrm: a replay window of 8192 packets: the kernel has 4096 at most");
+        assert_eq!(refused, engine == Engine::User, "{why}");
+        gateways[0].call(move |plane| Box::pin(async move { plane.lead(TUNNEL, engine).await })).unwrap();
+        if let Some(old) = before {
+            gateways[0].remove(old[0].inbound, Duration::from_millis(10));
+            gateways[1].remove(old[1].inbound, Duration::ZERO);
+            // What an owner does: addresses and routes are on the interface that leads.
+            gateways[0].address("cv-lab-a");
+        }
+        assert!(gateways[0].pings("10.2.0.1") && gateways[1].pings("10.1.0.1"), "{engine} does not carry");
+        let stats = gateways[0].stats(setups[0].inbound).unwrap();
+        assert_eq!((stats.engine, stats.packets_in > 0), (engine, true));
+        before = Some(setups);
+        // The interface that leads no more goes with its last SA.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while sides[0].run("ip -o link").matches("cv-").count() > 1 {
+            assert!(Instant::now() < deadline, "{}", sides[0].run("ip -o link"));
+            std::thread::sleep(Duration::from_millis(100));
+            gateways[0].call(|plane| Box::pin(async move { plane.retire().await }));
+        }
+    }
 }
 
 #[test]

@@ -79,6 +79,14 @@ impl Steering {
         self.owners.insert(spi.value().to_be(), worker, 0).map_err(map_error("OWNERS"))
     }
 
+    /// Datagrams of this SPI are the kernel's, whatever its parity.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn own_kernel(&mut self, spi: Spi) -> Result<(), SteerError> {
+        self.own(spi, KERNEL)
+    }
+
     /// Forgets who owns the SPI. One that nobody owned is no error.
     pub fn forget(&mut self, spi: Spi) {
         let _ = self.owners.remove(&spi.value().to_be());

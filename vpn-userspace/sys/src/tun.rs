@@ -200,9 +200,15 @@ impl Tun {
         Err(tun.kernel_error("TUNSETOFFLOAD"))
     }
 
-    /// The interface's name.
-    pub fn name(&self) -> &str {
-        &self.name
+    /// The interface's name now: somebody may have changed it.
+    pub fn name(&self) -> String {
+        let mut request = interface_request("");
+        // SAFETY: TUNGETIFF writes one ifreq, which outlives the call.
+        if unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TUNGETIFF as _, &raw mut request) } < 0 {
+            return self.name.clone();
+        }
+        let name = request.ifr_name.iter().map(|c| *c as u8).take_while(|c| *c != 0);
+        String::from_utf8_lossy(&name.collect::<Vec<u8>>()).into_owned()
     }
 
     /// What was agreed with the kernel.
@@ -212,7 +218,7 @@ impl Tun {
 
     /// Sets the interface's MTU, in bytes of IP packet.
     pub fn set_mtu(&self, mtu: u32) -> Result<(), TunError> {
-        let mut request = interface_request(&self.name);
+        let mut request = interface_request(&self.name());
         request.ifr_ifru.ifru_mtu = mtu.min(65535) as i32;
         self.interface_ioctl("SIOCSIFMTU", libc::SIOCSIFMTU, &mut request)
     }
@@ -279,7 +285,7 @@ impl Tun {
             name: self.name.clone(),
             source: e.into(),
         };
-        nix::net::if_::if_nametoindex(self.name.as_str()).map_err(source)
+        nix::net::if_::if_nametoindex(self.name().as_str()).map_err(source)
     }
 }
 

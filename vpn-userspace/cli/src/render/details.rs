@@ -91,7 +91,7 @@ fn block(out: &mut String, connection: &Connection, tunnel: &Tunnel) {
         }
     }
     for one in &tunnel.children {
-        child(out, one);
+        child(out, one, &tunnel.engine_reasons);
     }
     for missing in &tunnel.missing_children {
         line(out, "missing", missing);
@@ -101,14 +101,18 @@ fn block(out: &mut String, connection: &Connection, tunnel: &Tunnel) {
     }
     let engine = super::engine(tunnel);
     if !engine.is_empty() {
-        line(out, "engine", &engine);
+        let configured = tunnel.engine_configured.map_or(String::new(), |c| format!(", configured {c}"));
+        let operator = tunnel
+            .engine_by_operator
+            .map_or(String::new(), |asked| format!(", now {asked} by the operator until the next reload"));
+        line(out, "engine", &format!("{engine}{configured}{operator}"));
     }
     for (index, reason) in tunnel.engine_reasons.iter().enumerate() {
         line(out, if index == 0 { "why" } else { "" }, reason);
     }
 }
 
-fn child(out: &mut String, child: &Child) {
+fn child(out: &mut String, child: &Child, said: &[String]) {
     let dh = child.dh.as_ref().map_or(String::new(), |dh| format!("-{dh}"));
     let encap = match child.encap {
         Encap::Udp => "in UDP",
@@ -141,6 +145,18 @@ fn child(out: &mut String, child: &Child) {
     );
     if let Some(drops) = drops(&child.drops) {
         line(out, "", &format!("dropped {drops}"));
+    }
+    if let Some(engine) = child.engine {
+        let ports = match (child.lan_port, child.wan_port) {
+            (Some(lan), Some(wan)) => format!(" {lan}+{wan}"),
+            _ => String::new(),
+        };
+        let worker = child.worker.map_or(String::new(), |worker| format!(", worker {worker}"));
+        line(out, "", &format!("engine {engine}{ports}{worker}"));
+    }
+    // The tunnel says why for the newest, which comes first.
+    for reason in child.engine_reasons.iter().filter(|reason| !said.contains(reason)) {
+        line(out, "", reason);
     }
 }
 

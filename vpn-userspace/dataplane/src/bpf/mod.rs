@@ -143,6 +143,19 @@ impl BpfEngine {
         obstacles
     }
 
+    /// Whether the programs take this SA, as far as it can be told before it is tried.
+    pub(crate) fn takes(&self, setup: &SaSetup) -> Result<(), String> {
+        takes(setup.suite)
+    }
+
+    /// The tunnel's interface has this name now.
+    pub(crate) fn renamed(&self, id: TunnelId, name: &str) {
+        let Some(drive) = &self.drive else { return };
+        if let Some(tunnel) = drive.shared.state().tunnels.get_mut(&id) {
+            name.clone_into(&mut tunnel.interface);
+        }
+    }
+
     /// Which families the WAN's addresses are of.
     fn families(&self) -> (bool, bool) {
         (self.wan.iter().any(IpAddr::is_ipv4), self.wan.iter().any(IpAddr::is_ipv6))
@@ -210,7 +223,7 @@ impl BpfEngine {
         small: Small,
     ) -> Result<(), DataplaneError> {
         let (ipv4, ipv6) = self.families();
-        let interface = shared.tun().name().to_owned();
+        let interface = shared.tun().name();
         if let Some(setting) = forwarding_is_off(ipv4, ipv6) {
             let reason = forwards(setting);
             return Err(DataplaneError::EngineUnavailable { engine: Engine::Bpf, interface, reason });
@@ -461,7 +474,7 @@ impl State {
         for (spi, pair) in &gone {
             outcome = outcome.and(self.forget(*spi, pair));
         }
-        self.esp.detach(tunnel.hooked());
+        self.esp.detach(&tunnel.hooked());
         outcome
     }
 }

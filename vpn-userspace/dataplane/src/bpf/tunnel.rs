@@ -47,9 +47,9 @@ pub(super) struct Tunnel {
 
 impl Tunnel {
     /// Where the program stands that seals.
-    pub(super) fn hooked(&self) -> &str {
+    pub(super) fn hooked(&self) -> String {
         match &self.behind {
-            Behind::Back(name, _) => name,
+            Behind::Back(name, _) => name.clone(),
             Behind::User(shared) => shared.tun().name(),
         }
     }

@@ -295,7 +295,7 @@ impl UserEngine {
             gone.await.map_err(|_| DataplaneError::WorkerGone)?;
         }
         // An inbound worker may hold the device for the rest of a batch.
-        let name = tunnel.shared.tun().name().to_owned();
+        let name = tunnel.shared.tun().name();
         let shared = Arc::downgrade(&tunnel.shared);
         drop(tunnel);
         for _ in 0..1000 {
@@ -509,7 +509,7 @@ impl UserEngine {
             if self.tunnels.is_empty() { HashMap::new() } else { interface_drops().unwrap_or_default() };
         let drops = |(&tunnel, t): (&TunnelId, &Tunnel)| {
             let mut drops = t.shared.drops();
-            let queue = kernel.get(t.shared.tun().name()).map_or(0, |k| k.sent);
+            let queue = kernel.get(&t.shared.tun().name()).map_or(0, |k| k.sent);
             if queue > 0 {
                 drops.push(("lan-queue-full", queue));
             }

@@ -64,7 +64,7 @@ impl TunnelShared {
     ) -> Self {
         let minimum = if ipv6 { MIN_V6 } else { MIN_V4 };
         let state = Mutex::new(Mtu { base: mtu, learned: None });
-        let index = tuns.first().and_then(|tun| device_index(tun.name())).unwrap_or(0);
+        let index = tuns.first().and_then(|tun| device_index(&tun.name())).unwrap_or(0);
         let (carried, mtu) = (AtomicU32::new(mtu.max(MIN_V4)), AtomicU32::new(mtu.max(minimum)));
         let queues = tuns.into_iter().map(|tun| Queue { tun, counters: Counters::default() }).collect();
         Self { id, index, frames, queues, owner: AtomicUsize::new(usize::MAX), mtu, carried, state, minimum }

@@ -23,22 +23,47 @@ use super::port::socket::SocketReceive;
 use crate::DataplaneError;
 use crate::bpf::OddDoor;
 
-/// The divided UDP ports, by address. The kernel's engine lets its sockets join.
+/// The UDP ports by address, `None` where no program divides one. The kernel's engine lets its sockets join.
 #[derive(Clone, Default)]
-pub(crate) struct Steerings(Arc<Mutex<HashMap<IpAddr, Steering>>>);
+pub(crate) struct Steerings(Arc<Mutex<HashMap<IpAddr, Option<Steering>>>>);
 
 impl Steerings {
     /// Gives the kernel its share of the port: odd SPIs.
     pub(crate) fn admit(&self, socket: &EncapSocket) -> Result<(), EncapError> {
         match self.lock().get_mut(&socket.address().ip()) {
-            Some(steering) => steering
+            Some(Some(steering)) => steering
                 .add_kernel(socket)
                 .map_err(|e| EncapError::undivided(socket.address(), std::io::Error::other(e))),
-            None => socket.divide_by_spi_parity(),
+            _ => socket.divide_by_spi_parity(),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Steering>> {
+    /// Whether a program divides the port of this address, so that an SPI of either parity may be anybody's.
+    pub(crate) fn divided(&self, local: IpAddr) -> bool {
+        matches!(self.lock().get(&local), Some(Some(_)))
+    }
+
+    /// The same of every address.
+    pub(crate) fn all_divided(&self) -> bool {
+        let all = self.lock();
+        !all.is_empty() && all.values().all(Option::is_some)
+    }
+
+    /// An SPI that is not the kernel's by its parity is so all the same.
+    pub(crate) fn give_kernel(&self, spi: Spi) {
+        for (address, steering) in self.lock().iter_mut() {
+            if let Some(Err(error)) = steering.as_mut().map(|steering| steering.own_kernel(spi)) {
+                tracing::warn!("ESP for SPI {spi} at {address} does not reach the kernel: {error}");
+            }
+        }
+    }
+
+    /// It is so no more.
+    pub(crate) fn take_back(&self, spi: Spi) {
+        self.lock().values_mut().flatten().for_each(|steering| steering.forget(spi));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Option<Steering>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -137,7 +162,7 @@ impl Wans {
     /// The sockets of a port: one for each worker, or the one.
     fn divide(&mut self, first: WanSocket) -> Vec<Arc<WanSocket>> {
         let first = Arc::new(first);
-        if self.most_workers == 1 || self.undivided.is_some() {
+        if !self.options.share_port || self.undivided.is_some() {
             return vec![first];
         }
         let mut sockets = vec![first.clone()];
@@ -151,12 +176,15 @@ impl Wans {
         };
         match steering {
             Ok(steering) => {
-                self.steerings.lock().insert(first.local().ip(), steering);
+                self.steerings.lock().insert(first.local().ip(), Some(steering));
                 sockets
             }
             Err(reason) => {
-                tracing::warn!(reason, "each WAN address has one inbound worker");
-                self.undivided = Some(reason);
+                self.steerings.lock().insert(first.local().ip(), None);
+                if self.most_workers > 1 {
+                    tracing::warn!(reason, "each WAN address has one inbound worker");
+                    self.undivided = Some(reason);
+                }
                 vec![first]
             }
         }
@@ -242,7 +270,7 @@ impl Wans {
         self.fade(Instant::now());
         self.fading.retain(|(_, _, fading)| *fading != spi);
         let mut steerings = self.steerings.lock();
-        let Some(steering) = steerings.get_mut(&local) else { return true };
+        let Some(Some(steering)) = steerings.get_mut(&local) else { return true };
         steering.own(spi, worker as u32).is_ok()
     }
 
@@ -260,7 +288,7 @@ impl Wans {
             if *until > now {
                 return true;
             }
-            if let Some(steering) = steerings.get_mut(local) {
+            if let Some(Some(steering)) = steerings.get_mut(local) {
                 steering.forget(*spi);
             }
             if announced.remove(spi) {

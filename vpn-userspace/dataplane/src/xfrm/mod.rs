@@ -9,6 +9,7 @@
 //! changed without it.
 
 mod monitor;
+mod takes;
 mod tunnel;
 
 use std::collections::HashMap;
@@ -29,6 +30,7 @@ use culvert_types::{Spi, TunnelId};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+pub(crate) use self::takes::is_refusal;
 use self::tunnel::{OutboundState, OuterRules, Scope, Tunnel};
 use crate::user::setup::SaSetup;
 use crate::user::wans::Steerings;
@@ -170,6 +172,11 @@ impl XfrmEngine {
     /// Whether the engine can serve any tunnel, or why not.
     pub(crate) fn available(&self) -> Result<(), String> {
         self.unavailable.clone().map_or(Ok(()), Err)
+    }
+
+    /// Whether the kernel has sockets on our UDP port.
+    pub(crate) fn is_open(&self) -> bool {
+        self.drive.as_ref().is_some_and(|drive| !drive.sockets.is_empty())
     }
 
     /// Everything that stands in the way of serving a tunnel; empty if nothing does.

@@ -257,6 +257,7 @@ impl Bench {
             lan_port: path.lan_port,
             remote_nets: vec!["10.2.0.0/24".parse().unwrap(), "fd02::/64".parse().unwrap()],
             small: None,
+            many: false,
         };
         let report = gateway.within(|| runtime.block_on(dataplane.create_tunnel(spec))).unwrap().unwrap();
         // 10.3.0.0/24 and fd03:: are behind the tunnel too, but no selector has them.

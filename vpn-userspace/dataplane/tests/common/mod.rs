@@ -134,6 +134,7 @@ impl<'a> Gateway<'a> {
             lan_port: self.options.lan_port,
             remote_nets: self.nets().1.iter().map(|n| n.parse().unwrap()).collect(),
             small: self.options.small,
+            many: false,
         }
     }
 

@@ -64,6 +64,11 @@ impl KernelError {
         matches!(self.errno, libc::EPERM | libc::EACCES)
     }
 
+    /// Whether what was asked for is not to be had, by its values or because the kernel lacks it; not for want of room.
+    pub fn refuses_values(&self) -> bool {
+        self.not_supported() || matches!(self.errno, libc::EINVAL | libc::ENOENT | libc::ERANGE | libc::E2BIG)
+    }
+
     /// Whether this kernel lacks the feature (as opposed to refusing the values).
     pub fn not_supported(&self) -> bool {
         matches!(

@@ -6,6 +6,7 @@
 
 mod error;
 mod link;
+mod name;
 mod nexthop;
 mod pair;
 mod route;
@@ -13,6 +14,7 @@ mod watch;
 
 pub use error::{KernelError, NetlinkError};
 pub use link::{Link, LinkDrops, LinkKind, interface_drops};
+pub use name::{filter_again, filter_loosely};
 pub use nexthop::{Flow, NextHop, NextHops};
 pub use pair::{BACK_MAC, FRONT_MAC};
 pub use route::{Route, RouteTarget, RouteToPeer};
