@@ -1,4 +1,4 @@
-//! What packets cost in memory: nothing. A program of its own, because it counts the allocations of all its threads.
+//! What packets cost beside work: no allocation, no lock. A program of its own, because it counts those of all its threads.
 //! Needs root.
 
 // Shared with tests that use more of it.
@@ -11,16 +11,17 @@ use common::{Gateway, Options};
 use culvert_lab::measure::{Iperf, IperfServer, reaches};
 use culvert_lab::topology::{HOST_A, HOST_B, WAN_A, WAN_B};
 use culvert_lab::{Flood, Site};
+use culvert_sys::lock;
 use culvert_sys::testing::CountingAllocator;
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator::new();
 
-/// Allocations that whoever runs beside the packets may make: reading the output of iperf3, timers of the test.
+/// Allocations, and locks, of whoever runs beside the packets: reading the output of iperf3, timers of the test.
 const BESIDE: u64 = 40;
 
 #[test]
-fn packets_of_all_sizes_allocate_nothing_in_either_direction() {
+fn packets_of_all_sizes_allocate_and_lock_nothing_in_either_direction() {
     for encap in [true, false] {
         let site = Site::new().unwrap();
         let options = Options { encap, ..Options::default() };
@@ -40,12 +41,14 @@ fn packets_of_all_sizes_allocate_nothing_in_either_direction() {
         let packets = |a: &mut Gateway<'_>, b: &mut Gateway<'_>| {
             a.stats()[0].packets_out + a.stats()[0].packets_in + b.stats()[0].packets_out
         };
-        let (packets_before, before) = (packets(&mut a, &mut b), ALLOCATOR.count());
+        let (packets_before, before, free) = (packets(&mut a, &mut b), ALLOCATOR.count(), lock::taken());
         std::thread::sleep(Duration::from_millis(800));
-        let (after, packets_after) = (ALLOCATOR.count(), packets(&mut a, &mut b));
+        let (after, locks) = (ALLOCATOR.count(), lock::taken() - free);
+        let packets_after = packets(&mut a, &mut b);
         let (allocations, packets) = (after - before, packets_after - packets_before);
         assert!(packets > 5_000, "{packets} packets are too few to tell, encap {encap}");
         assert!(allocations <= BESIDE, "{allocations} allocations for {packets} packets, encap {encap}");
+        assert!(locks <= BESIDE, "{locks} locks for {packets} packets, encap {encap}");
         assert!(bulk.finish().unwrap().gbps > 0.01);
         for flood in [small, large] {
             assert!(flood.stop().unwrap().received > 500);

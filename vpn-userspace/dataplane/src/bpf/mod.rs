@@ -13,9 +13,10 @@ mod watch;
 
 pub(crate) use odd::OddDoor;
 
+use culvert_sys::lock::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_crypto::{Encryption, Suite};
@@ -81,7 +82,7 @@ struct State {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn send(&self, event: DataplaneEvent) {

@@ -1,11 +1,12 @@
 //! Packets of the engine `bpf` that come to a socket of the engine `user`: the stack put them together from fragments,
 //! or had joined them with others. They are opened by the program all the same.
 
+use culvert_sys::lock::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::io::IoSlice;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use culvert_sys::esp_bpf::OddOpener;
 use culvert_sys::tun::VnetHeader;
@@ -86,6 +87,6 @@ impl OddDoor {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
     }
 }

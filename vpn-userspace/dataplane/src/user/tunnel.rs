@@ -1,7 +1,8 @@
 //! What the workers of both directions share of a tunnel: its device, its MTU, its drops.
 
+use culvert_sys::lock::{Mutex, MutexGuard};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use culvert_sys::tun::Tun;
@@ -168,6 +169,6 @@ impl TunnelShared {
     }
 
     fn state(&self) -> MutexGuard<'_, Mtu> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }

@@ -4,10 +4,11 @@
 //! an address has one worker. SAs of one peer are one worker's: their packets may arrive joined to each other. Raw ESP
 //! sockets cannot share (each would get every packet), so such SAs are their address's worker's.
 
+use culvert_sys::lock::{Mutex, MutexGuard};
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_sys::encap::{EncapError, EncapSocket};
@@ -64,7 +65,7 @@ impl Steerings {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Option<Steering>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

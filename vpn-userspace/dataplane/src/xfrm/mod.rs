@@ -12,9 +12,10 @@ mod monitor;
 mod takes;
 mod tunnel;
 
+use culvert_sys::lock::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_esp::tunnel::Overhead;
@@ -91,7 +92,7 @@ impl State {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Does something to a pair later, if it is still the same one.

@@ -4,10 +4,11 @@
 //! there is no answer (yet), or no more, the packet goes to the kernel, which resolves the neighbour, and the answer is here
 //! soon after. A neighbour that nobody confirms any more is given to the kernel to be probed, as its own traffic would do.
 
+use crate::lock::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
@@ -129,7 +130,7 @@ impl NextHops {
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<Flow, Option<NextHop>>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock()
     }
 }
 

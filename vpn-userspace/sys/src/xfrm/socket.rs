@@ -1,7 +1,7 @@
 //! One blocking NETLINK_XFRM socket: requests, dumps, and buffers that are wiped after use.
 
+use crate::lock::Mutex;
 use std::io;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -81,7 +81,7 @@ impl XfrmSocket {
         body: &[u8],
         mut on_message: impl FnMut(u16, &[u8]),
     ) -> Result<(), Failure> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock();
         inner.exchange(kind, REQUEST | flags, body, &mut on_message).map(|_| ())
     }
 
@@ -92,7 +92,7 @@ impl XfrmSocket {
         body: &[u8],
         parse: impl Fn(u16, &[u8]) -> Option<T>,
     ) -> Result<Vec<T>, Failure> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock();
         for _ in 0..DUMP_ATTEMPTS {
             let mut objects = Vec::new();
             let interrupted = inner

@@ -1,8 +1,9 @@
 //! One queue of one device: who sends there, and who receives from it.
+use crate::lock::Mutex;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::ring::{Consumer, Producer};
 use super::syscall;
@@ -221,7 +222,7 @@ impl Queue {
     /// Takes packets off the front of the list, each a frame with where its packet begins and its length, as far as
     /// there is room. Frames that have been sent are free again.
     pub fn enqueue(&self, packets: &mut std::collections::VecDeque<Received>) {
-        let mut transmit = lock(&self.transmit);
+        let mut transmit = self.transmit.lock();
         self.collect(&mut transmit);
         let mut room = transmit.ring.room();
         while room > 0
@@ -249,7 +250,7 @@ impl Queue {
         // A call takes a few dozen packets on kernels before 6.18.
         for _ in 0..ENTRIES / 32 {
             let (pending, wakeup) = {
-                let transmit = lock(&self.transmit);
+                let transmit = self.transmit.lock();
                 (transmit.ring.pending(), transmit.ring.needs_wakeup())
             };
             if !pending {
@@ -264,7 +265,7 @@ impl Queue {
                 Err(e) => match e.raw_os_error() {
                     // More to send than one call does, or than the device takes now.
                     Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS) => {
-                        let mut transmit = lock(&self.transmit);
+                        let mut transmit = self.transmit.lock();
                         self.collect(&mut transmit);
                         if e.raw_os_error() != Some(libc::EAGAIN) {
                             return Ok(!transmit.ring.pending());
@@ -275,12 +276,12 @@ impl Queue {
                 },
             }
         }
-        Ok(!lock(&self.transmit).ring.pending())
+        Ok(!self.transmit.lock().ring.pending())
     }
 
     /// Frees the frames that have been sent.
     pub fn reclaim(&self) {
-        self.collect(&mut lock(&self.transmit));
+        self.collect(&mut self.transmit.lock());
     }
 
     fn collect(&self, transmit: &mut Transmit) {
@@ -394,7 +395,7 @@ impl Receiver {
         let taken = into.len() - before;
         if taken > 0 {
             self.ring.release();
-            lock(&self.queue.fill).missing += taken;
+            self.queue.fill.lock().missing += taken;
         }
         taken
     }
@@ -403,7 +404,7 @@ impl Receiver {
     pub fn give_back(&self, frames: impl IntoIterator<Item = Frame>) {
         let umem = &self.queue.umem;
         umem.give(frames);
-        let mut fill = lock(&self.queue.fill);
+        let mut fill = self.queue.fill.lock();
         fill.refill(umem);
         if fill.ring.needs_wakeup() {
             let _ = syscall::pull(&self.fd);
@@ -460,8 +461,4 @@ fn busy_poll(fd: &OwnedFd, microseconds: u32) {
     {
         let _ = syscall::set(fd, libc::SOL_SOCKET, option, &value);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,7 @@
 //! The memory of frames, and the frames as values that are moved and never copied.
+use crate::lock::{Mutex, MutexGuard};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::XskError;
 use super::syscall;
@@ -111,7 +111,7 @@ impl Umem {
     }
 
     fn pool(&self) -> MutexGuard<'_, Vec<Frame>> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+        self.free.lock()
     }
 }
 

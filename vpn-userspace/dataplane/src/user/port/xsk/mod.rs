@@ -18,8 +18,9 @@ pub(crate) use lan::{LanReceive, LanTransmit, accept, inner_at};
 pub(crate) use receive::XskReceive;
 pub(crate) use transmit::XskTransmit;
 
+use culvert_sys::lock::{Mutex, MutexGuard};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use culvert_sys::netlink::NextHops;
 use culvert_sys::wan::WanSocket;
@@ -207,6 +208,6 @@ impl Devices {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<Open>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock()
     }
 }
