@@ -179,7 +179,7 @@ impl Daemon {
                 .map(|a| a.to_string()),
             remote_name: tunnel.remote_address.name().map(str::to_owned),
             engine: entry.map(|e| engine(e.report.engine)),
-            lan_port: user.map(|e| if e.report.lan_port == "xsk" { LanPort::Xsk } else { LanPort::Tun }),
+            lan_port: user.map(|e| lan_port(e.report.lan_port)),
             wan_port: user.map(|e| match e.report.wan_port {
                 "raw" => WanPort::Raw,
                 "xsk" => WanPort::Xsk,
@@ -251,7 +251,8 @@ impl Daemon {
                 purpose: (child.purpose != Purpose::All).then(|| child.purpose.to_string()),
                 engine: Some(engine(child.engine)),
                 engine_reasons: child.why.clone(),
-                lan_port: (child.engine == culvert_dataplane::Engine::User).then_some(LanPort::Tun),
+                lan_port: (child.engine == culvert_dataplane::Engine::User)
+                    .then(|| lan_port(entry.map_or("tun", |e| e.report.lan_port))),
                 wan_port: (child.engine == culvert_dataplane::Engine::User).then(|| {
                     match (entry.map(|e| e.report.wan_port), child.encap) {
                         (Some("xsk"), _) => WanPort::Xsk,
@@ -330,4 +331,8 @@ fn drops(drops: &[(&'static str, u64)]) -> BTreeMap<String, u64> {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn lan_port(name: &str) -> LanPort {
+    if name == "xsk" { LanPort::Xsk } else { LanPort::Tun }
 }
