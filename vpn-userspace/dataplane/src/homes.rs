@@ -323,7 +323,7 @@ impl Dataplane {
                 setup.inbound, self.natt_port
             ));
         }
-        if !engine.takes(setup.purpose) {
+        if !self.can_have(engine, setup.purpose) {
             return Err(DataplaneError::Purpose(engine, setup.purpose).to_string());
         }
         match engine {

@@ -124,7 +124,12 @@ impl Dataplane {
     /// Whether an engine of the tunnel can have SAs for this purpose beside those for all packets.
     pub fn serves(&self, tunnel: TunnelId, purpose: Purpose) -> bool {
         let entry = self.tunnels.get(&self.tunnel_of(tunnel));
-        entry.is_some_and(|entry| entry.engines().any(|engine| engine.takes(purpose)))
+        entry.is_some_and(|entry| entry.engines().any(|engine| self.can_have(engine, purpose)))
+    }
+
+    pub(crate) fn can_have(&self, engine: Engine, purpose: Purpose) -> bool {
+        let kernel = engine != Engine::Xfrm || purpose == Purpose::All || self.xfrm.per_cpu();
+        engine.takes(purpose) && kernel
     }
 
     /// SAs of this client are SAs of that tunnel, which serves many: they share its interface, and packets take the one

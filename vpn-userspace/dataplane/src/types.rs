@@ -141,7 +141,9 @@ impl Engine {
     /// Whether it can have SAs for this purpose beside those for all packets.
     pub(crate) fn takes(self, purpose: Purpose) -> bool {
         match (self, purpose) {
-            (_, Purpose::All) | (Self::User, Purpose::Resource(_)) | (Self::Bpf, Purpose::Small) => true,
+            (_, Purpose::All)
+            | (Self::User | Self::Xfrm, Purpose::Resource(_))
+            | (Self::Bpf, Purpose::Small) => true,
             (Self::User | Self::Xfrm | Self::Bpf, _) => false,
         }
     }

@@ -175,6 +175,11 @@ impl XfrmEngine {
         self.unavailable.clone().map_or(Ok(()), Err)
     }
 
+    /// Whether an SA may be for one CPU (Linux 6.13).
+    pub(crate) fn per_cpu(&self) -> bool {
+        self.kernel.features.cpu
+    }
+
     /// Whether the kernel has sockets on our UDP port.
     pub(crate) fn is_open(&self) -> bool {
         self.drive.as_ref().is_some_and(|drive| !drive.sockets.is_empty())
@@ -557,6 +562,9 @@ fn activate(shared: &Arc<Shared>, tunnel: &mut Tunnel, inbound: Spi) -> Result<(
     let superseded = tunnel.activate(&shared.xfrm, inbound)?;
     for pair in tunnel.pairs.values().filter(|p| superseded.contains(&p.serial)) {
         shared.later(TAKEOVER_GRACE, pair.inbound, pair.serial, Tunnel::end_outbound);
+    }
+    for inbound in tunnel.overtaken_by(inbound) {
+        let _ = shared.events.send(DataplaneEvent::SoftLimit { inbound });
     }
     Ok(())
 }

@@ -7,9 +7,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use culvert_crypto::{Suite, SuiteKeys};
+use culvert_ike::Purpose;
 use culvert_sys::mss::ClampedInterface;
 use culvert_sys::netlink::NetlinkError;
 use culvert_sys::tun::Tun;
@@ -99,8 +101,10 @@ pub(super) struct Pair {
     /// Of the inbound SA: the same for all that a pair was rekeyed to, so that its policies serve each of them.
     reqid: u32,
     /// Of the outbound SA, its alone: of several with one reqid the kernel would choose, and newer ones (6.13) choose
-    /// the one that they used before.
+    /// the one that they used before. Only SAs for a CPU have that of the SA beside which they stand.
     outbound_reqid: u32,
+    /// The CPU that sends with it; none for all that have no SA of their own.
+    cpu: Option<u16>,
     /// Outbound.
     selectors: Vec<KernelSelector>,
     pub(super) outbound_state: OutboundState,
@@ -186,7 +190,13 @@ impl Tunnel {
             Some(pair) => pair.reqid,
             None => new_reqid(),
         };
-        let outbound_reqid = new_reqid();
+        let cpu = if let Purpose::Resource(number) = setup.purpose { Some(number) } else { None };
+        let beside = |p: &&Pair| {
+            let sends = matches!(p.outbound_state, OutboundState::Waiting | OutboundState::Active);
+            p.selectors == selectors && sends && (p.cpu.is_some() || cpu.is_some())
+        };
+        // Of an SA for all packets that stands alone none other may have the reqid.
+        let outbound_reqid = self.pairs.values().find(beside).map_or_else(new_reqid, |p| p.outbound_reqid);
         Ok(Pair {
             serial,
             inbound: setup.inbound,
@@ -204,6 +214,7 @@ impl Tunnel {
             limits: setup.limits,
             reqid,
             outbound_reqid,
+            cpu,
             selectors,
             outbound_state: OutboundState::Waiting,
             inbound_source: setup.remote.ip(),
@@ -351,7 +362,11 @@ impl Tunnel {
             copy_dscp: self.rules.copy_dscp,
             limits,
             sequence: Sequence::default(),
-            options: SaOptions { transport: self.scope.transport(), ..SaOptions::default() },
+            options: SaOptions {
+                transport: self.scope.transport(),
+                cpu: pair.cpu.filter(|_| direction == SaDirection::Outbound).map(u32::from),
+                ..SaOptions::default()
+            },
         }
     }
 
@@ -374,10 +389,14 @@ impl Tunnel {
         if pair.outbound_state != OutboundState::Waiting {
             return Ok(Vec::new());
         }
-        let (reqid, serial) = (pair.reqid, pair.serial);
+        let (reqid, serial, outbound_reqid, cpu) = (pair.reqid, pair.serial, pair.outbound_reqid, pair.cpu);
+        // A peer may have more CPUs: what it sends with them is received.
+        if cpu.is_some_and(|cpu| available_parallelism().is_ok_and(|n| usize::from(cpu) >= n.get())) {
+            return Ok(Vec::new());
+        }
         xfrm.add_sa(&self.spec(pair, SaDirection::Outbound, Instant::now()))?;
         let mut superseded = Vec::new();
-        for pair in self.pairs.values_mut().filter(|p| p.reqid == reqid) {
+        for pair in self.pairs.values_mut().filter(|p| p.reqid == reqid && p.cpu == cpu) {
             if pair.serial == serial {
                 pair.outbound_state = OutboundState::Active;
             } else if pair.outbound_state == OutboundState::Active {
@@ -388,7 +407,27 @@ impl Tunnel {
         self.armed = true; // for the next time that there is none
         // Each policy is exchanged in one step: from here on packets go out by this SA.
         self.reconcile(xfrm)?;
+        // The kernel remembers with a policy which SAs it chose for it: a new policy has to choose again.
+        if self.pairs.values().any(|p| p.outbound_reqid == outbound_reqid && p.serial != serial) {
+            for (id, (action, priority)) in &self.policies {
+                if matches!(action, PolicyAction::Protect { reqid, .. } if *reqid == outbound_reqid) {
+                    xfrm.put_policy(&Policy { id: *id, action: *action, priority: *priority })?;
+                }
+            }
+        }
         Ok(superseded)
+    }
+
+    /// SAs for a CPU that are older than this one for all, beside which they stand. The kernel may take the newer of the two
+    /// on every CPU, by the accident of its lists' order: they want rekeying.
+    pub(super) fn overtaken_by(&self, inbound: Spi) -> Vec<Spi> {
+        let Some(all) = self.pairs.get(&inbound).filter(|p| p.cpu.is_none()) else { return Vec::new() };
+        let older = self.pairs.values().filter(|p| {
+            p.outbound_reqid == all.outbound_reqid
+                && p.outbound_state == OutboundState::Active
+                && p.cpu.is_some()
+        });
+        older.map(|p| p.inbound).collect()
     }
 
     /// Removes the outbound SA of a pair, keeping its last counters. Policies that led to it go first. To be called
@@ -530,7 +569,6 @@ impl Tunnel {
             xfrm.delete_sa(old)?;
         }
         let first = resume_after(before.as_ref(), asked.elapsed());
-        pair.outbound_reqid = new_reqid();
         let sequence = Sequence { outbound: first, inbound: 0 };
         xfrm.add_sa(&SaSpec { sequence, ..self.spec(pair, SaDirection::Outbound, Instant::now()) })?;
         if beside {

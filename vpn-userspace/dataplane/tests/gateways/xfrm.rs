@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use culvert_dataplane::{DataplaneEvent, Engine, EngineChoice};
+use culvert_ike::Purpose;
 use culvert_lab::measure::{Echo, ping, reaches};
 use culvert_lab::topology::{HOST_A, HOST_B, HOST_B6, WAN_A, WAN_A6, WAN_B, WAN_B6};
 use culvert_lab::{Capture, Namespace, Site, capture};
@@ -171,4 +172,61 @@ fn xfrm_without_interfaces_protects_by_policies_alone() {
     assert_eq!(left(&site.gateway_a), (0, 1), "{}", site.gateway_a.ip_text("xfrm policy").unwrap());
     let _ = b.stats();
     drop(kernel);
+}
+
+/// Each CPU sends with its SA; one that has none sends with the SA for all. Rekeying that changes nothing of it.
+#[test]
+fn xfrm_cpus_send_with_sas_of_their_own() {
+    if !kernel_has_esp() {
+        return;
+    }
+    if !KernelEsp::probe().features.cpu {
+        return println!("skipped: SAs for a CPU came with Linux 6.13");
+    }
+    let site = Site::new().unwrap();
+    let (mut a, mut b) = up(&site, &options(true), (WAN_A, WAN_B));
+    let install = |a: &mut Gateway<'_>, b: &mut Gateway<'_>, generation, purpose| {
+        let inbound = b.install_for(generation, address(WAN_A), purpose, false);
+        a.install_for(generation, address(WAN_B), purpose, true);
+        b.activate(inbound);
+    };
+    for cpu in 0..2 {
+        install(&mut a, &mut b, 2 + u32::from(cpu), Purpose::Resource(cpu));
+    }
+    let inbound =
+        |a: &Gateway<'_>, generation| a.setup(generation, SocketAddr::new(address(WAN_B), 4500)).inbound;
+    let sent_with = |a: &mut Gateway<'_>, cpu: &str, generation| {
+        let spi = inbound(a, generation);
+        let count =
+            |a: &mut Gateway<'_>| a.stats().iter().find(|s| s.inbound == spi).map_or(0, |s| s.packets_out);
+        let before = count(a);
+        let said = site
+            .host_a
+            .run("taskset", &["-c", cpu, "ping", "-c", "5", "-i", "0.05", "-W", "2", HOST_B])
+            .unwrap();
+        assert!(said.contains(" 5 received"), "{said}");
+        count(a) - before
+    };
+    assert_eq!((sent_with(&mut a, "0", 2), sent_with(&mut a, "1", 3)), (5, 5), "{:?}", a.stats());
+    // The SA for all is rekeyed, and then, as is asked for, those for a CPU.
+    install(&mut a, &mut b, 4, Purpose::All);
+    for generation in [2, 3] {
+        let inbound = inbound(&a, generation);
+        let asked = |e: &DataplaneEvent| (*e == DataplaneEvent::SoftLimit { inbound }).then_some(());
+        assert_eq!(a.event(asked), Some(()));
+    }
+    install(&mut a, &mut b, 5, Purpose::Resource(0));
+    install(&mut a, &mut b, 6, Purpose::Resource(1));
+    let forget = |gateway: &mut Gateway<'_>, generation, drain| {
+        let old = inbound(gateway, generation);
+        gateway.remove(old, drain).unwrap();
+    };
+    for old in 1..4 {
+        forget(&mut a, old, Duration::from_millis(300));
+        forget(&mut b, old, Duration::from_millis(300));
+    }
+    assert_eq!((sent_with(&mut a, "0", 5), sent_with(&mut a, "1", 6)), (5, 5), "{:?}", a.stats());
+    forget(&mut a, 5, Duration::ZERO);
+    forget(&mut b, 5, Duration::ZERO);
+    assert_eq!((sent_with(&mut a, "0", 4), sent_with(&mut a, "1", 6)), (5, 5), "{:?}", a.stats());
 }
