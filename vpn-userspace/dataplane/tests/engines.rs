@@ -456,9 +456,9 @@ fn xfrm_leaves_to_user_what_it_refuses() {
         if let Some(old) = before {
             gateways[0].remove(old[0].inbound, Duration::from_millis(10));
             gateways[1].remove(old[1].inbound, Duration::ZERO);
-            // What an owner does: addresses and routes are on the interface that leads.
-            gateways[0].address("cv-lab-a");
         }
+        // What an owner does: addresses and routes are on the interface that leads.
+        gateways[0].address("cv-lab-a");
         assert!(gateways[0].pings("10.2.0.1") && gateways[1].pings("10.1.0.1"), "{engine} does not carry");
         let stats = gateways[0].stats(setups[0].inbound).unwrap();
         assert_eq!((stats.engine, stats.packets_in > 0), (engine, true));
