@@ -22,13 +22,13 @@ use crate::guard::WanGuard;
 use crate::history::History;
 use crate::jobs::Jobs;
 use crate::log::{LevelHandle, LogStore};
-use crate::plan;
 use crate::radius::Relay;
 use crate::resolve::{Found, Named, Names};
 use crate::revocation::Checks;
 use crate::roam;
 use crate::trace::{SecretsFile, Watchers};
 use crate::wan::{Datagram, IkeSockets};
+use crate::{measured, plan};
 
 /// How often counters are read for the guard's replay floors, and SAs that have drained are forgotten.
 const TICK: Duration = Duration::from_secs(1);
@@ -199,7 +199,7 @@ impl Daemon {
             sockets.open(*address).await?;
         }
         let defaults = DataplaneConfig::default();
-        let (plane, events) = Dataplane::start(DataplaneConfig {
+        let (mut plane, events) = Dataplane::start(DataplaneConfig {
             wan: used,
             lan: config.gateway.lan.clone(),
             natt_port: config.gateway.natt_port,
@@ -211,6 +211,7 @@ impl Daemon {
             ..defaults
         })
         .await?;
+        plane.set_measured(measured::measured(&config, &plane).await);
         let guard = WanGuard::start(&config, wan);
         let (names, found) = Names::new();
         let mut daemon = Self {

@@ -12,6 +12,7 @@ mod guard;
 mod history;
 mod jobs;
 mod log;
+mod measured;
 mod plan;
 mod preflight;
 mod radius;

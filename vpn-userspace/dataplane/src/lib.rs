@@ -11,6 +11,7 @@ mod bpf;
 mod choice;
 mod homes;
 mod installed;
+mod measure;
 mod redirects;
 mod split;
 mod transport;
@@ -37,6 +38,7 @@ pub use choice::{Figures, Measured};
 pub use culvert_sys::esp_bpf::Small as SmallPackets;
 use homes::TunnelEntry;
 use installed::InstalledSas;
+pub use measure::measure;
 pub use redirects::{LanDevice, Redirects};
 pub use types::{
     DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineChoice, EngineInfo, InstallReport,

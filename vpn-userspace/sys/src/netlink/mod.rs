@@ -10,6 +10,7 @@ mod name;
 mod nexthop;
 mod pair;
 mod route;
+mod scratch;
 mod watch;
 
 pub use error::{KernelError, NetlinkError};
@@ -18,6 +19,7 @@ pub use name::{filter_again, filter_loosely};
 pub use nexthop::{Flow, NextHop, NextHops};
 pub use pair::{BACK_MAC, FRONT_MAC};
 pub use route::{Route, RouteTarget, RouteToPeer};
+pub use scratch::Scratch;
 pub use watch::AddressWatch;
 
 use std::net::IpAddr;
