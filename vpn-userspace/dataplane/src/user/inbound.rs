@@ -296,24 +296,7 @@ impl InboundWorker {
         for _ in 0..BUDGET {
             // Anything but packets: nothing there, or an error that the error queue explains.
             let Ok(more) = port.receive() else { return };
-            let mut path = Path {
-                entries: &mut self.entries,
-                by_spi: &self.by_spi,
-                elsewhere: &self.elsewhere,
-                others: &mut self.others,
-                lan: &mut self.lan,
-                frames: &mut self.frames,
-                coalescer: &mut self.coalescer,
-                unknown: &self.unknown,
-                door: &self.door,
-                events: &self.events,
-                ike: &mut self.ike,
-                kind: port.kind(),
-                local: port.local(),
-                latest: None,
-                packets: 0,
-                bytes: 0,
-            };
+            let mut path = self.path(port.kind(), port.local(), true);
             let (memory, datagrams) = port.parts();
             for datagram in datagrams {
                 path.datagram(memory, datagram);
@@ -330,33 +313,17 @@ impl InboundWorker {
 
     /// Works on what other workers have handed over, a few batches of each. Whether there may be more.
     fn take_handed(&mut self) -> bool {
-        let nobody = HashMap::new();
+        let nowhere = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0);
         let mut more = false;
-        for other in &self.handed {
+        let handed = std::mem::take(&mut self.handed);
+        for other in &handed {
             let mut left = HANDED;
             while left > 0
                 && let Some(mut batch) = other.take()
             {
                 left -= 1;
-                let mut path = Path {
-                    entries: &mut self.entries,
-                    by_spi: &self.by_spi,
-                    // One that is not here is nowhere any more.
-                    elsewhere: &nobody,
-                    others: &mut [],
-                    lan: &mut self.lan,
-                    frames: &mut self.frames,
-                    coalescer: &mut self.coalescer,
-                    unknown: &self.unknown,
-                    door: &self.door,
-                    events: &self.events,
-                    ike: &mut self.ike,
-                    kind: WanKind::Esp,
-                    local: SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0),
-                    latest: None,
-                    packets: 0,
-                    bytes: 0,
-                };
+                // One that is not here is nowhere any more.
+                let mut path = self.path(WanKind::Esp, nowhere, false);
                 let Batch { buf, packets } = &mut batch;
                 let buf = &mut buf[..];
                 for ((from, tos), range) in packets.drain(..) {
@@ -373,7 +340,30 @@ impl InboundWorker {
             }
             more |= left == 0;
         }
+        self.handed = handed;
         more
+    }
+
+    /// The way of one batch from a port. Packets of other workers' SAs go `onward` to those, or are of nobody.
+    fn path(&mut self, kind: WanKind, local: SocketAddr, onward: bool) -> Path<'_> {
+        Path {
+            entries: &mut self.entries,
+            by_spi: &self.by_spi,
+            elsewhere: &self.elsewhere,
+            others: if onward { &mut self.others } else { &mut [] },
+            lan: &mut self.lan,
+            frames: &mut self.frames,
+            coalescer: &mut self.coalescer,
+            unknown: &self.unknown,
+            door: &self.door,
+            events: &self.events,
+            ike: &mut self.ike,
+            kind,
+            local,
+            latest: None,
+            packets: 0,
+            bytes: 0,
+        }
     }
 }
 
