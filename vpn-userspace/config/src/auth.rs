@@ -87,8 +87,8 @@ impl RawAuth {
                 sound.then(|| (*text.get_ref()).to_owned())
             };
         Self {
-            local: s.word(faults, "auth", &Method::WORDS, NOT_YET),
-            remote: s.word(faults, "remote_auth", &Method::WORDS, NOT_YET),
+            local: s.word(faults, "auth", &Method::WORDS, &[]),
+            remote: s.word(faults, "remote_auth", &Method::WORDS, &[]),
             psk_file: s.parsed(faults, "psk_file", "the path of a file", path),
             certificate: s.parsed(faults, "certificate", "the path of a PEM file", path),
             private_key: s.parsed(faults, "private_key", "the path of a PEM file", path),
@@ -105,8 +105,8 @@ impl RawAuth {
             eap_password_file: s.parsed(faults, "eap_password_file", "the path of a file", path),
             eap_server_id: s.parsed(faults, "eap_server_id", "an identity", file::identity),
             users_file: s.parsed(faults, "users_file", "the path of a file", path),
-            eap_only: s.word(faults, "eap_only", &EapOnly::WORDS, NOT_YET),
-            revocation: s.word(faults, "revocation", &RevocationPolicy::WORDS, NOT_YET),
+            eap_only: s.word(faults, "eap_only", &EapOnly::WORDS, &[]),
+            revocation: s.word(faults, "revocation", &RevocationPolicy::WORDS, &[]),
             ocsp_url: s.parsed(faults, "ocsp_url", "an http:// URL", url),
             crl_url: s.parsed(faults, "crl_url", "an http:// URL", url),
             radius: s.section(faults, "radius", "`radius`".to_owned()).map(|s| RawRadius::read(s, faults)),
@@ -440,8 +440,6 @@ fn url(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<String> {
 impl EapOnly {
     const WORDS: [(&'static str, Self); 3] = [("no", Self::No), ("yes", Self::Yes), ("insist", Self::Insist)];
 }
-
-const NOT_YET: &[(&str, &str)] = &[];
 
 /// A certificate of this side's has a use.
 fn with_certificate(local: Method, remote: Method) -> bool {

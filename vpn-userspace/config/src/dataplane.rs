@@ -6,7 +6,7 @@ use culvert_crypto::Encryption;
 
 use crate::error::Fault;
 use crate::model::{Connection, Engine};
-use crate::section::{At, NotYet, Section};
+use crate::section::{At, Refused, Section};
 
 /// How the engine `user` moves packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,12 +47,13 @@ impl Default for Offload {
 }
 
 /// Words of `latency` that belong elsewhere.
-const NOT_HERE: &[NotYet] = &[("split", "it is a key of a connection: write it into [connection.NAME]")];
+const ELSEWHERE: &[(&str, Refused)] =
+    &[("split", Refused::NotHere("it is a key of a connection: write it into [connection.NAME]"))];
 
 /// Reads them.
 pub(crate) fn read(s: &mut Section<'_>, faults: &mut Vec<Fault>) -> Dataplane {
     let words = [("default", Latency::Default), ("low", Latency::Low)];
-    let latency = s.word(faults, "latency", &words, NOT_HERE).map(At::into_inner).unwrap_or_default();
+    let latency = s.word(faults, "latency", &words, ELSEWHERE).map(At::into_inner).unwrap_or_default();
     let mut offload = Offload::default();
     if let Some(mut table) = s.section(faults, "offload", "`offload` of [gateway]".to_owned()) {
         for (key, switch) in [

@@ -22,7 +22,7 @@ use crate::per_cpu::{self, PerCpu};
 use crate::port::{LanPort, WanPort};
 use crate::profile::{self, Profile};
 use crate::remote::{Remote, is_host_name};
-use crate::section::{At, NotYet, Section, nearest};
+use crate::section::{At, NotYet, Refused, Section, nearest};
 use crate::session::{RawAddresses, RawSession};
 use crate::small::{self, RawSmall};
 use crate::xauth::RawXauth;
@@ -268,8 +268,8 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
         "routing",
         &[("static", ())],
         &[
-            ("bgp", "routes learned by BGP come in a later version"),
-            ("policy", "policy-based tunnels come in a later version"),
+            ("bgp", Refused::NotYet("routes learned by BGP come in a later version")),
+            ("policy", Refused::NotYet("policy-based tunnels come in a later version")),
         ],
     );
     let sound = faults.len() == before;

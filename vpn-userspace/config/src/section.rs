@@ -13,6 +13,14 @@ pub(crate) type At<T> = Spanned<T>;
 /// A key of the file, its name, and why this version refuses it.
 pub(crate) type NotYet = (&'static str, &'static str);
 
+/// Why a word of the language is refused where it stands, and what to do about it.
+pub(crate) enum Refused {
+    /// It comes in a later version.
+    NotYet(&'static str),
+    /// It is right elsewhere, which is no promise.
+    NotHere(&'static str),
+}
+
 /// A table that is being read.
 pub(crate) struct Section<'t> {
     /// As an operator would write it: `[connection.hangzhou]`.
@@ -152,13 +160,13 @@ impl<'t> Section<'t> {
         self.parsed(faults, key, what, |text, _| Some((*text.get_ref()).to_owned()))
     }
 
-    /// One of a few words. `refused` are words of the language that this version does not do.
+    /// One of a few words. `refused` are words of the language that do not serve here.
     pub(crate) fn word<T: Copy>(
         &mut self,
         faults: &mut Vec<Fault>,
         key: &'static str,
         words: &[(&'static str, T)],
-        refused: &[NotYet],
+        refused: &[(&str, Refused)],
     ) -> Option<At<T>> {
         let list = or_list(words.iter().map(|(word, _)| *word));
         self.parsed(faults, key, &list, |text, faults| {
@@ -167,16 +175,14 @@ impl<'t> Section<'t> {
                 return Some(*value);
             }
             let mut fault = Fault::new(format!("`{key} = \"{}\"` is not known", word.escape_debug()));
-            if let Some((_, why)) = refused.iter().find(|(known, _)| *known == word) {
-                // A word that is right elsewhere is no promise.
-                let not = if why.starts_with("it is a key of ") {
-                    "does not belong here"
-                } else {
-                    "is not in this version"
+            if let Some((_, refused)) = refused.iter().find(|(known, _)| *known == word) {
+                let (is, not, mend) = match refused {
+                    Refused::NotYet(mend) => ("is ", "not in this version", mend),
+                    Refused::NotHere(mend) => ("", "does not belong here", mend),
                 };
-                fault = Fault::new(format!("`{key} = \"{word}\"` {not}"))
-                    .at(text.span(), not.trim_start_matches("is "))
-                    .help(format!("{why}; write {list}"));
+                fault = Fault::new(format!("`{key} = \"{word}\"` {is}{not}"))
+                    .at(text.span(), not)
+                    .help(format!("{mend}; write {list}"));
             } else if let Some(near) = nearest(word, words.iter().map(|(word, _)| *word)) {
                 fault = fault.at(text.span(), "unknown word").help(format!("did you mean \"{near}\"?"));
             } else {

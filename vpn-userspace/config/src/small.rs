@@ -8,7 +8,7 @@ use culvert_ike::Pairs;
 use crate::dataplane::BPF_NETWORKS;
 use crate::error::Fault;
 use crate::model::{Connection, Engine};
-use crate::section::{At, NotYet, Section};
+use crate::section::{At, Refused, Section};
 
 /// The longest small packet, if the file says nothing: most of what people and telephones send each other.
 const LENGTH: u16 = 256;
@@ -34,12 +34,13 @@ pub(crate) struct RawSmall {
     dscp: Option<Vec<u8>>,
 }
 
-const NOT_HERE: &[NotYet] = &[("low", "it is a key of [gateway], for all connections together")];
+const ELSEWHERE: &[(&str, Refused)] =
+    &[("low", Refused::NotHere("it is a key of [gateway], for all connections together"))];
 
 /// Reads the keys.
 pub(crate) fn read(s: &mut Section<'_>, faults: &mut Vec<Fault>) -> RawSmall {
     let mut raw = RawSmall::default();
-    let latency = s.word(faults, "latency", &[("default", false), ("split", true)], NOT_HERE);
+    let latency = s.word(faults, "latency", &[("default", false), ("split", true)], ELSEWHERE);
     raw.split = latency.filter(|split| *split.get_ref()).map(|split| split.span());
     if let Some(mut table) = s.section(faults, "small_packets", "`small_packets` of a connection".to_owned())
     {
