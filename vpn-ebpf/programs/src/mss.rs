@@ -59,18 +59,22 @@ fn clamp(ctx: &TcContext) {
     let Some(network) = network(ctx, &packet) else { return };
     let first = packet.load::<2>(network).0;
     let ipv6 = first[0] >> 4 == 6;
-    let (start, is_tcp) = if ipv6 {
+    let (start, end, is_tcp) = if ipv6 {
         // Behind extension headers nobody opens a connection.
-        (network + 40, packet.load::<2>(network + 6).0[0] == TCP)
+        let ([high, low, protocol, _], there) = packet.load::<4>(network + 4);
+        let payload = u16::from_be_bytes([high, low]) as u32;
+        (network + 40, network + 40 + payload, there && protocol == TCP)
     } else {
+        let length = u16::from_be_bytes(packet.load::<2>(network + 2).0) as u32;
         let ([high, low, _, protocol], there) = packet.load::<4>(network + 6);
         let later_fragment = u16::from_be_bytes([high, low]) & 0x1fff != 0;
-        (network + (first[0] & 15) as u32 * 4, there && protocol == TCP && !later_fragment)
+        let start = network + (first[0] & 15) as u32 * 4;
+        (start, network + length, there && protocol == TCP && !later_fragment)
     };
     if !is_tcp {
         return;
     }
-    let Some(at) = mss::option(&packet, start) else { return };
+    let Some(at) = mss::option(&packet, start, end) else { return };
     let (old, there) = packet.load::<2>(at);
     let mut mtu = 0u32;
     // SAFETY: the helper writes the MTU of the packet's own interface to a word that lives through the call. Whether the

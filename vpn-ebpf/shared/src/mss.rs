@@ -13,14 +13,18 @@ pub const fn largest(mtu: usize, ipv6: bool) -> u16 {
 }
 
 /// Where the value of the maximum segment size option stands (RFC 9293 3.2), in bytes from the packet's start, if the
-/// TCP segment at `start` is a SYN with one.
+/// TCP segment from `start` to `beyond`, by the length that IP tells, is a SYN with one. A header that ends behind its
+/// segment says nothing.
 #[inline(always)]
-pub fn option<B: Bytes + ?Sized>(bytes: &B, start: u32) -> Option<u32> {
+pub fn option<B: Bytes + ?Sized>(bytes: &B, start: u32, beyond: u32) -> Option<u32> {
     let ([words, flags], there) = bytes.load::<2>(start + 12);
     if !there || flags & 0x02 == 0 {
         return None;
     }
     let end = start + (words >> 4) as u32 * 4;
+    if end > beyond {
+        return None;
+    }
     let mut at = start + 20;
     let mut looked = 0;
     while looked < MOST_OPTIONS {
@@ -82,13 +86,22 @@ mod tests {
             (2, &[9, 0, 2, 4], None), // a length that goes nowhere
         ];
         for (flags, options, want) in cases {
-            assert_eq!(option(&header(flags, options)[..], 0), want, "{options:?}");
+            assert_eq!(option(&header(flags, options)[..], 0, 60), want, "{options:?}");
         }
         let mut most = [1; 40];
         most[36..].copy_from_slice(&value);
-        assert_eq!(option(&header(2, &most)[..], 0), Some(58));
+        assert_eq!(option(&header(2, &most)[..], 0, 60), Some(58));
         // Nothing beyond the packet is read, wherever it ends.
         let whole = header(2, &value);
-        (0..24).for_each(|end| assert_eq!(option(&whole[..end], 0), None, "{end}"));
+        (0..24).for_each(|end| assert_eq!(option(&whole[..end], 0, 60), None, "{end}"));
+    }
+
+    #[test]
+    fn a_header_that_ends_behind_its_segment_says_nothing() {
+        let whole = header(2, &[2, 4, 5, 180]);
+        assert_eq!((option(&whole[..], 0, 24), option(&whole[..], 0, 23)), (Some(22), None));
+        // Wherever the segment begins: what is behind it is somebody else's.
+        let behind = [&[0; 20][..], &whole].concat();
+        assert_eq!((option(&behind[..], 20, 44), option(&behind[..], 20, 43)), (Some(42), None));
     }
 }

@@ -38,11 +38,8 @@ pub fn clamp(packet: &mut [u8], mtu: usize, state: Checksum) -> bool {
 }
 
 fn clamp_segment(segment: &mut [u8], most: u16, state: Checksum) -> bool {
-    // A header that ends behind the segment says nothing.
-    if segment.get(12).is_none_or(|words| usize::from(words >> 4) * 4 > segment.len()) {
-        return false;
-    }
-    let Some(at) = mss::option(segment, 0).map(|at| at as usize) else { return false };
+    let beyond = u32::try_from(segment.len()).unwrap_or(u32::MAX);
+    let Some(at) = mss::option(segment, 0, beyond).map(|at| at as usize) else { return false };
     let Some(value) = segment.get_mut(at..at + 2).and_then(|v| v.first_chunk_mut::<2>()) else {
         return false;
     };
@@ -96,7 +93,7 @@ mod tests {
 
     fn mss(p: &[u8]) -> u16 {
         let view = Packet::parse(p).unwrap();
-        let at = mss::option(view.transport(), 0).unwrap() as usize;
+        let at = mss::option(view.transport(), 0, u32::MAX).unwrap() as usize;
         u16::from_be_bytes(view.transport()[at..at + 2].try_into().unwrap())
     }
 
