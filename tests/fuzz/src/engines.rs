@@ -1,6 +1,5 @@
 //! What the engines `user` and `bpf` do to one packet, side by side: the same verdict, and the same bytes.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use culvert_crypto::{Encryption, Suite, SuiteKeys};
 use culvert_ebpf_shared::esp::aead::{self, Direct};
@@ -163,26 +162,10 @@ fn esp_of(s: &State) -> Vec<u8> {
 }
 
 fn bpf_selectors() -> BpfSelectors {
-    let half = |address: IpAddr| match address {
-        IpAddr::V4(a) => [0, 0xffff_0000_0000 | u64::from(Ipv4Addr::to_bits(a))],
-        IpAddr::V6(a) => {
-            let bits = Ipv6Addr::to_bits(a);
-            [(bits >> 64) as u64, bits as u64]
-        }
-    };
     let side = |from: &[TrafficSelector]| {
         let mut side = [Selector::default(); MAX_SELECTORS];
         for (to, from) in side.iter_mut().zip(from) {
-            *to = Selector {
-                first: half(from.start()),
-                last: half(from.end()),
-                first_port: *from.ports().start(),
-                last_port: *from.ports().end(),
-                protocol: from.protocol(),
-                family: if from.is_ipv4() { 4 } else { 6 },
-                any_port: from.any_port().into(),
-                reserved: 0,
-            };
+            *to = Selector::new((from.start(), from.end()), from.ports().into_inner(), from.protocol());
         }
         side
     };

@@ -5,6 +5,7 @@ use super::window::Window;
 use crate::address::Address;
 use crate::layout::Plain;
 use core::mem::{offset_of, size_of};
+use core::net::IpAddr;
 
 /// SA pairs at once.
 pub const MAX_PAIRS: u32 = 8_192;
@@ -132,6 +133,32 @@ pub struct Selector {
     pub any_port: u8,
     /// Always 0.
     pub reserved: u8,
+}
+
+impl Selector {
+    /// Of these addresses and ports, first and last; all ports are any port. `protocol`: 0 for any.
+    pub const fn new(addresses: (IpAddr, IpAddr), ports: (u16, u16), protocol: u8) -> Selector {
+        let (first, last) = addresses;
+        Selector {
+            first: halves(first),
+            last: halves(last),
+            first_port: ports.0,
+            last_port: ports.1,
+            protocol,
+            family: if first.is_ipv4() { 4 } else { 6 },
+            any_port: (ports.0 == 0 && ports.1 == u16::MAX) as u8,
+            reserved: 0,
+        }
+    }
+}
+
+/// An address as the programs compare it; IPv4 is mapped into IPv6.
+const fn halves(address: IpAddr) -> [u64; 2] {
+    let bits = match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    [(bits >> 64) as u64, bits as u64]
 }
 
 /// Map `SELECTORS`, by slot.

@@ -23,7 +23,7 @@ use culvert_ebpf_shared::esp::layout::{Key, MAX_PAIRS, Peer, Selector, Selectors
 use culvert_ebpf_shared::esp::window::Window;
 use culvert_types::{Spi, TrafficSelector};
 use maps::Maps;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use zeroize::Zeroize;
 
@@ -392,27 +392,9 @@ fn side(selectors: &[TrafficSelector]) -> Result<[Selector; MAX_SELECTORS], EspE
     }
     let mut side = [Selector::default(); MAX_SELECTORS];
     for (to, from) in side.iter_mut().zip(selectors) {
-        *to = Selector {
-            first: halves(from.start()),
-            last: halves(from.end()),
-            first_port: *from.ports().start(),
-            last_port: *from.ports().end(),
-            protocol: from.protocol(),
-            family: if from.is_ipv4() { 4 } else { 6 },
-            any_port: from.any_port().into(),
-            reserved: 0,
-        };
+        *to = Selector::new((from.start(), from.end()), from.ports().into_inner(), from.protocol());
     }
     Ok(side)
-}
-
-/// IPv4 as the programs have it, mapped into IPv6.
-fn halves(address: IpAddr) -> [u64; 2] {
-    let bits = match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(v6) => v6.to_bits(),
-    };
-    [(bits >> 64) as u64, bits as u64]
 }
 
 /// Whether the error is a lack of privileges, and not the verifier's.
