@@ -43,8 +43,14 @@ impl Retransmission {
         if now < self.deadline() {
             return Due::Nothing;
         }
-        if self.left == 0 || self.limit.is_some_and(|limit| now >= limit) {
-            return Due::GiveUp(now - self.first);
+        match self.limit {
+            // Whoever was held up itself has not asked as often as it wanted to: its silence is not the peer's.
+            Some(limit) if now >= limit && self.next < limit && self.left > 0 => {
+                self.limit = Some(now + (limit - self.next));
+            }
+            Some(limit) if now >= limit => return Due::GiveUp(now - self.first),
+            _ if self.left == 0 => return Due::GiveUp(now - self.first),
+            _ => {}
         }
         self.left -= 1;
         self.repeated += 1;
@@ -208,6 +214,17 @@ mod tests {
         assert_eq!(r.on_timeout(start + Duration::from_secs(4)), Due::Again);
         assert_eq!(r.deadline(), start + Duration::from_secs(10));
         assert_eq!(r.on_timeout(start + Duration::from_secs(10)), Due::GiveUp(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn who_was_held_up_asks_again_before_it_gives_up() {
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let mut r = Retransmission::new(start, &Retransmit::default(), Some(Duration::from_secs(6)));
+        // The repetition at 4 s was missed: two seconds were to be left after it.
+        assert_eq!(r.on_timeout(at(9)), Due::Again);
+        assert_eq!((r.deadline(), r.on_timeout(at(10))), (at(11), Due::Nothing));
+        assert_eq!(r.on_timeout(at(30)), Due::GiveUp(Duration::from_secs(30)));
     }
 
     #[test]

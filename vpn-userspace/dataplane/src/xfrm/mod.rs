@@ -21,6 +21,7 @@ use std::time::Duration;
 use culvert_esp::tunnel::Overhead;
 use culvert_ike::Parity;
 use culvert_sys::encap::EncapSocket;
+use culvert_sys::guard::GuardError;
 use culvert_sys::mss::{ClampedInterface, MssClamp};
 use culvert_sys::netlink::{self, LinkKind, Netlink, NetlinkError, interface_drops};
 use culvert_sys::probe::{KernelEsp, SuiteSupport, Wanted};
@@ -29,7 +30,7 @@ use culvert_sys::wan::route_mtu;
 use culvert_sys::xfrm::{self, Features, IF_ID_BASE, IF_ID_COUNT, Xfrm, XfrmMonitor};
 use culvert_types::{Spi, TunnelId};
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 pub(crate) use self::takes::is_refusal;
 use self::tunnel::{OutboundState, OuterRules, Scope, Tunnel};
@@ -63,12 +64,21 @@ struct Drive {
     shared: Arc<Shared>,
     netlink: Netlink,
     monitor: AbortHandle,
-    /// Keeps TCP's segments within the tunnels' MTUs; loaded for the first tunnel, or why it cannot be.
-    clamp: Option<Result<MssClamp, String>>,
+    /// Keeps TCP's segments within the tunnels' MTUs.
+    clamp: Clamp,
     /// The kernel's sockets on the UDP port, while there are tunnels.
     sockets: HashMap<IpAddr, EncapSocket>,
     /// Who divides the ports.
     steerings: Steerings,
+}
+
+/// The program at the tunnels' interfaces.
+enum Clamp {
+    /// The kernel verifies it, which takes long on a slow machine: an engine change of a live tunnel must not wait for it.
+    Loading(JoinHandle<Result<MssClamp, GuardError>>),
+    Loaded(MssClamp),
+    /// The kernel does not take it.
+    Refused,
 }
 
 /// What timers and the monitor reach too.
@@ -422,7 +432,8 @@ impl Drive {
         let shared = Arc::new(Shared { xfrm, state: Mutex::default(), events });
         let reports = XfrmMonitor::open()?;
         let monitor = tokio::spawn(monitor::run(reports, Arc::downgrade(&shared))).abort_handle();
-        Ok(Some(Self { shared, netlink, monitor, clamp: None, sockets: HashMap::new(), steerings }))
+        let clamp = Clamp::Loading(tokio::task::spawn_blocking(MssClamp::load));
+        Ok(Some(Self { shared, netlink, monitor, clamp, sockets: HashMap::new(), steerings }))
     }
 
     async fn create(
@@ -440,7 +451,7 @@ impl Drive {
                 let lo = self.netlink.link("lo").await?.index;
                 let link = self.netlink.create_xfrm_interface(&spec.interface, if_id, lo).await?;
                 tunnel.link = Some(link.index);
-                tunnel.clamped = self.clamp(&spec.interface);
+                tunnel.clamped = self.clamp(&spec.interface).await;
             }
             Scope::Host { transport: false } => {
                 let tun = Tun::create(&spec.interface)?;
@@ -470,21 +481,21 @@ impl Drive {
     }
 
     /// Without it path MTU discovery must do, as with every kernel's ESP.
-    fn clamp(&mut self, interface: &str) -> Option<ClampedInterface> {
-        let load = || MssClamp::load().map_err(|e| e.to_string());
-        let first = self.clamp.is_none();
-        match self.clamp.get_or_insert_with(load) {
-            Ok(clamp) => clamp
-                .attach(interface)
-                .inspect_err(|e| tracing::warn!(interface, "TCP's segment size is not clamped: {e}"))
-                .ok(),
-            Err(why) => {
-                if first {
+    async fn clamp(&mut self, interface: &str) -> Option<ClampedInterface> {
+        if let Clamp::Loading(loading) = &mut self.clamp {
+            self.clamp = match loading.await {
+                Ok(Ok(clamp)) => Clamp::Loaded(clamp),
+                Ok(Err(why)) => {
                     tracing::warn!("TCP's segment size is not clamped in tunnels of engine xfrm: {why}");
+                    Clamp::Refused
                 }
-                None
-            }
+                // It was cut short or has panicked, which was said.
+                Err(_) => Clamp::Refused,
+            };
         }
+        let Clamp::Loaded(clamp) = &mut self.clamp else { return None };
+        let attached = clamp.attach(interface);
+        attached.inspect_err(|e| tracing::warn!(interface, "TCP's segment size is not clamped: {e}")).ok()
     }
 
     fn free_if_id(&self) -> u32 {
