@@ -187,9 +187,10 @@ pub fn link(a: End<'_>, b: End<'_>, mtu: Option<u32>) -> Result<()> {
             end.namespace.ip(&format!("link set dev {} mtu {mtu}", end.name))?;
         }
         // veth comes without GRO; without a queue it drops bursts instead of holding the sender back.
-        end.namespace.run("ethtool", &["-K", end.name, "gro", "on"])?;
         end.namespace.run("tc", &["qdisc", "add", "dev", end.name, "root", "pfifo"])?;
         end.namespace.ip(&format!("link set dev {} up", end.name))?;
+        // While it is up: else its peer would not say that it takes frames from XDP.
+        end.namespace.run("ethtool", &["-K", end.name, "gro", "on"])?;
         for address in end.addresses {
             let flags = if address.contains(':') { "nodad" } else { "" };
             end.namespace.ip(&format!("addr add {address} dev {} {flags}", end.name))?;
