@@ -335,6 +335,28 @@ fn udp(payload: usize, checksum: u8) -> Vec<u8> {
     udp
 }
 
+/// What may pass the stack by: not what waits for a device to finish its checksum.
+#[test]
+fn plain_packets_are_told_from_odd_ones() {
+    for v6 in [false, true] {
+        let plain = |protocol, payload: &[u8]| {
+            let mut s = state(&packet(v6, protocol, 0, 9, payload));
+            assert!(inner::inspect(&mut s));
+            (inner::is_plain(&s), inner::pseudo_sum(&s))
+        };
+        let mut datagram = udp(60, 9);
+        let (whole, partial) = plain(17, &datagram);
+        assert!(whole && plain(17, &udp(60, 0)).0 && plain(6, &tcp(0x18, 1)).0);
+        datagram[6..8].copy_from_slice(&(partial as u16).to_be_bytes());
+        assert!(!plain(17, &datagram).0, "left to the device");
+        assert!(!plain(132, &[9; 60]).0, "nobody knows whether its checksum is whole");
+        let mut last = state(&packet(v6, 17, 0, 9, &udp(60, 9)));
+        assert!(inner::inspect(&mut last));
+        last.ttl = 1;
+        assert!(!inner::is_plain(&last), "its last hop");
+    }
+}
+
 #[test]
 fn small_packets_are_told_from_bulk() {
     let (short, urgent) = (split(200, 0), split(0, 1 << 46));

@@ -157,7 +157,7 @@ pub fn is_link_local(s: &State) -> bool {
     high >> 8 == 0xff && high & 15 <= 2
 }
 
-/// Whether the packet's path through this host can be cut short: TCP or UDP with a whole checksum, or ICMP; no options,
+/// Whether the packet's path through this host can be cut short: TCP or UDP with a whole checksum or none, or ICMP; no options,
 /// no fragments, a TTL to spare. A checksum that a sender on this machine left to the device covers the
 /// pseudo-header alone, and then it equals that sum.
 #[inline(always)]
@@ -166,11 +166,8 @@ pub fn is_plain(s: &State) -> bool {
         return false;
     }
     let Some(at) = ordinary(s) else { return false };
-    if at == 0 {
-        return true;
-    }
-    let field = s.half(at);
-    field != 0 && pseudo_sum(s) != field
+    // UDP may go without one (RFC 768), which shows as 0: no such sum.
+    at == 0 || pseudo_sum(s) != s.half(at)
 }
 
 /// Where the checksum of a packet of TCP or UDP without options and fragments is; 0 for ICMP, whose senders always
