@@ -20,6 +20,7 @@ use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use culvert_ebpf_shared::judge::NO_SLOT;
 use culvert_ebpf_shared::layout::{MODE_LEARN, MODE_OFF, Sa};
+use culvert_ebpf_shared::redirect::{NEXT_LAN, NEXT_WAN};
 use culvert_ebpf_shared::{Judgement, Parsed, Verdict, judge, parse_ethernet, parse_ip};
 use maps::Maps;
 use source::{Linear, SkbPacket, XdpPacket};
@@ -41,6 +42,7 @@ pub fn culvert_xdp(ctx: XdpContext) -> u32 {
         Verdict::Pass if judgement.path == Sa::PATH_XSK => {
             redirect::to_worker(&ctx, judgement.worker, length)
         }
+        Verdict::Pass if judgement.path == Sa::PATH_BPF => redirect::to_next(&ctx, NEXT_WAN),
         Verdict::Pass => xdp_action::XDP_PASS,
     }
 }
@@ -53,7 +55,10 @@ pub fn culvert_lan(ctx: XdpContext) -> u32 {
     }
     // SAFETY: the context of the program.
     let length = unsafe { bpf_xdp_get_buff_len(ctx.ctx) } as u32;
-    lan::direct(&ctx, &Linear::new(ctx.data(), ctx.data_end(), length, 0))
+    match lan::direct(&ctx, &Linear::new(ctx.data(), ctx.data_end(), length, 0)) {
+        xdp_action::XDP_PASS => redirect::to_next(&ctx, NEXT_LAN),
+        action => action,
+    }
 }
 
 /// For links with Ethernet headers on which XDP would cost the sender its offloads.

@@ -1,15 +1,27 @@
-//! Handing packets to AF_XDP sockets. What has no socket goes on to the stack.
+//! Handing packets to AF_XDP sockets, and to the programs of the engine `bpf`. What has neither goes on to the stack.
 use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::btf_maps::{HashMap, XskMap};
+use aya_ebpf::btf_maps::{HashMap, ProgramArray, XskMap};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::XdpContext;
-use culvert_ebpf_shared::redirect::{MAX_XSKS, XskKey, XskSlot};
+use culvert_ebpf_shared::redirect::{MAX_XSKS, NEXTS, XskKey, XskSlot};
 
 #[btf_map]
 static XSKS: XskMap<{ MAX_XSKS as usize }> = XskMap::new();
 
 #[btf_map]
 pub(crate) static XSK_SLOTS: HashMap<XskKey, XskSlot, { MAX_XSKS as usize }> = HashMap::new();
+
+/// Programs of the engine `bpf`, which stand behind ours where both want the one place that a device has.
+#[btf_map]
+static NEXT: ProgramArray<{ NEXTS as usize }> = ProgramArray::new();
+
+/// To that program; on to the stack where there is none.
+#[inline(always)]
+pub(crate) fn to_next(ctx: &XdpContext, place: u32) -> u32 {
+    // SAFETY: nothing is to be dropped.
+    unsafe { NEXT.tail_call(ctx, place) };
+    xdp_action::XDP_PASS
+}
 
 /// To the worker's socket at the queue where the packet arrived, if there is one and the packet fits its frames.
 #[inline(always)]

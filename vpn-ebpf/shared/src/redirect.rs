@@ -1,9 +1,16 @@
-//! Which AF_XDP socket gets a packet: map layouts of the redirects.
+//! Which AF_XDP socket, or which further program, gets a packet: map layouts of the redirects.
 use crate::layout::Plain;
 use core::mem::size_of;
 
 /// Sockets that the map `XSKS` has room for: devices x queues x workers.
 pub const MAX_XSKS: u32 = 1024;
+
+/// Index into `NEXT` of the program behind the guard's at WAN devices.
+pub const NEXT_WAN: u32 = 0;
+/// And of the one behind the guard's at LAN devices.
+pub const NEXT_LAN: u32 = 1;
+/// How many there are.
+pub const NEXTS: u32 = 2;
 
 /// Key of `XSK_SLOTS`.
 #[repr(C)]

@@ -28,14 +28,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_ike::{ChildSa, Purpose};
-use culvert_sys::guard::SaPath;
+use culvert_sys::guard::{Guard, SaPath};
 use culvert_sys::wan::WanSocket;
 use culvert_types::{Spi, TunnelId};
 use tokio::sync::mpsc;
 
 use bpf::{BpfEngine, OddDoor};
 pub use choice::{Figures, Measured};
-pub use culvert_sys::esp_bpf::Small as SmallPackets;
+pub use culvert_sys::esp_bpf::{HookChoice, Small as SmallPackets};
 use homes::TunnelEntry;
 use installed::InstalledSas;
 pub use measure::measure;
@@ -211,12 +211,28 @@ impl Dataplane {
     /// What the guard must be told since this was last called: after a tunnel was created, an address added, or
     /// [`tend`](Self::tend).
     pub fn take_redirects(&mut self) -> Redirects {
-        self.user.take_redirects()
+        let redirects = self.user.take_redirects();
+        // A device has one program under XDP, and that is the guard's then.
+        self.bpf.give_way(redirects.lans.iter().map(|lan| lan.name.as_str()));
+        redirects
+    }
+
+    /// Has engine `bpf` stand at its devices as was asked for, behind the guard where that stands; to be called after
+    /// [`take_redirects`](Self::take_redirects), in the network namespace of the devices.
+    ///
+    /// # Errors
+    /// A device that came back does not take the programs, and its packets go on to the stack. What stands
+    /// elsewhere than it might is no error but a note of [`engines`](Self::engines).
+    pub fn settle_hooks(&mut self, guard: Option<&mut Guard>) -> Result<(), DataplaneError> {
+        self.bpf.settle(guard)
     }
 
     /// Which way the guard shall send packets of an SA, since it was installed or its peer moved.
     pub fn sa_path(&self, inbound: Spi) -> SaPath {
-        self.user.sa_path(inbound)
+        match self.sas.get(inbound).map(|sa| sa.engine()) {
+            Ok(Engine::Bpf) => SaPath::Bpf,
+            _ => self.user.sa_path(inbound),
+        }
     }
 
     /// State and counters of every SA.

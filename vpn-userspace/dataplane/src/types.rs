@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use culvert_crypto::Suite;
 use culvert_ike::{Parity, Purpose};
 use culvert_sys::encap::EncapError;
-use culvert_sys::esp_bpf::EspError;
+use culvert_sys::esp_bpf::{EspError, HookChoice};
 use culvert_sys::netlink::NetlinkError;
 use culvert_sys::tun::TunError;
 use culvert_sys::wan::WanError;
@@ -25,6 +25,8 @@ pub struct DataplaneConfig {
     /// LAN devices on which engine `bpf`, and the LAN port `xsk`, take packets before the stack sees them, and give them past
     /// it.
     pub lan: Vec<String>,
+    /// Which hook the programs of engine `bpf` have at the devices of LAN and WAN.
+    pub bpf_hook: HookChoice,
     /// UDP port of ESP and IKE together (RFC 3948), 4500.
     pub natt_port: u16,
     /// Most threads for either direction.
@@ -69,6 +71,7 @@ impl Default for DataplaneConfig {
         Self {
             wan: Vec::new(),
             lan: Vec::new(),
+            bpf_hook: HookChoice::Auto,
             natt_port: 4500,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             dont_fragment: true,

@@ -1,9 +1,9 @@
-//! The engine `bpf`: ESP with ChaCha20-Poly1305 under TC, without a socket and without kernel ESP.
+//! The engine `bpf`: ESP with ChaCha20-Poly1305 under TC and XDP, without a socket and without kernel ESP.
 //!
 //! `culvert_esp_back` sits at the back of each tunnel's interface and seals whatever is routed into the tunnel;
 //! `culvert_esp_lan` seals what comes from a LAN before the stack sees it; `culvert_esp_tun` seals what is small of a tunnel
-//! whose bulk is another engine's; `culvert_esp_wan` opens. An object of its
-//! own: hosts that do not use the engine never load it. Oldest kernel: 6.12, by what was tried.
+//! whose bulk is another engine's; `culvert_esp_wan` opens. Those of LANs and the WAN have twins under XDP, which take what
+//! is plain before there is a socket buffer and leave the rest to them. An object of its own: hosts that do not use the engine never load it. Oldest kernel: 6.12, by what was tried.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch, core_intrinsics)]
@@ -11,14 +11,15 @@
 
 mod maps;
 mod open;
+mod packet;
 mod seal;
 #[allow(dead_code)]
 #[path = "../source.rs"]
 mod source;
 mod steps;
 
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 
 /// On the back of tunnels' interfaces.
 #[classifier]
@@ -42,6 +43,18 @@ pub fn culvert_esp_tun(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn culvert_esp_wan(ctx: TcContext) -> i32 {
     open::open(&ctx)
+}
+
+/// On LAN devices under XDP, alone or behind the program of AF_XDP.
+#[xdp(frags)]
+pub fn culvert_esp_lan_xdp(ctx: XdpContext) -> u32 {
+    seal::seal_early(ctx.ctx) as u32
+}
+
+/// On WAN devices under XDP, alone or behind the guard.
+#[xdp(frags)]
+pub fn culvert_esp_wan_xdp(ctx: XdpContext) -> u32 {
+    open::open_early(ctx.ctx) as u32
 }
 
 /// Run by user space with packets that the stack put together, or had joined: it delivers what was opened.

@@ -1,16 +1,16 @@
 //! The maps of the engine. Their layout is `culvert_ebpf_shared::esp::layout`.
+use crate::seal::bounded;
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_F_WRONLY};
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::generated::bpf_ringbuf_output;
 use aya_ebpf::macros::btf_map;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
-use crate::seal::bounded;
-use culvert_ebpf_shared::esp::{HEAD, HEAD_WORDS, State};
 use culvert_ebpf_shared::esp::layout::{
-    Drops, Inbound, Key, MAX_PAIRS, MAX_TUNNELS, Outbound, Peer, REFUSED_BYTES, Selectors, Tunnel, TunnelDrops,
+    Device, Drops, Inbound, Key, MAX_DEVICES, MAX_PAIRS, MAX_TUNNELS, Outbound, Peer, REFUSED_BYTES,
+    Selectors, Tunnel, TunnelDrops,
 };
 use culvert_ebpf_shared::esp::reason::Reason;
-use culvert_ebpf_shared::layout::Present;
+use culvert_ebpf_shared::esp::{HEAD, HEAD_WORDS, State};
 
 /// Memory is taken when an entry is.
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
@@ -42,13 +42,23 @@ pub(crate) static TUNNELS: HashMap<u32, Tunnel, { 2 * MAX_TUNNELS as usize }, SP
 #[btf_map]
 pub(crate) static TUNNEL_DROPS: HashMap<u32, TunnelDrops, { MAX_TUNNELS as usize }, SPARSE> = HashMap::new();
 
-/// LAN devices to which opened packets may go past the stack.
+/// What may be done at a device, by its index; nothing where there is no entry.
 #[btf_map]
-pub(crate) static LANS: HashMap<u32, Present, 256> = HashMap::new();
+pub(crate) static DEVICES: HashMap<u32, Device, { MAX_DEVICES as usize }, SPARSE> = HashMap::new();
 
 /// Packets that no selector takes, each behind the index of its tunnel's interface: user space answers some of them.
 #[btf_map]
 pub(crate) static REFUSED: RingBuf<u32, { REFUSED_BYTES as usize }> = RingBuf::new();
+
+/// Whether the device has all of these flags.
+#[inline(always)]
+pub(crate) fn device_has(index: u32, flags: u16) -> bool {
+    match DEVICES.get_ptr(&index) {
+        // SAFETY: user space replaces whole entries; the old one stays readable until this program ends (RCU).
+        Some(device) => unsafe { (*device).has(flags) },
+        None => false,
+    }
+}
 
 /// Gives user space the packet in the text, of `available` bytes. Lost where there is no room.
 #[inline(always)]

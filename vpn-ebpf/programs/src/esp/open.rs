@@ -1,26 +1,22 @@
 //! From the WAN to the LAN, or to the stack as if the tunnel's interface had received it.
-use crate::maps::{self, INBOUND, KEYS, LANS, SELECTORS, STATE, TUNNELS};
-use crate::seal::{bounded, fib, load, other, take_key};
+use crate::maps::{self, INBOUND, KEYS, PEERS, SELECTORS, STATE, TUNNELS};
+use crate::packet::{Buffer, Early, Frame, Packet};
+use crate::seal::{ETHERNET_IPV4, ETHERNET_IPV6, bounded, fib, load, take_key};
 use crate::source::Linear;
 use crate::steps;
-use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
-use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_INGRESS, BPF_F_INVALIDATE_HASH, BPF_F_RECOMPUTE_CSUM, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT, TC_ACT_UNSPEC,
-};
+use aya_ebpf::bindings::{__sk_buff, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_md};
 use aya_ebpf::helpers::generated::{bpf_spin_lock, bpf_spin_unlock};
-use aya_ebpf::helpers::{
-    bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_proto, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
-};
 use aya_ebpf::programs::TcContext;
 use culvert_ebpf_shared::esp::inner::Unpacked;
-use culvert_ebpf_shared::esp::layout::Inbound;
+use culvert_ebpf_shared::esp::layout::{Device, Inbound, Tunnel};
 use culvert_ebpf_shared::esp::reason::Reason;
 use culvert_ebpf_shared::esp::window::Place;
 use culvert_ebpf_shared::esp::{ESP_AND_IV, ETHERNET, HEAD, ICV, MAX_TEXT, State, inner, outer};
 use culvert_ebpf_shared::{Bytes, Class, parse_ethernet};
 
-const IPV4: u32 = 0x0800_u16.to_be() as u32;
-const IPV6: u32 = 0x86dd_u16.to_be() as u32;
+/// Bytes by which a text may be longer than the MTU of a device that still takes what was in it, as XDP redirects it:
+/// pad length and next header, and the VLAN tag for which drivers leave room.
+const BEYOND_MTU: u32 = 6;
 
 /// Not ours, or not as it should be: the stack puts fragments together and takes trains, and hands them to user space.
 #[inline(always)]
@@ -29,6 +25,15 @@ pub(crate) fn open(ctx: &TcContext) -> i32 {
     // SAFETY: this CPU's state.
     unsafe { (*s).direct = 1 };
     if esp_find(ctx.skb.skb, s) != 1 { TC_ACT_UNSPEC } else { esp_receive(ctx.skb.skb, s) }
+}
+
+/// Under XDP: what is for a tunnel whose packets may go past the stack.
+#[inline(always)]
+pub(crate) fn open_early(ctx: *mut xdp_md) -> i32 {
+    let Some(s) = STATE.get_ptr_mut(0) else { return Early::DROP };
+    // SAFETY: this CPU's state.
+    unsafe { (*s).direct = 1 };
+    if esp_find_early(ctx, s) != 1 { Early::PASS } else { esp_receive_early(ctx, s) }
 }
 
 /// Whoever runs this has no way to the LAN devices: the packet is always the tunnel's.
@@ -50,25 +55,43 @@ extern "C" fn esp_find(skb: *mut __sk_buff, state: *mut State) -> i32 {
         return 0;
     }
     // SAFETY: the context of the program, and this CPU's state.
-    let (start, end, len, gso, protocol, s) = unsafe {
-        ((*skb).data, (*skb).data_end, (*skb).len, (*skb).gso_size, (*skb).protocol, &mut *state)
-    };
-    if gso != 0 || protocol != IPV4 && protocol != IPV6 {
+    let (start, end, len, gso, protocol, s) =
+        unsafe { ((*skb).data, (*skb).data_end, (*skb).len, (*skb).gso_size, (*skb).protocol, &mut *state) };
+    if gso != 0 || protocol != ETHERNET_IPV4 && protocol != ETHERNET_IPV6 {
         return 0;
     }
-    let linear = Linear::new(start as usize, end as usize, len, 0);
-    let parsed = parse_ethernet(&linear);
+    find(&Linear::new(start as usize, end as usize, len, 0), protocol, s)
+}
+
+/// The same under XDP, if the device is one where that opens.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn esp_find_early(ctx: *mut xdp_md, state: *mut State) -> i32 {
+    if state.is_null() {
+        return 0;
+    }
+    let Some((frame, protocol)) = Early(ctx).frame(0, false) else { return 0 };
+    // SAFETY: this CPU's state.
+    find(&frame, protocol, unsafe { &mut *state })
+}
+
+#[inline(always)]
+fn find(frame: &Linear, protocol: u32, s: &mut State) -> i32 {
+    let parsed = parse_ethernet(frame);
     if parsed.class as u32 != Class::Esp as u32 {
         return 0;
     }
-    let ([a, b, ..], true) = linear.load::<4>(ETHERNET) else { return 0 };
-    s.class = if protocol == IPV4 { b as u32 } else { ((a as u32) << 4 | b as u32 >> 4) & 0xff };
+    let ([a, b, ..], true) = frame.load::<4>(ETHERNET) else { return 0 };
+    s.class = if protocol == ETHERNET_IPV4 { b as u32 } else { ((a as u32) << 4 | b as u32 >> 4) & 0xff };
     s.outer_port = 0;
     if parsed.natt {
-        let ([c, d], true) = linear.load::<2>(parsed.offset - 8) else { return 0 };
+        let ([c, d], true) = frame.load::<2>(parsed.offset - 8) else { return 0 };
         s.outer_port = u16::from_ne_bytes([c, d]) as u32;
     }
     s.outer_source = parsed.source;
+    s.outer_destination = parsed.destination;
+    s.outer_family = protocol;
+    s.frame_len = frame.length();
     s.esp_at = parsed.offset;
     s.esp_len = parsed.len;
     s.esp[0] = parsed.spi;
@@ -80,19 +103,54 @@ extern "C" fn esp_find(skb: *mut __sk_buff, state: *mut State) -> i32 {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn esp_receive(skb: *mut __sk_buff, s: *mut State) -> i32 {
-    if s.is_null() {
-        return TC_ACT_SHOT;
-    }
+    if s.is_null() { TC_ACT_SHOT } else { receive(Buffer(skb), s) }
+}
+
+/// The same under XDP.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn esp_receive_early(ctx: *mut xdp_md, s: *mut State) -> i32 {
+    if s.is_null() { Early::DROP } else { receive(Early(ctx), s) }
+}
+
+/// Whether XDP opens packets of such a length for the tunnel: what cannot go to a LAN device is sent into the tunnel's
+/// interface by its back, which takes nothing longer than that interface may receive.
+#[inline(always)]
+fn takes_early(tunnel: &Tunnel, text_len: u32) -> bool {
+    tunnel.direct != 0
+        && !tunnel.is_split()
+        && text_len <= tunnel.mtu + BEYOND_MTU
+        && maps::device_has(tunnel.back, Device::FRAMES)
+}
+
+#[inline(always)]
+fn receive<P: Packet>(packet: P, s: *mut State) -> i32 {
     // SAFETY: this CPU's state.
     let (spi, low, offset, esp_len, class) =
         unsafe { ((*s).esp[0], (*s).esp[1], (*s).esp_at, (*s).esp_len, (*s).class) };
-    let Some(sa) = INBOUND.get_ptr_mut(&spi) else { return TC_ACT_UNSPEC };
+    let Some(sa) = INBOUND.get_ptr_mut(&spi) else { return P::PASS };
     // SAFETY: a map value.
-    let (drops, slot) = unsafe { (&raw mut (*sa).drops, (*sa).slot) };
+    let (drops, slot, interface) = unsafe { (&raw mut (*sa).drops, (*sa).slot, (*sa).tunnel) };
+    // SAFETY: this CPU's state.
+    if unsafe { (*s).direct } != 0 {
+        let Some(peer) = PEERS.get_ptr(&slot) else { return P::PASS };
+        // SAFETY: a map value, and this CPU's state.
+        if unsafe { (*peer).local != (*s).outer_destination } {
+            // Forwarded from one stranger to another, or late after a move, and then it comes by a socket.
+            return P::PASS;
+        }
+    }
+    if P::EARLY {
+        let Some(tunnel) = TUNNELS.get_ptr(&interface) else { return P::PASS };
+        // SAFETY: a map value.
+        if !takes_early(unsafe { &*tunnel }, inner::text_len(esp_len).unwrap_or(0)) {
+            return P::PASS;
+        }
+    }
     let text_len = match inner::text_len(esp_len) {
-        None => return refuse(sa, Reason::EspShort),
-        Some(len) if len & 3 != 0 => return refuse(sa, Reason::EspMisaligned),
-        Some(len) if len > MAX_TEXT => return refuse(sa, Reason::TooBig),
+        None => return refuse::<P>(sa, Reason::EspShort),
+        Some(len) if len & 3 != 0 => return refuse::<P>(sa, Reason::EspMisaligned),
+        Some(len) if len > MAX_TEXT => return refuse::<P>(sa, Reason::TooBig),
         Some(len) => len,
     };
     let whole = bounded(text_len + ICV, 0x7ff);
@@ -101,11 +159,11 @@ extern "C" fn esp_receive(skb: *mut __sk_buff, s: *mut State) -> i32 {
         (*s).text_len = text_len;
         // By "at least" all verifiers learn of a bound, by "not 0" the newest alone.
         whole >= ICV
-            && bpf_skb_load_bytes(skb.cast(), offset, (&raw mut (*s).esp).cast(), ESP_AND_IV) == 0
-            && load(skb, offset + ESP_AND_IV, s, whole)
+            && packet.load(offset, (&raw mut (*s).esp).cast(), ESP_AND_IV)
+            && load(packet, offset + ESP_AND_IV, s, whole)
     };
     if !loaded {
-        return refuse(sa, Reason::EspShort);
+        return refuse::<P>(sa, Reason::EspShort);
     }
 
     // RFC 4303 3.4.3: check, verify, check again and advance.
@@ -117,17 +175,17 @@ extern "C" fn esp_receive(skb: *mut __sk_buff, s: *mut State) -> i32 {
     };
     match place {
         Place::New => {}
-        Place::Duplicate => return refuse(sa, Reason::Duplicate),
-        Place::TooOld => return refuse(sa, Reason::TooOld),
+        Place::Duplicate => return refuse::<P>(sa, Reason::Duplicate),
+        Place::TooOld => return refuse::<P>(sa, Reason::TooOld),
     }
-    let Some(key) = KEYS.get_ptr(2 * (slot & 0xffff)) else { return TC_ACT_SHOT };
+    let Some(key) = KEYS.get_ptr(2 * (slot & 0xffff)) else { return P::DROP };
     if !take_key(s, key) {
-        return refuse(sa, Reason::NotReady);
+        return refuse::<P>(sa, Reason::NotReady);
     }
     // SAFETY: this CPU's state.
     outer::renumber(unsafe { &mut *s }, sequence, esn);
     if steps::esp_open(s) != 1 {
-        return refuse(sa, Reason::NotAuthentic);
+        return refuse::<P>(sa, Reason::NotAuthentic);
     }
     let verdict = judge(s, slot, class);
 
@@ -152,71 +210,61 @@ extern "C" fn esp_receive(skb: *mut __sk_buff, s: *mut State) -> i32 {
     };
     match place {
         Place::New => {}
-        Place::Duplicate => return refuse(sa, Reason::Duplicate),
-        Place::TooOld => return refuse(sa, Reason::TooOld),
+        Place::Duplicate => return refuse::<P>(sa, Reason::Duplicate),
+        Place::TooOld => return refuse::<P>(sa, Reason::TooOld),
     }
     match verdict {
         DELIVER => {}
-        1 => return refuse(sa, Reason::BadPadding),
-        2 => return refuse(sa, Reason::Dummy),
-        3 => return refuse(sa, Reason::NextHeader),
-        4 => return refuse(sa, Reason::InnerMalformed),
-        SELECTOR => return refuse(sa, Reason::Selector),
-        _ => return refuse(sa, Reason::Ecn),
+        1 => return refuse::<P>(sa, Reason::BadPadding),
+        2 => return refuse::<P>(sa, Reason::Dummy),
+        3 => return refuse::<P>(sa, Reason::NextHeader),
+        4 => return refuse::<P>(sa, Reason::InnerMalformed),
+        SELECTOR => return refuse::<P>(sa, Reason::Selector),
+        _ => return refuse::<P>(sa, Reason::Ecn),
     }
 
+    let Some(tunnel) = TUNNELS.get_ptr(&interface) else { return refuse::<P>(sa, Reason::TunDown) };
     // SAFETY: a map value.
-    let interface = unsafe { (*sa).tunnel };
-    let Some(tunnel) = TUNNELS.get_ptr(&interface) else { return refuse(sa, Reason::TunDown) };
-    // SAFETY: as above.
     let tunnel = unsafe { &*tunnel };
     steps::esp_clamp(s, tunnel.mtu);
     let mut direct = false;
     // SAFETY: this CPU's state.
     if tunnel.direct != 0 && unsafe { (*s).direct } != 0 && steps::esp_is_plain(s) == 1 {
         steps::esp_ask_inner(s, interface);
-        if fib(skb, s) == BPF_FIB_LKUP_RET_SUCCESS {
+        if fib(packet, s) == BPF_FIB_LKUP_RET_SUCCESS {
+            let flags = if P::EARLY { Device::LAN | Device::FRAMES } else { Device::LAN };
             // SAFETY: this CPU's state.
-            let to = unsafe { (*s).fib.interface };
-            direct = LANS.get_ptr(&to).is_some();
+            direct = maps::device_has(unsafe { (*s).fib.interface }, flags);
         }
     }
-    // SAFETY: this CPU's state.
-    unsafe {
-        if direct {
-            steps::esp_decrement_ttl(s);
-        } else {
-            (*s).fib.interface = tunnel.interface;
+    if direct {
+        steps::esp_decrement_ttl(s);
+    } else {
+        // SAFETY: this CPU's state.
+        unsafe {
             (*s).fib.destination_mac = tunnel.mac;
             (*s).fib.source_mac = tunnel.mac;
         }
     }
     steps::esp_unwrap(s);
-    // SAFETY: helpers on the context; the state is longer than what may be read of it.
-    unsafe {
-        let total = bounded(ETHERNET + (*s).inner_len, 0x7ff);
-        // The head goes first: with it goes what the kernel remembered of an outer checksum.
-        let outer = (offset + ESP_AND_IV - ETHERNET) as i32;
-        let protocol = (*skb).protocol;
-        let same = ((*s).family == 4) == (protocol == IPV4);
-        let stored = total >= ETHERNET
-            && bpf_skb_adjust_room(skb, -outer, BPF_ADJ_ROOM_MAC, 0) == 0
-            && (same || bpf_skb_change_proto(skb, other(protocol), 0) == 0)
-            && bpf_skb_change_tail(skb, total, 0) == 0
-            && bpf_skb_store_bytes(
-                skb,
-                0,
-                s.cast::<u8>().add(HEAD - ETHERNET as usize).cast(),
-                total,
-                (BPF_F_RECOMPUTE_CSUM | BPF_F_INVALIDATE_HASH) as u64,
-            ) == 0;
-        if !stored {
-            maps::drop(drops, Reason::WanError);
-            return TC_ACT_SHOT;
-        }
-        // As if the tunnel's interface had received it: the peer's idea of the MTU may be another than its.
-        bpf_redirect((*s).fib.interface, if direct { 0 } else { BPF_F_INGRESS as u64 }) as i32
+    // SAFETY: this CPU's state.
+    let (inner_len, family, outer_family, frame_len, to) =
+        unsafe { ((*s).inner_len, (*s).family, (*s).outer_family, (*s).frame_len, (*s).fib.interface) };
+    let total = bounded(ETHERNET + inner_len, 0x7ff);
+    let frame = Frame {
+        // SAFETY: within the state, which is longer than what may be read of it.
+        bytes: unsafe { s.cast::<u8>().add(HEAD - ETHERNET as usize).cast() },
+        len: total,
+        instead_of: frame_len,
+        same_family: (family == 4) == (outer_family == ETHERNET_IPV4),
+    };
+    // SAFETY: as above.
+    if total < ETHERNET || !unsafe { packet.disclose(frame, offset + ESP_AND_IV - ETHERNET) } {
+        maps::drop(drops, Reason::WanError);
+        return P::DROP;
     }
+    // As if the tunnel's interface had received it: the peer's idea of the MTU may be another than its.
+    if direct { packet.send(to) } else { packet.deliver(tunnel.interface, tunnel.back) }
 }
 
 const DELIVER: u32 = 0;
@@ -249,8 +297,8 @@ fn judge(s: *mut State, slot: u32, class: u32) -> u32 {
 }
 
 #[inline(always)]
-fn refuse(sa: *mut Inbound, reason: Reason) -> i32 {
+fn refuse<P: Packet>(sa: *mut Inbound, reason: Reason) -> i32 {
     // SAFETY: a map value.
     maps::drop(unsafe { &raw mut (*sa).drops }, reason);
-    TC_ACT_SHOT
+    P::DROP
 }

@@ -1,23 +1,25 @@
 //! From the LAN, or from the stack by way of the tunnel's interface, to the WAN.
 use crate::maps::{self, KEYS, OUTBOUND, PEERS, STATE, TUNNELS};
+use crate::packet::{Buffer, Early, Frame, Packet};
 use crate::steps;
-use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_INVALIDATE_HASH, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
-    BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup as KernelFib,
+    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
+    bpf_fib_lookup as KernelFib, xdp_md,
 };
-use aya_ebpf::helpers::{
-    bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_proto,
-    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
-};
+use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect_neigh};
 use aya_ebpf::programs::TcContext;
 use core::arch::asm;
-use culvert_ebpf_shared::esp::layout::{Key, Tunnel};
+use core::ffi::c_void;
+use culvert_ebpf_shared::Bytes;
+use culvert_ebpf_shared::esp::layout::{Device, Key, Tunnel};
 use culvert_ebpf_shared::esp::reason::Reason;
 use culvert_ebpf_shared::esp::{ETHERNET, Fib, MAX_INNER, State, inner, outer};
 
-const IPV4: u32 = 0x0800_u16.to_be() as u32;
-const IPV6: u32 = 0x86dd_u16.to_be() as u32;
+/// Ethertypes as the kernel has them.
+pub(crate) const ETHERNET_IPV4: u32 = 0x0800_u16.to_be() as u32;
+pub(crate) const ETHERNET_IPV6: u32 = 0x86dd_u16.to_be() as u32;
+/// The packet is this host's, by its link-layer address.
+const PACKET_HOST: u32 = 0;
 
 /// At the back of a tunnel's interface: everything is ours.
 pub(crate) const BACK: u32 = 0;
@@ -27,53 +29,79 @@ pub(crate) const LAN: u32 = 1;
 /// Where packets leave the stack for a TUN device: what is not ours, goes on into the device.
 pub(crate) const TUN: u32 = 2;
 
-/// Bytes that are taken off the head of a packet so that nothing remembers a checksum that was to be finished: link,
-/// IPv6 and as much of the transport header as tells where that begins, a whole number of words.
-const FORGET: u32 = 56;
+/// What came, and where.
+struct Came {
+    len: u32,
+    interface: u32,
+    /// Bytes of its link header.
+    link: u32,
+    protocol: u32,
+    /// It has several packets in it.
+    train: bool,
+}
 
+/// Under TC.
 #[inline(always)]
 pub(crate) fn seal<const AT: u32>(ctx: &TcContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the context of the program.
-    let (len, interface, gso, protocol) =
-        unsafe { ((*skb).len, (*skb).ifindex, (*skb).gso_size, (*skb).protocol) };
-    if AT != BACK && (gso != 0 || protocol != IPV4 && protocol != IPV6) {
-        return TC_ACT_UNSPEC;
+    let (len, interface, gso, protocol, kind) =
+        unsafe { ((*skb).len, (*skb).ifindex, (*skb).gso_size, (*skb).protocol, (*skb).pkt_type) };
+    if AT != BACK && (gso != 0 || protocol != ETHERNET_IPV4 && protocol != ETHERNET_IPV6)
+        || AT == LAN && kind != PACKET_HOST
+    {
+        return Buffer::PASS;
     }
     let link = if AT == TUN { 0 } else { ETHERNET };
-    let Some(s) = STATE.get_ptr_mut(0) else { return TC_ACT_SHOT };
+    seal_any::<Buffer, AT>(Buffer(skb), &Came { len, interface, link, protocol, train: gso != 0 })
+}
+
+/// Under XDP, on LAN devices.
+#[inline(always)]
+pub(crate) fn seal_early(ctx: *mut xdp_md) -> i32 {
+    let Some((frame, protocol)) = Early(ctx).frame(Device::LAN, true) else { return Early::PASS };
+    // SAFETY: the context of the program.
+    let interface = unsafe { (*ctx).ingress_ifindex };
+    let came = Came { len: frame.length(), interface, link: ETHERNET, protocol, train: false };
+    seal_any::<Early, LAN>(Early(ctx), &came)
+}
+
+#[inline(always)]
+fn seal_any<P: Packet, const AT: u32>(packet: P, came: &Came) -> i32 {
+    let &Came { len, interface, link, protocol, train } = came;
+    let Some(s) = STATE.get_ptr_mut(0) else { return P::DROP };
     if len < link + 20 || len > link + MAX_INNER {
-        return refuse::<AT>(interface, Reason::TooBig);
+        return refuse::<P, AT>(interface, Reason::TooBig);
     }
-    if gso != 0 {
-        return refuse::<AT>(interface, Reason::BadOffload);
+    if train {
+        return refuse::<P, AT>(interface, Reason::BadOffload);
     }
     if AT == TUN {
         // Bulk is to be held up as little as can be.
-        let Some(tunnel) = TUNNELS.get_ptr(&interface) else { return TC_ACT_UNSPEC };
+        let Some(tunnel) = TUNNELS.get_ptr(&interface) else { return P::PASS };
         // SAFETY: a map value.
         let (active, longest, dscp) = unsafe { ((*tunnel).active, (*tunnel).longest, (*tunnel).dscp) };
         if active == 0 || dscp == 0 && len > longest {
-            return TC_ACT_UNSPEC;
+            return P::PASS;
         }
     }
     let available = bounded(len - link, 0x7ff);
-    if available < 20 || !load(skb, link, s, available) {
-        return refuse::<AT>(interface, Reason::InnerMalformed);
+    if available < 20 || !load(packet, link, s, available) {
+        return refuse::<P, AT>(interface, Reason::InnerMalformed);
     }
     // SAFETY: this CPU's state, for as long as the program runs.
     unsafe { (*s).available = available };
     if steps::esp_inspect(s) != 1 {
-        return refuse::<AT>(interface, Reason::InnerMalformed);
+        return refuse::<P, AT>(interface, Reason::InnerMalformed);
     }
     let tunnel = if AT == LAN {
         if steps::esp_is_plain(s) != 1 {
-            return TC_ACT_UNSPEC;
+            return P::PASS;
         }
         steps::esp_ask_inner(s, interface);
-        match fib(skb, s) {
+        match fib(packet, s) {
             BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {}
-            _ => return TC_ACT_UNSPEC,
+            _ => return P::PASS,
         }
         // SAFETY: as above.
         let out = unsafe { (*s).fib.interface };
@@ -81,28 +109,28 @@ pub(crate) fn seal<const AT: u32>(ctx: &TcContext) -> i32 {
     } else {
         TUNNELS.get_ptr(&interface)
     };
-    let Some(tunnel) = tunnel else { return if AT == BACK { TC_ACT_SHOT } else { TC_ACT_UNSPEC } };
+    let Some(tunnel) = tunnel else { return if AT == BACK { P::DROP } else { P::PASS } };
     // SAFETY: a map value, which stays readable until the program ends.
     let (tunnel, state) = unsafe { (&*tunnel, &*s) };
     if AT != BACK && (tunnel.active == 0 || state.inner_len > tunnel.mtu) {
         // The stack counts the one and answers the other.
-        return TC_ACT_UNSPEC;
+        return P::PASS;
     }
     // One with two engines has all its packets go the same way through the stack, and its firewall.
     if AT == LAN && tunnel.is_split() || AT == TUN && steps::esp_is_small(s, tunnel) != 1 {
-        return TC_ACT_UNSPEC;
+        return P::PASS;
     }
     let slot = steps::esp_select(s, tunnel);
     if slot < 0 {
-        return if AT == BACK { unselected(tunnel, s) } else { TC_ACT_UNSPEC };
+        return if AT == BACK { unselected(tunnel, s) } else { P::PASS };
     }
     let slot = slot as u32;
     let (Some(out), Some(peer)) = (OUTBOUND.get_ptr_mut(&slot), PEERS.get_ptr(&slot)) else {
-        return refuse::<BACK>(tunnel.interface, Reason::NotReady);
+        return drop_of(tunnel.interface, Reason::NotReady, P::DROP);
     };
     // SAFETY: a map value.
     let drops = unsafe { &raw mut (*out).drops };
-    let Some(key) = KEYS.get_ptr(2 * slot + 1) else { return TC_ACT_SHOT };
+    let Some(key) = KEYS.get_ptr(2 * slot + 1) else { return P::DROP };
     if AT == TUN {
         steps::esp_finish_checksum(s);
     }
@@ -112,19 +140,23 @@ pub(crate) fn seal<const AT: u32>(ctx: &TcContext) -> i32 {
     }
     steps::esp_pad(s);
     steps::esp_ask(s, peer);
-    let hop = fib(skb, s);
+    let hop = fib(packet, s);
     // SAFETY: as above.
     let family = unsafe { (*s).fib.family };
-    let same = (family == culvert_ebpf_shared::esp::AF_INET) == (protocol == IPV4);
+    let same = (family == culvert_ebpf_shared::esp::AF_INET) == (protocol == ETHERNET_IPV4);
     let resolve = hop == BPF_FIB_LKUP_RET_NO_NEIGH;
     if hop != BPF_FIB_LKUP_RET_SUCCESS && !resolve {
-        if AT == TUN {
+        if AT == TUN || P::EARLY {
             // Whose packets the rest are sees to it; nothing has been numbered.
-            return TC_ACT_UNSPEC;
+            return P::PASS;
         }
         let too_big = hop == BPF_FIB_LKUP_RET_FRAG_NEEDED;
         maps::drop(drops, if too_big { Reason::WanTooBig } else { Reason::WanUnreachable });
-        return TC_ACT_SHOT;
+        return P::DROP;
+    }
+    // SAFETY: as above.
+    if P::EARLY && (resolve || !maps::device_has(unsafe { (*s).fib.interface }, Device::FRAMES)) {
+        return P::PASS;
     }
 
     // RFC 4303 3.3.3: each number once, and none beyond the last.
@@ -134,24 +166,24 @@ pub(crate) fn seal<const AT: u32>(ctx: &TcContext) -> i32 {
             || (&raw const (*out).sequence).read_volatile() >= (*out).last
         {
             maps::drop(drops, Reason::Exhausted);
-            return TC_ACT_SHOT;
+            return P::DROP;
         }
         (maps::add(&raw mut (*out).sequence, 1) + 1, (*out).spi, (*out).esn != 0)
     };
     // SAFETY: as above.
     if sequence > unsafe { (*out).last } {
         maps::drop(drops, Reason::Exhausted);
-        return TC_ACT_SHOT;
+        return P::DROP;
     }
     if !take_key(s, key) {
         maps::drop(drops, Reason::NotReady);
-        return TC_ACT_SHOT;
+        return P::DROP;
     }
     // SAFETY: this CPU's state.
     outer::number(unsafe { &mut *s }, spi, sequence, esn);
     if steps::esp_seal(s) != 1 {
         maps::drop(drops, Reason::TooBig);
-        return TC_ACT_SHOT;
+        return P::DROP;
     }
     steps::esp_wrap(s, peer);
     // SAFETY: as above.
@@ -161,49 +193,44 @@ pub(crate) fn seal<const AT: u32>(ctx: &TcContext) -> i32 {
         (outer::frame_at(state), total, state.fib.interface, state.inner_len)
     };
     let total = bounded(total, 0x7ff);
-    // SAFETY: helpers on the context; the state is longer than what may be read of it.
-    let stored = unsafe {
-        total >= ETHERNET
-            && (AT != TUN || bpf_skb_change_head(skb, ETHERNET, 0) == 0)
-            && (same || bpf_skb_change_proto(skb, other(protocol), 0) == 0)
-            && bpf_skb_change_tail(skb, if AT == TUN { total + FORGET } else { total }, 0) == 0
-            && (AT != TUN || bpf_skb_adjust_room(skb, -(FORGET as i32), BPF_ADJ_ROOM_MAC, 0) == 0)
-            && bpf_skb_store_bytes(
-                skb,
-                0,
-                s.cast::<u8>().add(bounded(at, 0x7f) as usize).cast(),
-                total,
-                BPF_F_INVALIDATE_HASH as u64,
-            ) == 0
-    };
-    if !stored {
+    let frame = Frame { bytes: bytes_at(s, at), len: total, instead_of: len, same_family: same };
+    // SAFETY: the state is longer than what may be read of it.
+    if total < ETHERNET || !unsafe { packet.close(frame, AT == TUN) } {
         maps::drop(drops, Reason::WanError);
-        return TC_ACT_SHOT;
+        return P::DROP;
     }
-    // SAFETY: a map value; helpers without preconditions.
-    unsafe {
-        maps::add(&raw mut (*out).bytes, inner_len as u64);
-        if resolve {
-            return bpf_redirect_neigh(to, core::ptr::null_mut(), 0, 0) as i32;
-        }
-        bpf_redirect(to, 0) as i32
+    // SAFETY: a map value.
+    unsafe { maps::add(&raw mut (*out).bytes, inner_len as u64) };
+    if !P::EARLY && resolve {
+        // SAFETY: a helper without preconditions.
+        return unsafe { bpf_redirect_neigh(to, core::ptr::null_mut(), 0, 0) as i32 };
     }
+    packet.send(to)
+}
+
+/// The frame that begins there in the state.
+#[inline(always)]
+fn bytes_at(s: *mut State, at: u32) -> *mut c_void {
+    // SAFETY: the state is longer than what `bounded` lets the place be.
+    unsafe { s.cast::<u8>().add(bounded(at, 0x7f) as usize).cast() }
 }
 
 /// On a LAN, the stack sees to it; at a TUN device, who reads it.
 #[inline(always)]
-fn refuse<const AT: u32>(interface: u32, reason: Reason) -> i32 {
-    if AT != BACK {
-        return TC_ACT_UNSPEC;
-    }
-    // The back's number, or the front's.
+fn refuse<P: Packet, const AT: u32>(interface: u32, reason: Reason) -> i32 {
+    if AT == BACK { drop_of(interface, reason, P::DROP) } else { P::PASS }
+}
+
+/// Drops what met no SA, by the number of the tunnel's interface, or of its back.
+#[inline(always)]
+fn drop_of(interface: u32, reason: Reason, drop: i32) -> i32 {
     let front = match TUNNELS.get_ptr(&interface) {
         // SAFETY: a map value.
         Some(tunnel) => unsafe { (*tunnel).interface },
         None => interface,
     };
     maps::drop_of_tunnel(front, reason);
-    TC_ACT_SHOT
+    drop
 }
 
 /// No SA in use takes the packet. What several do not take is counted by the newest.
@@ -215,7 +242,7 @@ fn unselected(tunnel: &Tunnel, state: *mut State) -> i32 {
     if tunnel.active == 0 {
         let reason = if chatter { Reason::LinkLocal } else { Reason::NoOutboundSa };
         maps::drop_of_tunnel(tunnel.interface, reason);
-        return TC_ACT_SHOT;
+        return Buffer::DROP;
     }
     if let Some(out) = OUTBOUND.get_ptr_mut(&tunnel.slots[0]) {
         let reason = if chatter { Reason::LinkLocal } else { Reason::Selector };
@@ -225,7 +252,7 @@ fn unselected(tunnel: &Tunnel, state: *mut State) -> i32 {
     if !chatter {
         maps::show(state, tunnel.interface, available);
     }
-    TC_ACT_SHOT
+    Buffer::DROP
 }
 
 /// False if the SA has no key yet, or no more.
@@ -244,25 +271,19 @@ pub(crate) fn take_key(s: *mut State, key: *const Key) -> bool {
 
 /// Asks the kernel's routes and neighbours.
 #[inline(always)]
-pub(crate) fn fib(skb: *mut __sk_buff, s: *mut State) -> u32 {
+pub(crate) fn fib<P: Packet>(packet: P, s: *mut State) -> u32 {
     // SAFETY: the state's field is what the helper takes.
     unsafe {
         let fib = (&raw mut (*s).fib).cast::<KernelFib>();
-        bpf_fib_lookup(skb.cast(), fib, size_of::<Fib>() as i32, 0) as u32
+        bpf_fib_lookup(packet.context(), fib, size_of::<Fib>() as i32, 0) as u32
     }
 }
 
 /// Copies bytes of the packet into the text.
 #[inline(always)]
-pub(crate) fn load(skb: *mut __sk_buff, offset: u32, s: *mut State, len: u32) -> bool {
+pub(crate) fn load<P: Packet>(packet: P, offset: u32, s: *mut State, len: u32) -> bool {
     // SAFETY: the text is longer than `bounded` lets a packet be.
-    unsafe { bpf_skb_load_bytes(skb.cast(), offset, (&raw mut (*s).text).cast(), len) == 0 }
-}
-
-/// The other of the two ethertypes, as the kernel takes it.
-#[inline(always)]
-pub(crate) fn other(ethertype: u32) -> u16 {
-    (if ethertype == IPV4 { IPV6 } else { IPV4 }) as u16
+    unsafe { packet.load(offset, (&raw mut (*s).text).cast(), len) }
 }
 
 /// The same number, with its bound where the verifier cannot miss it.

@@ -11,6 +11,8 @@ use core::net::IpAddr;
 pub const MAX_PAIRS: u32 = 8_192;
 /// Tunnels at once.
 pub const MAX_TUNNELS: u32 = 4_096;
+/// Devices of LAN and WAN, and backs of tunnels.
+pub const MAX_DEVICES: u32 = 8_192;
 /// Bytes of the ring `REFUSED`.
 pub const REFUSED_BYTES: u32 = 1 << 16;
 /// SAs of a tunnel that are in use at once.
@@ -208,6 +210,31 @@ impl Tunnel {
     }
 }
 
+/// Map `DEVICES`, by the index of the device.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its address on its link: what is for others there is not ours.
+    pub mac: [u8; 6],
+    /// `Device::…`
+    pub flags: u16,
+}
+
+impl Device {
+    /// Of the LAN: opened packets may go out there past the stack.
+    pub const LAN: u16 = 1;
+    /// The programs under XDP take the packets that come in there.
+    pub const EARLY: u16 = 2;
+    /// Its driver sends what XDP redirects to it (ndo_xdp_xmit).
+    pub const FRAMES: u16 = 4;
+
+    /// Whether it is all of that.
+    #[inline(always)]
+    pub const fn has(&self, flags: u16) -> bool {
+        self.flags & flags == flags
+    }
+}
+
 /// Map `TUNNEL_DROPS`, by the index of the tunnel's interface: what met no SA.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -230,6 +257,8 @@ unsafe impl Plain for Selectors {}
 unsafe impl Plain for Tunnel {}
 // SAFETY: as above.
 unsafe impl Plain for TunnelDrops {}
+// SAFETY: as above.
+unsafe impl Plain for Device {}
 
 const _: () = {
     assert!(size_of::<Key>() == 40);
@@ -241,4 +270,5 @@ const _: () = {
     assert!(size_of::<Selector>() == 40);
     assert!(size_of::<Selectors>() == 2 * 40 * MAX_SELECTORS + 8);
     assert!(size_of::<Tunnel>() == 4 * MAX_ACTIVE + 40);
+    assert!(size_of::<Device>() == 8);
 };

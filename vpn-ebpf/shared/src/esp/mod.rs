@@ -102,8 +102,14 @@ pub struct State {
     pub outer_port: u32,
     /// Address that it came from.
     pub outer_source: Address,
+    /// Address that it came to.
+    pub outer_destination: Address,
     /// Not 0: an opened packet may go straight to a LAN device.
     pub direct: u32,
+    /// Bytes of the frame that came.
+    pub frame_len: u32,
+    /// Ethertype of the packet that came, as it is on the wire.
+    pub outer_family: u32,
     /// Always 0.
     pub reserved: u32,
     /// Words of [`State::head`] before the outer IP header.
@@ -195,7 +201,10 @@ impl State {
         esp_len: 0,
         outer_port: 0,
         outer_source: Address::UNSPECIFIED,
+        outer_destination: Address::UNSPECIFIED,
         direct: 0,
+        frame_len: 0,
+        outer_family: 0,
         reserved: 0,
         head_at: 0,
         esp: [0; 4],

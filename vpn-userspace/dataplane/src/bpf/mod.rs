@@ -23,9 +23,10 @@ use culvert_crypto::{Encryption, Suite};
 use culvert_esp::tunnel::Overhead;
 use culvert_ike::Parity;
 use culvert_sys::esp_bpf::{
-    EspBpf, EspHalf, EspInterface, EspPair, EspPath, MAX_INNER, Small, forwarding_is_off, interface_of,
-    segment_before,
+    DeviceHook, EspBpf, EspHalf, EspInterface, EspPair, EspPath, HookChoice, MAX_INNER, Small,
+    forwarding_is_off, interface_of, segment_before,
 };
+use culvert_sys::guard::Guard;
 use culvert_sys::netlink::{self, BACK_PREFIX, Netlink};
 use culvert_types::{Spi, TunnelId};
 use tokio::sync::mpsc;
@@ -48,6 +49,7 @@ const IPV6_MIN_MTU: u32 = 1280;
 pub(crate) struct BpfEngine {
     wan: Vec<IpAddr>,
     lan: Vec<String>,
+    hook: HookChoice,
     natt_port: u16,
     dont_fragment: bool,
     copy_dscp: bool,
@@ -116,6 +118,7 @@ impl BpfEngine {
         Self {
             wan: config.wan.clone(),
             lan: config.lan.clone(),
+            hook: config.bpf_hook,
             natt_port: config.natt_port,
             dont_fragment: config.dont_fragment,
             copy_dscp: config.copy_dscp,
@@ -130,7 +133,30 @@ impl BpfEngine {
         let suites = Suite::all().map(|suite| (suite, takes(suite))).collect();
         let (ipv4, ipv6) = self.families();
         let available = forwarding_is_off(ipv4, ipv6).map_or(Ok(()), |setting| Err(forwards(setting)));
-        EngineInfo { engine: Engine::Bpf, available, suites, notes: Vec::new() }
+        EngineInfo { engine: Engine::Bpf, available, suites, notes: self.stands() }
+    }
+
+    /// Where the programs stand, device by device, and why.
+    fn stands(&self) -> Vec<String> {
+        let Some(drive) = &self.drive else { return Vec::new() };
+        let stands = |hook: DeviceHook| {
+            let reason = hook.reason.map(|r| format!(" ({r})")).unwrap_or_default();
+            format!("{} at {}{reason}", if hook.xdp { "xdp" } else { "tc" }, hook.interface)
+        };
+        drive.shared.state().esp.hooks().into_iter().map(stands).collect()
+    }
+
+    /// Has the programs stand as was asked for; follows devices that went and came back.
+    pub(crate) fn settle(&mut self, guard: Option<&mut Guard>) -> Result<(), DataplaneError> {
+        let Some(drive) = &self.drive else { return Ok(()) };
+        Ok(drive.shared.state().esp.settle(self.hook, guard)?)
+    }
+
+    /// Lets somebody else have the place under XDP of these devices.
+    pub(crate) fn give_way<'d>(&mut self, devices: impl Iterator<Item = &'d str>) {
+        let Some(drive) = &self.drive else { return };
+        let mut state = drive.shared.state();
+        devices.for_each(|device| state.esp.give_way(device));
     }
 
     /// Everything that stands in the way of serving a tunnel, as far as it can be told before it is tried.

@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 use culvert_crypto::{Suite, SuiteKeys};
 use culvert_dataplane::testing::{self, Limits, Purpose, SaSetup};
 use culvert_dataplane::{
-    Dataplane, DataplaneConfig, DataplaneEvent, Engine, EngineChoice, LanPortChoice, OffloadSwitches,
-    TunnelSpec, WanPortChoice,
+    Dataplane, DataplaneConfig, DataplaneEvent, Engine, EngineChoice, HookChoice, LanPortChoice,
+    OffloadSwitches, TunnelSpec, WanPortChoice,
 };
 use culvert_ebpf_shared::testing::{ethernet, ip, udp};
 use culvert_esp::packet::Packet;
 use culvert_lab::Namespace;
 use culvert_lab::netns::{End, link};
-use culvert_sys::guard::{AttachMode, Guard, GuardOptions, GuardSa, SaPath};
+use culvert_sys::guard::{AttachMode, Guard, GuardMode, GuardOptions, GuardSa, SaPath};
 use culvert_types::{Spi, TrafficSelector, TunnelId};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -62,6 +62,8 @@ pub(crate) struct Path {
     /// Workers that share the WAN address.
     pub(crate) workers: usize,
     pub(crate) links: Links,
+    /// Where the programs of engine `bpf` stand at the devices.
+    pub(crate) hook: HookChoice,
     /// One packet at a time, by workers that never sleep; else all offloads that there are.
     pub(crate) plainly: bool,
 }
@@ -121,6 +123,8 @@ pub(crate) struct Bench {
     gateway: Namespace,
     _outside: Namespace,
     guard: Option<Guard>,
+    /// XDP of their own at the far ends, which let all pass: without it they take no frames that XDP sends.
+    _far: Vec<Guard>,
 }
 
 fn suite(name: &str) -> Suite {
@@ -153,6 +157,7 @@ fn guard(dataplane: &mut Dataplane, setup: &SaSetup, of: Path, mode: AttachMode)
     let path = dataplane.sa_path(setup.inbound);
     assert_eq!(matches!(path, SaPath::Xsk { .. }), of.wan_port == WanPortChoice::Xsk, "{path:?}");
     guard.set_path(setup.inbound, path).unwrap();
+    dataplane.settle_hooks(Some(&mut guard)).unwrap();
     guard
 }
 
@@ -221,6 +226,19 @@ impl Bench {
             gateway.ip(&format!("neigh replace {address} lladdr {mac} dev {dev} nud permanent")).unwrap();
         }
         let (host, net) = outside.within(|| (Wire::open("host"), Wire::open("net"))).unwrap();
+        let far = if path.hook == HookChoice::Xdp { vec!["host", "net"] } else { Vec::new() };
+        let listening = |far: &str| {
+            let mut listening =
+                Guard::load(GuardOptions { mode: GuardMode::Off, ..GuardOptions::default() }).unwrap();
+            listening.attach(far, AttachMode::XdpNative).unwrap();
+            listening
+        };
+        let far: Vec<Guard> =
+            far.into_iter().map(|name| outside.within(|| listening(name)).unwrap()).collect();
+        for name in ["host", "net"] {
+            // XDP has brought it back.
+            outside.run("ethtool", &["-K", name, "gro", "off"]).unwrap();
+        }
 
         let (local, remote) = if path.outer_ipv6 {
             ("2001:db8:a::1", "2001:db8:a::2")
@@ -234,6 +252,7 @@ impl Bench {
         let mut config =
             DataplaneConfig { wan: vec![local], workers: path.workers, ..DataplaneConfig::default() };
         config.wan_devices = vec!["wan".to_owned()];
+        config.bpf_hook = path.hook;
         if path.engine == EngineChoice::Bpf || path.lan_port == LanPortChoice::Xsk {
             config.lan = vec!["lan".to_owned()];
         }
@@ -288,6 +307,7 @@ impl Bench {
         gateway.within(|| runtime.block_on(testing::install(&mut dataplane, &setup, true))).unwrap().unwrap();
         let mode = match (path.wan_port, path.engine) {
             (WanPortChoice::Xsk, _) => Some(AttachMode::XdpNative),
+            (_, EngineChoice::Bpf) if path.hook == HookChoice::Xdp => Some(AttachMode::XdpNative),
             (_, EngineChoice::Bpf) => Some(AttachMode::Tcx),
             _ if tagged => Some(AttachMode::XdpNative),
             _ if path.lan_port == LanPortChoice::Xsk => Some(AttachMode::Tcx),
@@ -310,6 +330,7 @@ impl Bench {
             gateway,
             _outside: outside,
             guard,
+            _far: far,
         }
     }
 
@@ -580,6 +601,16 @@ impl Bench {
     /// Ends the test: with the list of what was otherwise than expected.
     pub(crate) fn finish(self) {
         assert!(self.run > 50, "only {} cases ran", self.run);
+        if self.path.hook == HookChoice::Xdp {
+            // Most are plain packets, or lead to one; nothing else redirects here.
+            for device in ["lan", "wan"] {
+                let text = self.gateway.run("ethtool", &["-S", device]).unwrap();
+                let counters = text.lines().filter(|l| l.contains("_xdp_redirect:"));
+                let redirected: usize =
+                    counters.filter_map(|l| l.rsplit(' ').next()?.parse::<usize>().ok()).sum();
+                assert!(redirected > self.run / 4, "XDP took {redirected} at {device} of {}", self.run);
+            }
+        }
         assert!(self.failures.is_empty(), "of {} cases on {:?}:\n{}", self.run, self.path, self.failures);
         println!("{} cases on {:?}", self.run, self.path);
     }

@@ -14,7 +14,7 @@ mod streams;
 mod wire;
 
 use bench::{Bench, Links, Path};
-use culvert_dataplane::{EngineChoice, LanPortChoice, WanPortChoice};
+use culvert_dataplane::{EngineChoice, HookChoice, LanPortChoice, WanPortChoice};
 use culvert_sys::probe::KernelEsp;
 
 fn corpus(path: Path) {
@@ -40,6 +40,7 @@ fn user(suite: &'static str, encap: bool, outer_ipv6: bool) -> Path {
         lan_port: LanPortChoice::Tun,
         workers: 2,
         links: Links::Ethernet,
+        hook: HookChoice::Tc,
         plainly: false,
     }
 }
@@ -139,6 +140,26 @@ fn bpf_plain() {
 #[test]
 fn bpf_plain_ipv6() {
     corpus(Path { engine: EngineChoice::Bpf, ..user("chacha20poly1305", false, true) });
+}
+
+fn bpf_xdp(encap: bool, outer_ipv6: bool) {
+    let bpf = Path { engine: EngineChoice::Bpf, ..user("chacha20poly1305", encap, outer_ipv6) };
+    corpus(Path { hook: HookChoice::Xdp, ..bpf });
+}
+
+#[test]
+fn bpf_xdp_udp() {
+    bpf_xdp(true, false);
+}
+
+#[test]
+fn bpf_xdp_plain() {
+    bpf_xdp(false, false);
+}
+
+#[test]
+fn bpf_xdp_plain_ipv6() {
+    bpf_xdp(false, true);
 }
 
 #[test]

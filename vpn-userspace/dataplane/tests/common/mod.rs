@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use culvert_crypto::{Suite, SuiteKeys};
 use culvert_dataplane::testing::{self, Limits, Purpose, SaSetup};
 use culvert_dataplane::{
-    Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent, EngineChoice, LanPortChoice, OffloadSwitches,
-    SaStats, SmallPackets, TunnelSpec, WanPortChoice,
+    Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent, EngineChoice, HookChoice, LanPortChoice,
+    OffloadSwitches, SaStats, SmallPackets, TunnelSpec, WanPortChoice,
 };
 use culvert_lab::Namespace;
 use culvert_lab::topology::{LAN_A, LAN_A6, LAN_B, LAN_B6};
@@ -38,6 +38,8 @@ pub(crate) struct Options {
     pub(crate) busy_poll: bool,
     pub(crate) offloads: OffloadSwitches,
     pub(crate) wan_port: WanPortChoice,
+    /// Where the programs of engine `bpf` stand.
+    pub(crate) hook: HookChoice,
     /// Small packets have engine `bpf`.
     pub(crate) small: Option<SmallPackets>,
     /// A queue of the device for each worker.
@@ -61,6 +63,7 @@ impl Default for Options {
             busy_poll: false,
             offloads: OffloadSwitches::default(),
             wan_port: WanPortChoice::Socket,
+            hook: HookChoice::Tc,
             small: None,
             spread: false,
             transport: false,
@@ -100,6 +103,7 @@ impl<'a> Gateway<'a> {
         let config = DataplaneConfig {
             wan: vec![local],
             lan,
+            bpf_hook: options.hook,
             workers: 2,
             busy_poll: options.busy_poll,
             offloads: options.offloads,
@@ -112,6 +116,10 @@ impl<'a> Gateway<'a> {
             Self { namespace, runtime, dataplane, events, local, options: options.clone(), is_a };
         let spec = gateway.spec();
         gateway.run(move |d| Box::pin(d.create_tunnel(spec))).unwrap();
+        if options.hook != HookChoice::Tc {
+            let Self { namespace, dataplane, .. } = &mut gateway;
+            namespace.within(|| dataplane.settle_hooks(None)).unwrap().unwrap();
+        }
         let (_, theirs) = gateway.nets();
         for net in theirs.into_iter().filter(|_| !options.transport) {
             namespace.ip(&format!("route add {net} dev {INTERFACE}")).unwrap();

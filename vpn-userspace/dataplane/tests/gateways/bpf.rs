@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use culvert_dataplane::testing::Limits;
-use culvert_dataplane::{DataplaneError, DataplaneEvent, EngineChoice, SaStats};
+use culvert_dataplane::{DataplaneError, DataplaneEvent, Engine, EngineChoice, HookChoice, SaStats};
 use culvert_lab::measure::{Echo, Iperf, ping, reaches};
+use culvert_lab::netns::{End, link};
 use culvert_lab::topology::{HOST_B, HOST_B6, LAN_A, WAN_A, WAN_A6, WAN_B, WAN_B6};
-use culvert_lab::{Site, SiteOptions, wait_for};
+use culvert_lab::{Namespace, Site, SiteOptions, wait_for};
+use culvert_sys::guard::{AttachMode, Guard, GuardError, GuardOptions, GuardSa};
 
 use super::common::{Gateway, INTERFACE, Options, TUNNEL};
 use super::{address, bulk, mtu_of, run_ping, up};
@@ -81,6 +83,126 @@ fn the_engine_user_understands_it() {
         }
         assert_eq!((total_drops(&a.stats()), total_drops(&b.stats())), (vec![], vec![]));
     }
+}
+
+/// The same engine before there are socket buffers.
+fn early(encap: bool) -> Options {
+    Options { hook: HookChoice::Xdp, ..options(encap, true) }
+}
+
+/// Frames that programs redirected at a device.
+fn redirected(gateway: &Namespace, device: &str) -> u64 {
+    let text = gateway.run("ethtool", &["-S", device]).unwrap();
+    let counters = text.lines().filter(|line| line.contains("_xdp_redirect:"));
+    counters.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+/// Where the programs stand.
+fn stands(gateway: &Gateway<'_>) -> Vec<String> {
+    let engines = gateway.dataplane.engines();
+    let mut notes = engines.into_iter().find(|e| e.engine == Engine::Bpf).unwrap().notes;
+    notes.sort();
+    notes
+}
+
+#[test]
+fn under_xdp_the_engine_user_understands_it() {
+    for (wan, encap) in [((WAN_A, WAN_B), true), ((WAN_A6, WAN_B6), false)] {
+        let site = Site::new().unwrap();
+        let user = Options { engine: EngineChoice::User, hook: HookChoice::Tc, ..early(encap) };
+        let (mut a, mut b) = mixed(&site, &early(encap), &user, wan);
+        // What senders leave to the device is the stack's: here they do what a wire wants.
+        for (namespace, device) in [(&site.host_a, "eth0"), (&site.host_b, "eth0")] {
+            namespace.run("ethtool", &["-K", device, "tx", "off"]).unwrap();
+        }
+        for host in [HOST_B, HOST_B6] {
+            assert!(reaches(&site.host_a, host).unwrap(), "{host}: {:?} {:?}", a.stats(), b.stats());
+            for size in [0, 1, 2, 3, 18, 57, 58, 59, 60, 700, 1301, 1302, 1303] {
+                let said = run_ping(&site.host_a, &format!("-c 1 -W 2 -s {size} {host}"));
+                assert!(said.contains(" 1 received"), "{size} to {host}: {said}");
+            }
+        }
+        assert!(bulk(&site, HOST_B, &Iperf::default()) > 0.005);
+        assert_eq!((total_drops(&a.stats()), total_drops(&b.stats())), (vec![], vec![]));
+        let sent = a.stats()[0].packets_out;
+        let by_xdp = redirected(&site.gateway_a, "lan");
+        assert!(by_xdp * 10 > sent * 9, "of {sent} packets XDP sealed {by_xdp}");
+        assert!(redirected(&site.gateway_a, "wan") > 20);
+    }
+}
+
+#[test]
+fn under_xdp_rekeys_at_full_rate_lose_nothing() {
+    super::rekeys_at_full_rate(&early(false), 10);
+}
+
+/// `auto` leaves virtual links their offloads; a device that comes back is served anew; and the guard is always in front.
+#[test]
+fn the_hook_follows_the_choice_the_devices_and_the_guard() {
+    let site = Site::new().unwrap();
+    let virtual_links = Options { hook: HookChoice::Auto, ..early(false) };
+    let a = Gateway::start(&site.gateway_a, true, WAN_A, &virtual_links);
+    let why = "XDP on a veth link would take segmentation offload from its senders";
+    assert_eq!(stands(&a), [format!("tc at lan ({why})"), format!("tc at wan ({why})")]);
+    drop(a);
+
+    let (mut a, _b) = up(&site, &early(false), (WAN_A, WAN_B));
+    assert_eq!(stands(&a), ["xdp at lan", "xdp at wan"]);
+    assert!(reaches(&site.host_a, HOST_B).unwrap());
+    let before = (redirected(&site.gateway_a, "lan"), redirected(&site.gateway_a, "wan"));
+    assert!(before.0 > 0 && before.1 > 0, "{before:?}");
+
+    // Gone, and back under the same name.
+    site.gateway_a.ip("link del lan").unwrap();
+    let settle = |a: &mut Gateway<'_>, guard: Option<&mut Guard>| {
+        let dataplane = &mut a.dataplane;
+        site.gateway_a.within(|| dataplane.settle_hooks(guard)).unwrap().unwrap();
+    };
+    settle(&mut a, None);
+    assert_eq!(stands(&a), ["xdp at wan"]);
+    let host = End { namespace: &site.host_a, name: "eth0", addresses: &["10.1.0.2/24", "fd01::2/64"] };
+    let lan = End { namespace: &site.gateway_a, name: "lan", addresses: &["10.1.0.1/24", "fd01::1/64"] };
+    link(host, lan, None).unwrap();
+    site.host_a.ip("route add default via 10.1.0.1").unwrap();
+    assert!(reaches(&site.host_a, HOST_B).unwrap(), "by the stack: {:?}", a.stats());
+    settle(&mut a, None);
+    assert_eq!(stands(&a), ["xdp at lan", "xdp at wan"]);
+    assert!(reaches(&site.host_a, HOST_B).unwrap());
+    assert!(redirected(&site.gateway_a, "lan") > 0);
+
+    // Behind the guard's programs, at LAN and WAN, or not at all where they stand under TC.
+    let options = GuardOptions { local_addresses: vec![address(WAN_A)], ..GuardOptions::default() };
+    let inbound = a.stats()[0].inbound;
+    let path = a.dataplane.sa_path(inbound);
+    let mut guard = Guard::load(options).unwrap();
+    let (local, remote) = (address(WAN_A), Some(address(WAN_B)));
+    guard.insert_sa(GuardSa { spi: inbound, local, remote, min_len: 36, alignment: 4, esn: true }).unwrap();
+    guard.set_path(inbound, path).unwrap();
+    site.gateway_a.within(|| guard.attach("wan", AttachMode::Tcx)).unwrap().unwrap();
+    settle(&mut a, Some(&mut guard));
+    let behind = "the guard stands there by tcx, and would not see what native XDP takes before it";
+    assert_eq!(stands(&a), [format!("tc at wan ({behind})"), "xdp at lan".to_owned()]);
+    assert!(reaches(&site.host_a, HOST_B).unwrap());
+    guard.detach("wan");
+    site.gateway_a.within(|| guard.attach("wan", AttachMode::XdpNative)).unwrap().unwrap();
+    let occupied = site.gateway_a.within(|| guard.attach_lan("lan")).unwrap().unwrap_err();
+    assert!(matches!(occupied, GuardError::Occupied { .. }), "{occupied}");
+    settle(&mut a, Some(&mut guard));
+    assert_eq!(stands(&a), ["xdp at lan", "xdp at wan (behind the guard's program)"]);
+    let before = redirected(&site.gateway_a, "wan");
+    assert!(reaches(&site.host_a, HOST_B).unwrap());
+    assert!(redirected(&site.gateway_a, "wan") > before);
+    let esp = guard.sa_counters(inbound).unwrap().packets;
+    assert!(esp > 0, "the guard judged none");
+    // The guard's word holds: not from there.
+    guard.move_sa(inbound, local, Some("203.0.113.77".parse().unwrap())).unwrap();
+    assert!(!reaches(&site.host_a, HOST_B).unwrap());
+    assert_eq!(guard.sa_counters(inbound).unwrap().packets, esp);
+    guard.move_sa(inbound, local, remote).unwrap();
+    drop(guard);
+    settle(&mut a, None);
+    assert_eq!(stands(&a), ["xdp at lan", "xdp at wan"]);
+    assert!(reaches(&site.host_a, HOST_B).unwrap());
 }
 
 #[test]

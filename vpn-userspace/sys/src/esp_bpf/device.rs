@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 /// Commands of linux/ethtool.h that set one feature.
 const ETHTOOL_STXCSUM: u32 = 0x17;
 const ETHTOOL_STSO: u32 = 0x1f;
+const ETHTOOL_SGRO: u32 = 0x2c;
 
 /// `struct ethtool_value`.
 #[repr(C)]
@@ -40,6 +41,22 @@ pub fn segment_before(interface: &str) -> Result<(), EspError> {
         })?;
     }
     Ok(())
+}
+
+/// Has one end of a veth pair listen for frames that XDP sends by the other: it does while it joins packets.
+pub(super) fn forwards_frames(interface: &str) -> io::Result<()> {
+    ethtool(interface, &mut Value { command: ETHTOOL_SGRO, data: 1 })
+}
+
+/// The name of the interface with this index.
+pub(super) fn name_of(index: u32) -> Option<String> {
+    let mut name = [0u8; libc::IFNAMSIZ];
+    // SAFETY: the buffer is as long as the longest name with its end.
+    let found = unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) };
+    if found.is_null() {
+        return None;
+    }
+    std::ffi::CStr::from_bytes_until_nul(&name).ok()?.to_str().ok().map(str::to_owned)
 }
 
 /// Sets the MTU of an interface, in bytes. Blocks for microseconds.

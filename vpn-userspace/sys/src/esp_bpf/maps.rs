@@ -2,9 +2,10 @@
 use super::EspError;
 use crate::guard::{Wire, gone};
 use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
-use culvert_ebpf_shared::esp::layout::{Inbound, Key, Outbound, Peer, Selectors, Tunnel, TunnelDrops};
+use culvert_ebpf_shared::esp::layout::{
+    Device, Inbound, Key, Outbound, Peer, Selectors, Tunnel, TunnelDrops,
+};
 use culvert_ebpf_shared::esp::reason;
-use culvert_ebpf_shared::layout::Present;
 use culvert_types::Spi;
 
 /// Flag of map updates: the entry must not exist (BPF_NOEXIST).
@@ -22,7 +23,7 @@ pub(super) struct Maps {
     selectors: Hash<Selectors>,
     tunnels: Hash<Tunnel>,
     tunnel_drops: Hash<TunnelDrops>,
-    lans: Hash<Present>,
+    devices: Hash<Device>,
     refused: RingBuf<MapData>,
 }
 
@@ -38,7 +39,7 @@ impl Maps {
             selectors: map("SELECTORS")?.try_into().map_err(EspError::map("SELECTORS"))?,
             tunnels: map("TUNNELS")?.try_into().map_err(EspError::map("TUNNELS"))?,
             tunnel_drops: map("TUNNEL_DROPS")?.try_into().map_err(EspError::map("TUNNEL_DROPS"))?,
-            lans: map("LANS")?.try_into().map_err(EspError::map("LANS"))?,
+            devices: map("DEVICES")?.try_into().map_err(EspError::map("DEVICES"))?,
             refused: map("REFUSED")?.try_into().map_err(EspError::map("REFUSED"))?,
         })
     }
@@ -125,8 +126,12 @@ impl Maps {
         Some(take(u32::from_ne_bytes(*interface), packet))
     }
 
-    pub(super) fn set_lan(&mut self, index: u32) -> Result<(), EspError> {
-        self.lans.insert(index, Wire(Present { present: 1 }), 0).map_err(EspError::map("LANS"))
+    pub(super) fn set_device(&mut self, index: u32, device: Device) -> Result<(), EspError> {
+        self.devices.insert(index, Wire(device), 0).map_err(EspError::map("DEVICES"))
+    }
+
+    pub(super) fn remove_device(&mut self, index: u32) -> Result<(), EspError> {
+        gone(self.devices.remove(&index)).map_err(EspError::map("DEVICES"))
     }
 }
 

@@ -7,6 +7,7 @@
 //! Oldest kernel that was tried with success: 6.12; the verifier of 6.1 refuses the programs. Needs CAP_BPF and CAP_NET_ADMIN.
 mod device;
 mod error;
+mod hooks;
 mod maps;
 mod odd;
 
@@ -14,15 +15,18 @@ pub use culvert_ebpf_shared::esp::layout::{Inbound, MAX_ACTIVE, MAX_SELECTORS, O
 pub use culvert_ebpf_shared::esp::{MAX_INNER, reason};
 pub use device::{forwarding_is_off, interface_of, segment_before, set_mtu};
 pub use error::EspError;
+pub use hooks::{DeviceHook, HookChoice};
 pub use odd::{FrameSender, OddOpener};
 
-use crate::guard::{AttachedMode, Link, TcHook, TcPlace, hook_tc, os_error};
+use crate::guard::{Link, TcHook, TcPlace, hook_tc, os_error};
 use aya::programs::{SchedClassifier, TcAttachType};
 use culvert_ebpf_shared::Address;
 use culvert_ebpf_shared::esp::layout::{Key, MAX_PAIRS, Peer, Selector, Selectors};
 use culvert_ebpf_shared::esp::window::Window;
 use culvert_types::{Spi, TrafficSelector};
+use hooks::{Backs, Hooked};
 use maps::Maps;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use zeroize::Zeroize;
@@ -35,6 +39,8 @@ const TUN: &str = "culvert_esp_tun";
 const LAN: &str = "culvert_esp_lan";
 const WAN: &str = "culvert_esp_wan";
 const ODD: &str = "culvert_esp_odd";
+const LAN_EARLY: &str = "culvert_esp_lan_xdp";
+const WAN_EARLY: &str = "culvert_esp_wan_xdp";
 /// Names of those that are attached to devices which may outlive us.
 pub(crate) const PROGRAMS: [&str; 3] = [BACK, LAN, WAN];
 
@@ -120,8 +126,11 @@ pub struct Slot(u32);
 pub struct EspBpf {
     maps: Maps,
     free: Vec<u32>,
-    /// By interface.
+    /// At tunnels' interfaces and their backs.
     hooks: Vec<(String, TcHook)>,
+    /// At LAN and WAN.
+    devices: Vec<Hooked>,
+    backs: Backs,
     // Last, so that links go before the programs.
     ebpf: aya::Ebpf,
 }
@@ -137,7 +146,14 @@ impl EspBpf {
         for name in [WAN, ODD] {
             program(&mut ebpf, name)?.load().map_err(EspError::load)?;
         }
-        Ok(EspBpf { maps, free: (0..MAX_PAIRS).rev().collect(), hooks: Vec::new(), ebpf })
+        Ok(EspBpf {
+            maps,
+            free: (0..MAX_PAIRS).rev().collect(),
+            hooks: Vec::new(),
+            devices: Vec::new(),
+            backs: HashMap::new(),
+            ebpf,
+        })
     }
 
     /// How many instructions the verifier walked through for each program, where the kernel tells (5.16).
@@ -155,28 +171,26 @@ impl EspBpf {
     }
 
     /// Opens what comes in by a WAN interface; nothing happens if it does already.
-    pub fn attach_wan(&mut self, interface: &str) -> Result<AttachedMode, EspError> {
+    pub fn attach_wan(&mut self, interface: &str) -> Result<(), EspError> {
         if !Link::find(interface)?.ethernet {
             return Err(EspError::NotEthernet { interface: interface.to_owned() });
         }
-        self.attach(WAN, interface)
+        self.hook(WAN, interface)
     }
 
     /// Seals what comes in by a LAN interface before the stack sees it, and lets opened packets go out there past it.
     pub fn attach_lan(&mut self, interface: &str) -> Result<(), EspError> {
-        let index = Link::find(interface)?.index;
-        self.attach(LAN, interface)?;
-        self.maps.set_lan(index)
+        self.hook(LAN, interface)
     }
 
     /// Seals what is routed into a tunnel's interface, whose back this is.
     pub fn attach_back(&mut self, interface: &str) -> Result<(), EspError> {
-        self.attach(BACK, interface).map(|_| ())
+        self.attach(BACK, interface)
     }
 
     /// Seals what leaves the stack for a TUN device and is this engine's.
     pub fn attach_tun(&mut self, interface: &str) -> Result<(), EspError> {
-        self.attach(TUN, interface).map(|_| ())
+        self.attach(TUN, interface)
     }
 
     /// Lets go of an interface.
@@ -184,18 +198,18 @@ impl EspBpf {
         self.hooks.retain(|(attached, _)| attached != interface);
     }
 
-    fn attach(&mut self, name: &'static str, interface: &str) -> Result<AttachedMode, EspError> {
+    fn attach(&mut self, name: &'static str, interface: &str) -> Result<(), EspError> {
         if self.hooks.iter().any(|(attached, _)| attached == interface) {
-            return Ok(AttachedMode::Tcx);
+            return Ok(());
         }
         let program = program(&mut self.ebpf, name)?;
         if program.fd().is_err() {
             program.load().map_err(EspError::load)?;
         }
         let direction = if name == TUN { TcAttachType::Egress } else { TcAttachType::Ingress };
-        let (hook, mode) = hook_tc(program, interface, direction, TcPlace::Last)?;
+        let (hook, _) = hook_tc(program, interface, direction, TcPlace::Last)?;
         self.hooks.push((interface.to_owned(), hook));
-        Ok(mode)
+        Ok(())
     }
 
     /// Installs a pair: the inbound half works when this returns, the outbound half when a tunnel names its slot.
@@ -315,6 +329,9 @@ impl EspBpf {
         for (to, from) in tunnel.slots.iter_mut().zip(active) {
             *to = from.0;
         }
+        if let EspInterface::Pair(front, back) = interface {
+            self.backs.entry(front).or_insert((back, false));
+        }
         self.maps.set_tunnel(&tunnel)
     }
 
@@ -327,12 +344,26 @@ impl EspBpf {
     /// Forgets a tunnel.
     pub fn remove_tunnel(&mut self, interface: EspInterface) -> Result<(), EspError> {
         let back = if let EspInterface::Pair(_, back) = interface { Some(back) } else { None };
+        if let (Some(back), Some(_)) = (back, self.backs.remove(&interface.index())) {
+            self.maps.remove_device(back)?;
+        }
         self.maps.remove_tunnel(interface.index(), back)
     }
 
     /// What a tunnel dropped without an SA, by reason.
     pub fn tunnel_drops(&self, interface: u32) -> Result<Vec<(&'static str, u64)>, EspError> {
         Ok(named(&self.maps.tunnel_drops(interface)?.drops))
+    }
+}
+
+impl Drop for EspBpf {
+    /// Nothing is taken once it is gone, also where a child of this process still holds a link's descriptor.
+    fn drop(&mut self) {
+        for hook in self.hooks() {
+            if let Some(index) = crate::xsk::device_index(&hook.interface) {
+                let _ = self.maps.remove_device(index);
+            }
+        }
     }
 }
 

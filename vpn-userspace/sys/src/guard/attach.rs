@@ -67,6 +67,7 @@ pub struct Attached {
 #[derive(Debug)]
 pub(super) struct Hook {
     interface: String,
+    pub(super) mode: AttachedMode,
     // Held for what dropping it does.
     link: HookLink,
 }
@@ -86,7 +87,7 @@ impl Hook {
 
     pub(super) fn detach(self) -> Result<(), GuardError> {
         use aya::programs::Link as _;
-        let Hook { interface, link } = self;
+        let Hook { interface, link, .. } = self;
         let outcome = match link {
             HookLink::Fd(link) => link.detach(),
             HookLink::Filter(link) => link.detach(),
@@ -156,25 +157,42 @@ fn attach_xdp(
     if !link.ethernet {
         return Err(GuardError::NotEthernet { interface });
     }
-    let (attached_mode, how) = match mode {
-        XdpMode::Skb => (AttachedMode::XdpGeneric, "generic XDP"),
-        _ => (AttachedMode::XdpNative, "native XDP"),
+    let attached_mode = match mode {
+        XdpMode::Skb => AttachedMode::XdpGeneric,
+        _ => AttachedMode::XdpNative,
+    };
+    let XdpHook(fd) = hook(xdp(ebpf, name)?, &interface, link.index, mode)?;
+    let hook = Hook { interface: interface.clone(), mode: attached_mode, link: HookLink::Fd(fd) };
+    Ok((hook, Attached { interface, mode: attached_mode, reason }))
+}
+
+/// A program at the XDP hook of an interface; it ends with this value.
+#[derive(Debug)]
+pub(crate) struct XdpHook(FdLink);
+
+/// Attaches a loaded program natively.
+pub(crate) fn hook_xdp(program: &mut Xdp, interface: &str, index: u32) -> Result<XdpHook, GuardError> {
+    hook(program, interface, index, XdpMode::Driver)
+}
+
+fn hook(program: &mut Xdp, interface: &str, index: u32, mode: XdpMode) -> Result<XdpHook, GuardError> {
+    let interface = interface.to_owned();
+    let how = match mode {
+        XdpMode::Skb => "generic XDP",
+        _ => "native XDP",
     };
     let failed = |error: &ProgramError| match os_error(error) {
         Some(libc::EBUSY | libc::EEXIST) => GuardError::Occupied { interface: interface.clone() },
         _ => GuardError::Attach { interface: interface.clone(), how, cause: chain(error) },
     };
-    let program = xdp(ebpf, name)?;
-    let id = program.attach_to_if_index(link.index, mode).map_err(|error| failed(&error))?;
+    let id = program.attach_to_if_index(index, mode).map_err(|error| failed(&error))?;
     let owned = program.take_link(id).map_err(|error| failed(&error))?;
     // Where links are refused aya falls back to an attachment that would outlive us: dropping `owned` undoes it.
-    let fd = FdLink::try_from(owned).map_err(|error| GuardError::Attach {
-        interface: interface.clone(),
+    FdLink::try_from(owned).map(XdpHook).map_err(|error| GuardError::Attach {
+        interface,
         how,
         cause: format!("the kernel gave no link: {}", chain(&error)),
-    })?;
-    let hook = Hook { interface: interface.clone(), link: HookLink::Fd(fd) };
-    Ok((hook, Attached { interface, mode: attached_mode, reason }))
+    })
 }
 
 fn attach_tc(
@@ -193,7 +211,7 @@ fn attach_tc(
         }
         _ => reason,
     };
-    Ok((Hook { interface: interface.clone(), link: hook }, Attached { interface, mode, reason }))
+    Ok((Hook { interface: interface.clone(), mode, link: hook }, Attached { interface, mode, reason }))
 }
 
 /// A program at the TC hook of an interface; it ends with this value.

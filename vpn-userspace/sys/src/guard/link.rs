@@ -13,7 +13,7 @@ pub(crate) struct Link {
     /// Its index.
     pub(crate) index: u32,
     /// Its driver as ethtool tells it; None if it has no answer (loopback).
-    pub(super) driver: Option<String>,
+    pub(crate) driver: Option<String>,
     /// Do its packets begin with an Ethernet header?
     pub(crate) ethernet: bool,
 }
@@ -60,7 +60,7 @@ impl Link {
     }
 
     /// Is it one of those on which XDP would cost more than it brings?
-    pub(super) fn is_virtual(&self) -> bool {
+    pub(crate) fn is_virtual(&self) -> bool {
         match &self.driver {
             Some(driver) => VIRTUAL.contains(&driver.as_str()),
             // Loopback, and whatever else has no hardware behind it.

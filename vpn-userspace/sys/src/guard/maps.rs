@@ -1,6 +1,7 @@
 //! The guard's maps, typed: names and layouts are those of vpn-ebpf.
 use super::GuardError;
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, XskMap};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, ProgramArray, XskMap};
+use aya::programs::ProgramFd;
 use culvert_ebpf_shared::lan::{Lan, LanTunnel};
 use culvert_ebpf_shared::layout::{Config, Counter, Plain, Present, Sa, SaKey, counter_index};
 use culvert_ebpf_shared::redirect::{XskKey, XskSlot};
@@ -33,6 +34,7 @@ pub(super) struct Maps {
     xsk_slots: HashMap<MapData, Wire<XskKey>, Wire<XskSlot>>,
     lans: HashMap<MapData, u32, Wire<Lan>>,
     lan_tunnels: HashMap<MapData, u32, Wire<LanTunnel>>,
+    next: ProgramArray<MapData>,
 }
 
 impl Maps {
@@ -50,6 +52,7 @@ impl Maps {
             xsk_slots: map("XSK_SLOTS")?.try_into().map_err(GuardError::map("XSK_SLOTS"))?,
             lans: map("LANS")?.try_into().map_err(GuardError::map("LANS"))?,
             lan_tunnels: map("LAN_TUNNELS")?.try_into().map_err(GuardError::map("LAN_TUNNELS"))?,
+            next: map("NEXT")?.try_into().map_err(GuardError::map("NEXT"))?,
         })
     }
 
@@ -119,6 +122,10 @@ impl Maps {
         gone(self.xsk_slots.remove(&Wire(key))).map_err(GuardError::map("XSK_SLOTS"))?;
         // The kernel empties the place of a socket that was closed.
         gone(self.xsks.unset(slot)).map_err(GuardError::map("XSKS"))
+    }
+
+    pub(super) fn set_next(&mut self, place: u32, program: &ProgramFd) -> Result<(), GuardError> {
+        self.next.set(place, program, 0).map_err(GuardError::map("NEXT"))
     }
 
     pub(super) fn set_lan(&mut self, device: u32, lan: Lan) -> Result<(), GuardError> {

@@ -13,7 +13,7 @@ mod maps;
 mod redirect;
 
 pub use attach::{AttachMode, Attached, AttachedMode};
-pub(crate) use attach::{TcHook, TcPlace, hook_tc};
+pub(crate) use attach::{TcHook, TcPlace, XdpHook, hook_tc, hook_xdp};
 pub use error::GuardError;
 pub(crate) use error::{chain, os_error};
 pub use redirect::SaPath;

@@ -1,8 +1,9 @@
 //! Which packets leave the stack's way: SAs with a path of their own, and the AF_XDP sockets that they lead to.
-use super::{Guard, GuardError};
+use super::{AttachedMode, Guard, GuardError};
 use crate::xsk::Endpoint;
+use aya::programs::ProgramFd;
 use culvert_ebpf_shared::layout::Sa;
-use culvert_ebpf_shared::redirect::{MAX_XSKS, XskKey, XskSlot};
+use culvert_ebpf_shared::redirect::{MAX_XSKS, NEXT_LAN, NEXT_WAN, XskKey, XskSlot};
 use culvert_types::Spi;
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -19,6 +20,8 @@ pub enum SaPath {
         /// The worker.
         worker: u32,
     },
+    /// The engine `bpf`, where it stands behind the guard; elsewhere on to the stack, and so to the engine under TC.
+    Bpf,
 }
 
 /// The sockets that the guard knows, by where they are in the map.
@@ -47,8 +50,20 @@ impl Guard {
         (entry.path, entry.worker) = match path {
             SaPath::Stack => (Sa::PATH_STACK, 0),
             SaPath::Xsk { worker } => (Sa::PATH_XSK, worker),
+            SaPath::Bpf => (Sa::PATH_BPF, 0),
         };
         self.maps.update_sa(spi, *entry)
+    }
+
+    /// How it stands at an interface, if it does.
+    pub(crate) fn stands_at(&self, ifname: &str) -> Option<AttachedMode> {
+        self.hooks.iter().find(|hook| hook.interface() == ifname).map(|hook| hook.mode)
+    }
+
+    /// Has this program take, behind the guard's under XDP, what that lets through and is the engine's: at WAN devices
+    /// packets of SAs with [`SaPath::Bpf`], at LAN devices what no AF_XDP socket takes.
+    pub(crate) fn precede(&mut self, lan: bool, program: &ProgramFd) -> Result<(), GuardError> {
+        self.maps.set_next(if lan { NEXT_LAN } else { NEXT_WAN }, program)
     }
 
     /// Gives packets of SAs of this worker, arriving at the receiver's queue, to the receiver, in place of another one if

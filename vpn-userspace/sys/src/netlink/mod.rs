@@ -5,6 +5,7 @@
 //! carries [`ROUTE_PROTOCOL`], by which what is ours is told from what is not.
 
 mod error;
+mod features;
 mod link;
 mod name;
 mod nexthop;
@@ -14,6 +15,7 @@ mod scratch;
 mod watch;
 
 pub use error::{KernelError, NetlinkError};
+pub use features::{XdpFeatures, XdpProber};
 pub use link::{Link, LinkDrops, LinkKind, interface_drops};
 pub use name::{filter_again, filter_loosely};
 pub use nexthop::{Flow, NextHop, NextHops};
