@@ -1,20 +1,35 @@
-//! The keys of `[gateway]` that say how the engine `user` moves packets, and what the engine of a connection can serve.
+//! The keys of `[gateway]` that say how the engines `user` and `bpf` move packets, and what the engine of a connection can serve.
 
 use std::ops::Range;
 
 use culvert_crypto::Encryption;
 
 use crate::error::Fault;
-use crate::model::{Connection, Engine};
+use crate::file::RawFile;
+use crate::model::{Attach, Connection, Engine, Guard};
 use crate::section::{At, Refused, Section};
 
-/// How the engine `user` moves packets.
+/// How the engines `user` and `bpf` move packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Dataplane {
     /// `latency`
     pub latency: Latency,
     /// `offload`
     pub offload: Offload,
+    /// `bpf_hook`
+    pub bpf_hook: BpfHook,
+}
+
+/// `bpf_hook`: where the programs of the engine `bpf` stand at the devices of `wan` and `lan`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BpfHook {
+    /// XDP where the driver has it and the device is no virtual link, else TC.
+    #[default]
+    Auto,
+    /// XDP where the driver has it, else TC.
+    Xdp,
+    /// TC.
+    Tc,
 }
 
 /// `latency`
@@ -68,7 +83,23 @@ pub(crate) fn read(s: &mut Section<'_>, faults: &mut Vec<Fault>) -> Dataplane {
         }
         table.finish(faults, &[]);
     }
-    Dataplane { latency, offload }
+    let hooks = [("auto", BpfHook::Auto), ("xdp", BpfHook::Xdp), ("tc", BpfHook::Tc)];
+    let bpf_hook = s.word(faults, "bpf_hook", &hooks, &[]).map(At::into_inner).unwrap_or_default();
+    Dataplane { latency, offload, bpf_hook }
+}
+
+/// Refuses a guard that would stand behind the programs whose packets it is to judge first.
+pub(crate) fn hook_fits_guard(raw: &RawFile, faults: &mut Vec<Fault>) {
+    let Some(attach) = raw.gateway.attach.as_ref() else { return };
+    let behind = matches!(attach.get_ref(), Attach::Tcx | Attach::XdpGeneric);
+    let off = raw.gateway.guard.as_ref().is_some_and(|guard| *guard.get_ref() == Guard::Off);
+    if raw.gateway.dataplane.bpf_hook == BpfHook::Xdp && behind && !off {
+        faults.push(
+            Fault::new("`bpf_hook = \"xdp\"` wants the guard in native XDP too")
+                .at(attach.span(), "would see packets after the engine `bpf` has taken them")
+                .help("take `attach` out, or write attach = \"xdp-native\", or bpf_hook = \"tc\""),
+        );
+    }
 }
 
 /// Selectors of one side that the engine `bpf` looks through.

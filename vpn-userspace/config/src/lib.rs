@@ -37,7 +37,7 @@ mod transport;
 mod xauth;
 
 pub use credentials::{Authorities, Credentials};
-pub use dataplane::{Dataplane, Latency, Offload};
+pub use dataplane::{BpfHook, Dataplane, Latency, Offload};
 pub use diff::{Change, Effect, Kind, Subject};
 pub use error::ConfigError;
 pub use model::{

@@ -216,6 +216,8 @@ fn values_that_cannot_be_are_refused() {
         ("latency", format!("{GATEWAY}latency = \"lowest\"\n")),
         ("latency split", format!("{GATEWAY}latency = \"split\"\n")),
         ("offload", format!("{GATEWAY}offload = {{ gso = \"off\" }}\n")),
+        ("bpf_hook", format!("{GATEWAY}bpf_hook = \"tcx\"\n")),
+        ("bpf_hook before the guard", format!("{GATEWAY}bpf_hook = \"xdp\"\nattach = \"tcx\"\n")),
         ("offload, unknown", format!("{GATEWAY}offload = {{ lro = false }}\n")),
         ("the same ports", format!("{GATEWAY}natt_port = 500\n")),
         ("port", format!("{GATEWAY}ike_port = 70000\n")),
@@ -427,6 +429,7 @@ fn the_defaults_of_the_example_are_the_defaults() {
         "natt_port",
         "latency",
         "offload",
+        "bpf_hook",
         "level",
         "format",
         "start",
@@ -678,4 +681,18 @@ fn offloads_are_switched_one_by_one() {
     assert_eq!(plane.offload, crate::Offload { gso: false, uso: false, ..crate::Offload::default() });
     let changes = Config::diff(&parse(GATEWAY).unwrap(), &config);
     assert_eq!(changes.len(), 1, "{changes:?}");
+}
+
+#[test]
+fn the_hook_of_bpf_goes_with_a_guard_in_native_xdp_or_none() {
+    for (guard, fits) in [
+        ("", true),
+        ("attach = \"xdp-native\"\n", true),
+        ("attach = \"xdp-generic\"\n", false),
+        ("attach = \"tcx\"\nguard = \"off\"\n", true),
+    ] {
+        let parsed = parse(&format!("{GATEWAY}bpf_hook = \"xdp\"\n{guard}"));
+        let hook = parsed.map(|config| config.gateway.dataplane.bpf_hook);
+        assert_eq!(hook.ok(), fits.then_some(crate::BpfHook::Xdp), "{guard}");
+    }
 }

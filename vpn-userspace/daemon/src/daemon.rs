@@ -208,6 +208,7 @@ impl Daemon {
             share_natt_port: true,
             busy_poll: config.gateway.dataplane.latency == culvert_config::Latency::Low,
             offloads: plan::offloads(&config.gateway.dataplane.offload),
+            bpf_hook: plan::bpf_hook(&config),
             ..defaults
         })
         .await?;
@@ -406,6 +407,7 @@ impl Daemon {
         self.retire_engines().await;
         self.guard.tend(&self.config);
         self.guard.redirect(self.plane.take_redirects());
+        self.guard.precede(&mut self.plane);
         self.ask_for_additional(Instant::now());
         if self.tracing && !self.watchers.any() {
             self.trace(false);

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use culvert_config::{Attach, Config};
-use culvert_dataplane::{Redirects, SaStats};
+use culvert_dataplane::{Dataplane, Redirects, SaStats};
 use culvert_ike::ChildSa;
 use culvert_sys::guard::{
     AttachMode, AttachedMode, Guard, GuardCounter, GuardError, GuardMode, GuardOptions, GuardSa, SaPath,
@@ -28,6 +28,8 @@ pub(crate) struct WanGuard {
     leaving: Vec<(Instant, Spi)>,
     /// How many IKE SAs stand with an address.
     proven: BTreeMap<IpAddr, usize>,
+    /// Why engine `bpf` does not stand at a device, as it was said last.
+    bpf_fault: Option<String>,
 }
 
 /// A WAN interface and how the guard sits on it.
@@ -53,7 +55,15 @@ impl WanGuard {
         };
         let wan: Vec<WanInterface> = interfaces.into_iter().map(interface).collect();
         let locals = wan.iter().flat_map(|w| w.addresses.iter().copied()).collect();
-        let mut this = Self { guard: None, mode, wan, locals, leaving: Vec::new(), proven: BTreeMap::new() };
+        let mut this = Self {
+            guard: None,
+            mode,
+            wan,
+            locals,
+            leaving: Vec::new(),
+            proven: BTreeMap::new(),
+            bpf_fault: None,
+        };
         // Also with `guard = "off"`: a culvertd that was killed may have left one.
         match Guard::cleanup_stale() {
             Ok(stale) if !stale.is_empty() => {
@@ -158,6 +168,17 @@ impl WanGuard {
         }
     }
 
+    /// Has the programs of engine `bpf` stand behind it, or alone where it is not.
+    pub(crate) fn precede(&mut self, plane: &mut Dataplane) {
+        let fault = plane.settle_hooks(self.guard.as_mut()).err().map(|error| error.to_string());
+        if self.bpf_fault != fault
+            && let Some(fault) = &fault
+        {
+            tracing::warn!("{fault}; packets of engine bpf take the stack's way there");
+        }
+        self.bpf_fault = fault;
+    }
+
     /// Which way the SA's packets go.
     pub(crate) fn set_path(&mut self, inbound: Spi, path: SaPath) {
         self.with("set an SA's path", |guard| match guard.set_path(inbound, path) {
@@ -245,9 +266,12 @@ impl WanGuard {
     }
 }
 
-/// Whether a connection's packets come by AF_XDP.
+/// Whether a connection's packets come by AF_XDP, or shall be the engine's `bpf` under XDP, before which it must stand.
 fn wants_xdp(config: &Config) -> bool {
-    config.connections.iter().any(|c| c.wan_port == culvert_config::WanPort::Xsk)
+    let early = config.gateway.dataplane.bpf_hook == culvert_config::BpfHook::Xdp;
+    config.connections.iter().any(|c| {
+        c.wan_port == culvert_config::WanPort::Xsk || early && c.engine == culvert_config::Engine::Bpf
+    })
 }
 
 /// Attaches as asked for, or else as the interface takes it: a slower guard is better than none. AF_XDP asks for XDP.

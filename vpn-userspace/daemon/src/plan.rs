@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use culvert_api::Level;
 use culvert_config::{Config, Connection, LocalProof, RemoteProof, Tunnel, TunnelAuth};
 use culvert_crypto::Encryption;
-use culvert_dataplane::{EngineChoice, LanPortChoice, SmallPackets, WanPortChoice};
+use culvert_dataplane::{EngineChoice, HookChoice, LanPortChoice, SmallPackets, WanPortChoice};
 use culvert_gateway::{ConnectionPlan, DeadPeerAction, Start, TunnelPlan};
 use culvert_ike::{
     Auth, Dpd, EspMode, EspProposal, ExchangeOptions, Identity, LocalAuth, Parity, PeerConfig, RemoteAuth,
@@ -140,6 +140,14 @@ pub(crate) fn small_proposals(connection: &Connection) -> Vec<EspProposal> {
         }
     }
     all
+}
+
+pub(crate) fn bpf_hook(config: &Config) -> HookChoice {
+    match config.gateway.dataplane.bpf_hook {
+        culvert_config::BpfHook::Auto => HookChoice::Auto,
+        culvert_config::BpfHook::Xdp => HookChoice::Xdp,
+        culvert_config::BpfHook::Tc => HookChoice::Tc,
+    }
 }
 
 pub(crate) fn wan_port(connection: &Connection) -> WanPortChoice {

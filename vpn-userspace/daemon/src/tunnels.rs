@@ -98,6 +98,7 @@ impl Daemon {
             })
             .await?;
         self.guard.redirect(self.plane.take_redirects());
+        self.guard.precede(&mut self.plane);
         let (force, ends) = (plan::force_encap(connection, report.engine), (local, remote));
         let peer = plan::peer(&self.config, connection, tunnel, ends, force, report.spi_parity).and_then(
             |mut peer| {
