@@ -316,10 +316,11 @@ fn measure_all(
             book.failures.push(format!("{what}: {first}"));
         }
     };
-    let present: Vec<Leg> = [Leg::TunUdp, Leg::TunRaw, Leg::TunXsk, Leg::XskXsk, Leg::Bpf, Leg::Xfrm]
-        .into_iter()
-        .filter(|leg| legs.contains(leg) && book.absent.iter().all(|(absent, _)| absent != leg))
-        .collect();
+    let present: Vec<Leg> =
+        [Leg::TunUdp, Leg::TunRaw, Leg::TunXsk, Leg::XskXsk, Leg::Bpf, Leg::BpfXdp, Leg::Xfrm]
+            .into_iter()
+            .filter(|leg| legs.contains(leg) && book.absent.iter().all(|(absent, _)| absent != leg))
+            .collect();
     let strained: &[Leg] = if args.quick { &present[..present.len().min(1)] } else { &present };
     if has(Part::Cores) && present.contains(&Leg::TunUdp) {
         let outcome = measure::cores(conditions, plan, book);

@@ -62,7 +62,7 @@ pub(super) fn judge(book: &Book) -> Vec<Outcome> {
     let plain = |value: f64| format!("{value:.2}");
     let count = |value: f64| format!("{value:.0}");
     type Shown<'a> = &'a dyn Fn(f64) -> String;
-    let list: [(&'static str, Want, Option<f64>, Shown<'_>); 23] = [
+    let list: [(&'static str, Want, Option<f64>, Shown<'_>); 25] = [
         (
             "tun+udp, TCP one stream, of plain forwarding",
             AtLeast(0.55),
@@ -116,7 +116,9 @@ pub(super) fn judge(book: &Book) -> Vec<Outcome> {
         ),
         ("round trip p50, latency = \"low\"", AtMost(45.0), book.median("rtt_idle_p50", Leg::Low), &micros),
         ("round trip p50, engine bpf", AtMost(30.0), book.median("rtt_idle_p50", Leg::Bpf), &micros),
+        ("round trip p50, bpf+xdp", AtMost(30.0), book.median("rtt_idle_p50", Leg::BpfXdp), &micros),
         ("engine bpf, 64-byte packets, one flow", AtLeast(240e3), book.median("pps_64_1", Leg::Bpf), &kpps),
+        ("bpf+xdp, 64-byte packets, one flow", AtLeast(240e3), book.median("pps_64_1", Leg::BpfXdp), &kpps),
         (
             "latency = \"split\", TCP of tun+udp alone",
             AtLeast(0.9),

@@ -31,8 +31,11 @@ pub(crate) enum Leg {
     /// Engine `user`, AF_XDP on both sides.
     #[value(name = "xsk+xsk")]
     XskXsk,
-    /// Engine `bpf`: ESP inside XDP.
+    /// Engine `bpf`: ESP in eBPF under TC.
     Bpf,
+    /// The same under XDP.
+    #[value(name = "bpf+xdp")]
+    BpfXdp,
     /// Engine `xfrm`: the kernel's ESP.
     Xfrm,
     /// What engine `auto` takes on this host.
@@ -51,7 +54,7 @@ pub(crate) enum Leg {
 
 impl Leg {
     /// All, in the order of the tables.
-    pub(super) const ALL: [Leg; 15] = [
+    pub(super) const ALL: [Leg; 16] = [
         Leg::Plain,
         Leg::TunUdp,
         Leg::Low,
@@ -61,6 +64,7 @@ impl Leg {
         Leg::XskUdp,
         Leg::XskXsk,
         Leg::Bpf,
+        Leg::BpfXdp,
         Leg::Xfrm,
         Leg::Auto,
         Leg::StrongswanKernel,
@@ -85,6 +89,7 @@ impl Leg {
             Leg::XskUdp => "xsk+udp",
             Leg::XskXsk => "xsk+xsk",
             Leg::Bpf => "bpf",
+            Leg::BpfXdp => "bpf+xdp",
             Leg::Xfrm => "xfrm",
             Leg::Auto => "auto",
             Leg::StrongswanKernel => "strongswan-kernel",
@@ -108,7 +113,7 @@ impl Leg {
                 ("lan_port", "\"xsk\""),
                 ("wan_port", "\"xsk\""),
             ],
-            Leg::Bpf => &[("engine", "\"bpf\""), ("encap", "\"esp\"")],
+            Leg::Bpf | Leg::BpfXdp => &[("engine", "\"bpf\""), ("encap", "\"esp\"")],
             Leg::Xfrm => &[("engine", "\"xfrm\""), ("encap", "\"esp\"")],
             Leg::Auto => &[("engine", "\"auto\""), ("encap", "\"auto\"")],
             Leg::Plain | Leg::Strongswan | Leg::StrongswanKernel | Leg::WireguardGo | Leg::Openvpn => {
@@ -121,6 +126,7 @@ impl Leg {
     fn gateway(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Leg::Low => &[("latency", "\"low\"")],
+            Leg::BpfXdp => &[("bpf_hook", "\"xdp\"")],
             _ => &[],
         }
     }
@@ -133,7 +139,7 @@ impl Leg {
     /// The cipher that it has in a pass of another: some have but one. `None` leaves it out of that pass.
     pub(super) fn cipher(self, pass: Cipher) -> Option<Cipher> {
         let fixed = match self {
-            Leg::Bpf | Leg::WireguardGo => Cipher::ChaCha20Poly1305,
+            Leg::Bpf | Leg::BpfXdp | Leg::WireguardGo => Cipher::ChaCha20Poly1305,
             Leg::Openvpn if pass == Cipher::Aes128Sha256 => return None,
             _ => return Some(pass),
         };
