@@ -1,5 +1,7 @@
 //! Culvert with Culvert: suites, NAT, IPv6, and rekeying that loses no packet.
 
+#[path = "twins/drops.rs"]
+mod drops;
 #[path = "twins/per_core.rs"]
 mod per_core;
 #[path = "twins/split.rs"]

@@ -12,6 +12,7 @@ mod lan;
 mod maps;
 mod redirect;
 mod runtime;
+mod samples;
 mod source;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
@@ -19,7 +20,7 @@ use aya_ebpf::helpers::bpf_xdp_get_buff_len;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use culvert_ebpf_shared::judge::NO_SLOT;
-use culvert_ebpf_shared::layout::{MODE_LEARN, MODE_OFF, Sa};
+use culvert_ebpf_shared::layout::{MODE_LEARN, MODE_OFF, Sa, counter_index};
 use culvert_ebpf_shared::redirect::{NEXT_LAN, NEXT_WAN};
 use culvert_ebpf_shared::{Judgement, Parsed, Verdict, judge, parse_ethernet, parse_ip};
 use maps::Maps;
@@ -37,6 +38,9 @@ pub fn culvert_xdp(ctx: XdpContext) -> u32 {
         parsed = parse_ethernet(&XdpPacket { ctx: ctx.ctx, length });
     }
     let (verdict, judgement) = decide(&parsed, length, 1, mode);
+    if matches!(judgement.reason.verdict(), Verdict::Drop) {
+        samples::culvert_show_xdp(ctx.ctx, counter(&judgement, mode), length);
+    }
     match verdict {
         Verdict::Drop => xdp_action::XDP_DROP,
         Verdict::Pass if judgement.path == Sa::PATH_XSK => {
@@ -70,7 +74,7 @@ pub fn culvert_tc(ctx: TcContext) -> i32 {
     if linear.missed() {
         parsed = parse_ethernet(&SkbPacket { skb: ctx.skb.skb });
     }
-    skb_action(decide(&parsed, ctx.len(), segments(&ctx), mode).0)
+    decide_skb(&ctx, &parsed, 1, mode)
 }
 
 /// For links whose packets begin with the IP header.
@@ -82,7 +86,7 @@ pub fn culvert_tc_ip(ctx: TcContext) -> i32 {
     if linear.missed() {
         parsed = parse_ip(&SkbPacket { skb: ctx.skb.skb }, 0);
     }
-    skb_action(decide(&parsed, ctx.len(), segments(&ctx), mode).0)
+    decide_skb(&ctx, &parsed, 0, mode)
 }
 
 #[inline(always)]
@@ -99,6 +103,22 @@ fn judged_mode() -> Option<u32> {
         MODE_OFF => None,
         mode => Some(mode),
     }
+}
+
+/// The verdict on a socket buffer; `ethernet`: 1 if it begins with an Ethernet header.
+#[inline(always)]
+fn decide_skb(ctx: &TcContext, parsed: &Parsed, ethernet: u32, mode: u32) -> i32 {
+    let (verdict, judgement) = decide(parsed, ctx.len(), segments(ctx), mode);
+    if matches!(judgement.reason.verdict(), Verdict::Drop) {
+        samples::culvert_show_skb(ctx.skb.skb, counter(&judgement, mode), ethernet);
+    }
+    skb_action(verdict)
+}
+
+/// Where a judgement is counted.
+#[inline(always)]
+fn counter(judgement: &Judgement, mode: u32) -> u32 {
+    counter_index(judgement.reason, mode == MODE_LEARN)
 }
 
 /// Judges and counts.

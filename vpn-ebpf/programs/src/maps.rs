@@ -41,6 +41,12 @@ pub(crate) fn mode() -> u32 {
     CONFIG.get(0).map_or(MODE_OFF, |config| config.mode)
 }
 
+/// The second in which somebody looks at what is dropped; 0: nobody does.
+#[inline(always)]
+pub(crate) fn epoch() -> u32 {
+    CONFIG.get(0).map_or(0, |config| config.epoch)
+}
+
 #[inline(always)]
 pub(crate) fn count(reason: Reason, learning: bool, packets: u64, bytes: u64) {
     add(COUNTERS.get_ptr_mut(counter_index(reason, learning)), packets, bytes);

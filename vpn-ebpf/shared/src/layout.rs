@@ -38,8 +38,8 @@ pub struct Config {
     pub ike_ceiling: Rate,
     /// `MODE_…`
     pub mode: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// The number of this second, while somebody looks at what is dropped; 0: nobody does.
+    pub epoch: u32,
 }
 
 /// Map `SAS`, by [`SaKey`].
@@ -147,7 +147,7 @@ const _: () = {
     assert!(size_of::<Config>() == 40);
     assert!(offset_of!(Config, ike_ceiling) == 16);
     assert!(offset_of!(Config, mode) == 32);
-    assert!(offset_of!(Config, reserved) == 36);
+    assert!(offset_of!(Config, epoch) == 36);
     assert!(size_of::<Sa>() == 56);
     assert!(offset_of!(Sa, local) == 16);
     assert!(offset_of!(Sa, floor) == 32);

@@ -17,6 +17,7 @@ pub mod packet;
 pub mod reason;
 pub mod redirect;
 pub mod replay;
+pub mod sample;
 pub mod steer;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -75,8 +75,10 @@ pub fn decode_request(line: &[u8]) -> Result<Request, FrameError> {
     }
 }
 
-const KNOWN: [&str; 10] =
-    ["status", "up", "down", "rekey", "reload", "logs", "counters", "trace", "explain", "capture"];
+const KNOWN: [&str; 12] = [
+    "status", "up", "down", "rekey", "engine", "reload", "logs", "counters", "trace", "explain", "drops",
+    "capture",
+];
 
 /// Reads a response line (with or without its newline).
 pub fn decode_response(line: &[u8]) -> Result<Response, FrameError> {
@@ -156,6 +158,10 @@ mod tests {
                 Request::Rekey { target: "c".parse().unwrap(), ike: true },
                 r#"{"request":"rekey","target":"c","ike":true}"#,
             ),
+            (
+                Request::Engine { target: "c".parse().unwrap(), engine: crate::EngineChoice::User },
+                r#"{"request":"engine","target":"c","engine":"user"}"#,
+            ),
             (Request::Reload, r#"{"request":"reload"}"#),
             (
                 Request::Logs(LogsRequest {
@@ -170,6 +176,10 @@ mod tests {
             (
                 Request::Trace { target: Some("c".parse().unwrap()), datagrams: true },
                 r#"{"request":"trace","target":"c","datagrams":true}"#,
+            ),
+            (
+                Request::Drops(crate::DropsRequest { follow: true, ..Default::default() }),
+                r#"{"request":"drops","target":null,"reason":null,"follow":true}"#,
             ),
             (Request::Explain { target: "c/t".parse().unwrap() }, r#"{"request":"explain","target":"c/t"}"#),
             (Request::Capture { target: "c".parse().unwrap() }, r#"{"request":"capture","target":"c"}"#),

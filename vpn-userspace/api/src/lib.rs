@@ -13,6 +13,7 @@
 //! This crate does no I/O; [`frame`] turns bytes into lines and lines into values.
 
 mod capture;
+mod drops;
 mod explain;
 pub mod frame;
 mod protocol;
@@ -22,6 +23,7 @@ mod trace;
 mod words;
 
 pub use capture::{Capture, CapturePlace};
+pub use drops::{DropCount, DropEnd, DropInner, DropPlace, DropRecord, Drops, DropsRequest, ROUTINE};
 pub use explain::{Explanation, Happening, Reason, TunnelHistory, What};
 pub use protocol::{
     Change, ChangeKind, Counters, Done, ErrorCode, Failure, Level, LogRecord, LogsRequest, Reloaded, Request,

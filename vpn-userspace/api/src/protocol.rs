@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::capture::Capture;
+use crate::drops::{DropRecord, Drops, DropsRequest};
 use crate::explain::Explanation;
 use crate::status::{Counter, EngineChoice, Status};
 use crate::target::Target;
@@ -59,6 +60,9 @@ pub enum Request {
         #[serde(default)]
         datagrams: bool,
     },
+    /// What was dropped and why; answered with [`Response::Drops`], or with `follow`, until either side closes the connection,
+    /// with [`Response::Drop`] for each packet that is shown.
+    Drops(DropsRequest),
     /// Packet sockets that see a connection's or tunnel's packets inside and the WAN's; answered with
     /// [`Response::Capture`].
     Capture {
@@ -159,6 +163,10 @@ pub enum Response {
     Counters(Counters),
     /// To [`Request::Trace`], once per message or datagram.
     Trace(TraceRecord),
+    /// To [`Request::Drops`].
+    Drops(Drops),
+    /// To [`Request::Drops`] with `follow`, once per packet or count.
+    Drop(DropRecord),
     /// To [`Request::Explain`].
     Explanation(Explanation),
     /// To [`Request::Capture`].

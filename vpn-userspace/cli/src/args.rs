@@ -139,6 +139,36 @@ pub(crate) enum Command {
         #[arg(short, long, value_name = "DURATION")]
         duration: Option<Span>,
     },
+    /// Show which packets were dropped and why; with --follow, as they are dropped
+    #[command(after_help = "Without --follow: counts since culvertd started, the most frequent first.\n\
+        With --follow: a few packets of each reason and second, by their headers, and how many more there were. What \
+        comes in\nnormal running (keepalives, chatter on the link, dummy packets) is shown only when --reason names it. \
+        Inner addresses are\nshown of packets that are this side's or were authentic. The engines xfrm and bpf show no \
+        packets, only counts.\n\n\
+        Examples:\n  \
+        culvert drops\n  \
+        culvert drops --follow --tunnel hangzhou/a\n  \
+        culvert drops --follow --reason unknown-spi --duration 10s --json | jq -r .source.address | sort | uniq -c")]
+    Drops {
+        /// Show packets as they are dropped, until interrupted or a limit is reached
+        #[arg(short, long)]
+        follow: bool,
+        /// Only those of this connection or tunnel
+        #[arg(short, long, value_name = "TARGET")]
+        tunnel: Option<Target>,
+        /// Only those dropped for this reason
+        #[arg(short, long, value_name = "NAME")]
+        reason: Option<String>,
+        /// End after so many lines
+        #[arg(short, long, value_name = "N", requires = "follow")]
+        count: Option<u64>,
+        /// End after this time
+        #[arg(short, long, value_name = "DURATION", requires = "follow")]
+        duration: Option<Span>,
+        /// As JSON; with --follow one object per line
+        #[arg(long)]
+        json: bool,
+    },
     /// Give a connection or tunnel new keys now
     #[command(
         after_help = "A rekey right after set-up shows whether both sides agree on perfect forward secrecy.\n\n\

@@ -126,8 +126,13 @@ impl Client {
 
     /// From now on answers may take as long as they take: a log that is followed.
     pub(crate) fn wait_for_ever(&mut self) -> Result<(), ClientError> {
-        self.patience = None;
-        self.stream.set_read_timeout(None).map_err(|error| self.failed(error))
+        self.wait_for(None)
+    }
+
+    /// From now on answers may take so long; `None`: as long as they take.
+    pub(crate) fn wait_for(&mut self, patience: Option<Duration>) -> Result<(), ClientError> {
+        self.patience = patience;
+        self.stream.set_read_timeout(patience).map_err(|error| self.failed(error))
     }
 
     /// The gateway at this moment.

@@ -5,6 +5,7 @@
 mod args;
 mod capture;
 mod client;
+mod drops;
 mod monitor;
 mod pcap;
 mod pki;
@@ -90,6 +91,17 @@ fn run(args: &Args) -> Result<ExitCode> {
             let duration = duration.map(|span| span.0);
             let options = capture::Options { target, file: write, count: *count, duration };
             capture::capture(&mut client, &mut out, &options)?;
+        }
+        Command::Drops { follow, tunnel, reason, count, duration, json } => {
+            let options = drops::Options {
+                target: tunnel.as_ref(),
+                reason: reason.as_deref(),
+                follow: *follow,
+                count: *count,
+                duration: duration.map(|span| span.0),
+                json: *json,
+            };
+            drops::drops(&mut client, &mut out, &options)?;
         }
         Command::Trace { target, pcap, json } => {
             let options = trace::Options { target: target.as_ref(), json: *json, pcap: pcap.as_deref() };

@@ -9,13 +9,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use culvert_api::frame::{self, FrameError, Lines};
-use culvert_api::{ErrorCode, LogsRequest, Request, Response, Target};
+use culvert_api::{
+    DropRecord, DropsRequest, ErrorCode, LogRecord, LogsRequest, Request, Response, Target, TraceRecord,
+};
 use culvert_sys::capture::PacketSocket;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use crate::drops::lagged;
 use crate::log::LogStore;
 use crate::trace::Watchers;
 
@@ -23,6 +26,14 @@ use crate::trace::Watchers;
 pub(crate) struct Ask {
     pub(crate) request: Request,
     pub(crate) answer: oneshot::Sender<Response>,
+}
+
+/// What clients can follow.
+#[derive(Clone)]
+pub(crate) struct Live {
+    pub(crate) log: Arc<LogStore>,
+    pub(crate) watchers: Watchers,
+    pub(crate) drops: broadcast::Sender<Arc<DropRecord>>,
 }
 
 /// Clients served at once; more wait in the socket's backlog.
@@ -44,11 +55,7 @@ impl Drop for ControlSocket {
 }
 
 /// Listens at `path` (mode 0600). Refuses to take it from a culvertd that still answers there.
-pub(crate) async fn listen(
-    path: &Path,
-    log: Arc<LogStore>,
-    watchers: Watchers,
-) -> anyhow::Result<(ControlSocket, mpsc::Receiver<Ask>)> {
+pub(crate) async fn listen(path: &Path, live: Live) -> anyhow::Result<(ControlSocket, mpsc::Receiver<Ask>)> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot create the folder {}", folder.display()))?;
@@ -71,22 +78,22 @@ pub(crate) async fn listen(
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .with_context(|| format!("cannot set the permissions of {}", path.display()))?;
     let (asks, receiver) = mpsc::channel(CLIENTS);
-    let task = tokio::spawn(accept(listener, asks, log, watchers));
+    let task = tokio::spawn(accept(listener, asks, live));
     Ok((ControlSocket { path: path.to_owned(), task }, receiver))
 }
 
-async fn accept(listener: UnixListener, asks: mpsc::Sender<Ask>, log: Arc<LogStore>, watchers: Watchers) {
+async fn accept(listener: UnixListener, asks: mpsc::Sender<Ask>, live: Live) {
     let places = Arc::new(tokio::sync::Semaphore::new(CLIENTS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (asks, log, watchers) = (asks.clone(), log.clone(), watchers.clone());
+                let (asks, live) = (asks.clone(), live.clone());
                 tokio::spawn(async move {
                     // The mode of the socket keeps others out; this holds if somebody widens it.
                     let uid = stream.peer_cred().map(|c| c.uid());
                     if uid.is_ok_and(|uid| uid == 0 || uid == nix::unistd::geteuid().as_raw()) {
-                        let _ = Client { stream, asks, log, watchers }.serve().await;
+                        let _ = Client { stream, asks, live }.serve().await;
                     }
                     drop(place);
                 });
@@ -102,8 +109,7 @@ async fn accept(listener: UnixListener, asks: mpsc::Sender<Ask>, log: Arc<LogSto
 struct Client {
     stream: UnixStream,
     asks: mpsc::Sender<Ask>,
-    log: Arc<LogStore>,
-    watchers: Watchers,
+    live: Live,
 }
 
 impl Client {
@@ -115,6 +121,7 @@ impl Client {
                 Ok(Some(line)) => match frame::decode_request(&line) {
                     Ok(Request::Logs(request)) => self.logs(request).await?,
                     Ok(Request::Trace { target, datagrams }) => self.trace(target, datagrams).await?,
+                    Ok(Request::Drops(request)) if request.follow => self.drops(request).await?,
                     Ok(request @ Request::Capture { .. }) => self.capture(request).await?,
                     Ok(request) => {
                         let response = self.ask(request).await;
@@ -148,7 +155,7 @@ impl Client {
     }
 
     async fn logs(&mut self, request: LogsRequest) -> std::io::Result<()> {
-        let (kept, mut live) = self.log.follow();
+        let (kept, live) = self.live.log.follow();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
         let from = request.since_ms.map_or(0, |since| now.saturating_sub(since));
         for record in kept.iter().filter(|r| r.time_ms >= from && request.wants(r)) {
@@ -157,6 +164,22 @@ impl Client {
         if !request.follow {
             return self.write(&Response::done("")).await;
         }
+        let shown = |record: &LogRecord| request.wants(record).then(|| Response::Log(record.clone()));
+        let lagged = |lost| {
+            let text = format!("{lost} log records were lost: the reader was too slow");
+            Response::error(ErrorCode::Internal, text, "narrow it with --connection or --level")
+        };
+        self.follow(live, shown, lagged).await
+    }
+
+    /// Answers with what is `shown` of each record, until the client goes or says anything; with `lagged` where it reads so
+    /// slowly that some are lost.
+    async fn follow<T: Send + Sync>(
+        &mut self,
+        mut live: broadcast::Receiver<Arc<T>>,
+        shown: impl Fn(&T) -> Option<Response>,
+        lagged: impl Fn(u64) -> Response,
+    ) -> std::io::Result<()> {
         let mut scratch = [0; 64];
         loop {
             let record = tokio::select! {
@@ -167,19 +190,13 @@ impl Client {
                     break;
                 }
             };
-            match record {
-                Ok(record) if request.wants(&record) => self.write(&Response::Log((*record).clone())).await?,
-                Ok(_) => {}
-                Err(broadcast::error::RecvError::Lagged(lost)) => {
-                    let text = format!("{lost} log records were lost: the reader was too slow");
-                    self.write(&Response::error(
-                        ErrorCode::Internal,
-                        text,
-                        "narrow it with --connection or --level",
-                    ))
-                    .await?;
-                }
+            let response = match record {
+                Ok(record) => shown(&record),
+                Err(broadcast::error::RecvError::Lagged(lost)) => Some(lagged(lost)),
                 Err(broadcast::error::RecvError::Closed) => break,
+            };
+            if let Some(response) = response {
+                self.write(&response).await?;
             }
         }
         self.write(&Response::done("")).await
@@ -187,40 +204,41 @@ impl Client {
 
     async fn trace(&mut self, target: Option<Target>, datagrams: bool) -> std::io::Result<()> {
         // Watching before it begins, so that nothing is missed.
-        let mut live = self.watchers.watch();
+        let live = self.live.watchers.watch();
         let begun = self.ask(Request::Trace { target: target.clone(), datagrams }).await;
         if !matches!(begun, Response::Done(_)) {
             return self.write(&begun).await;
         }
-        let mut scratch = [0; 64];
-        loop {
-            let record = tokio::select! {
-                record = live.recv() => record,
-                read = self.stream.read(&mut scratch) => {
-                    if read? == 0 { return Ok(()); }
-                    break;
-                }
+        let shown = |record: &TraceRecord| {
+            let of = record.connection.as_deref().zip(record.tunnel.as_deref());
+            // Whose it is may not be known; then it may be the one that is looked for.
+            let wanted = match (&target, of) {
+                (Some(target), Some((connection, tunnel))) => target.covers(connection, tunnel),
+                _ => true,
             };
-            match record {
-                Ok(record) => {
-                    let of = record.connection.as_deref().zip(record.tunnel.as_deref());
-                    // Whose it is may not be known; then it may be the one that is looked for.
-                    let wanted = match (&target, of) {
-                        (Some(target), Some((connection, tunnel))) => target.covers(connection, tunnel),
-                        _ => true,
-                    };
-                    if wanted && (datagrams || record.datagram.is_none()) {
-                        self.write(&Response::Trace((*record).clone())).await?;
-                    }
-                }
-                Err(broadcast::error::RecvError::Lagged(lost)) => {
-                    let text = format!("{lost} records were lost: the reader was too slow");
-                    self.write(&Response::error(ErrorCode::Internal, text, "name a connection")).await?;
-                }
-                Err(broadcast::error::RecvError::Closed) => break,
-            }
+            (wanted && (datagrams || record.datagram.is_none())).then(|| Response::Trace(record.clone()))
+        };
+        let lagged = |lost| {
+            let text = format!("{lost} records were lost: the reader was too slow");
+            Response::error(ErrorCode::Internal, text, "name a connection")
+        };
+        self.follow(live, shown, lagged).await
+    }
+
+    async fn drops(&mut self, request: DropsRequest) -> std::io::Result<()> {
+        let live = self.live.drops.subscribe();
+        let begun = self.ask(Request::Drops(request.clone())).await;
+        // What it is, and that it begins.
+        self.write(&begun).await?;
+        if !matches!(begun, Response::Done(_)) {
+            return Ok(());
         }
-        self.write(&Response::done("")).await
+        let shown = |record: &DropRecord| {
+            let wanted =
+                request.wants(record.connection.as_deref(), record.tunnel.as_deref(), &record.reason);
+            wanted.then(|| Response::Drop(record.clone()))
+        };
+        self.follow(live, shown, lagged).await
     }
 
     /// Answers with packet sockets, and has nothing more to do with what they see.

@@ -17,7 +17,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::additional::Additional;
-use crate::control::{self, Ask, ControlSocket};
+use crate::control::{self, Ask, ControlSocket, Live};
+use crate::drops::Following;
 use crate::guard::WanGuard;
 use crate::history::History;
 use crate::jobs::Jobs;
@@ -147,6 +148,7 @@ pub(crate) struct Daemon {
     pub(crate) missing: BTreeMap<(String, String), String>,
     pub(crate) history: History,
     pub(crate) watchers: Watchers,
+    pub(crate) following: Following,
     /// Whether the IKE core tells messages.
     pub(crate) tracing: bool,
     pub(crate) secrets: Option<SecretsFile>,
@@ -185,7 +187,9 @@ impl Daemon {
         // Before anything is swept: the socket tells whether another culvertd is at work here.
         let watchers = Watchers::new();
         let socket = &config.gateway.control_socket;
-        let (control, asks) = control::listen(socket, log, watchers.clone()).await?;
+        let following = Following::new();
+        let live = Live { log, watchers: watchers.clone(), drops: following.live() };
+        let (control, asks) = control::listen(socket, live).await?;
         let secrets = config.log.ike_secrets.as_deref().map(SecretsFile::open).transpose()?;
         let swept = netlink.delete_stale_interfaces().await?;
         if !swept.is_empty() {
@@ -239,6 +243,7 @@ impl Daemon {
             missing: BTreeMap::new(),
             history: History::default(),
             watchers,
+            following,
             tracing: false,
             secrets,
             latest_negotiation: None,
@@ -296,6 +301,7 @@ impl Daemon {
                     self.ike.handle_timeout(now);
                     self.gateway.handle_timeout(now);
                 }
+                () = sleep_until(self.following.due()) => self.on_drops().await,
                 Some(found) = self.found.recv() => self.on_found(found).await,
                 Some(()) = self.addresses.recv() => self.on_addresses().await,
                 _ = tick.tick() => self.on_tick().await,

@@ -11,7 +11,8 @@ use culvert_config::{Attach, Config};
 use culvert_dataplane::{Dataplane, Redirects, SaStats};
 use culvert_ike::ChildSa;
 use culvert_sys::guard::{
-    AttachMode, AttachedMode, Guard, GuardCounter, GuardError, GuardMode, GuardOptions, GuardSa, SaPath,
+    AttachMode, AttachedMode, Guard, GuardCounter, GuardError, GuardMode, GuardOptions, GuardSa, GuardSample,
+    SaPath,
 };
 use culvert_sys::xsk::device_index;
 use culvert_types::Spi;
@@ -250,6 +251,22 @@ impl WanGuard {
             None
         })
         .unwrap_or_default()
+    }
+
+    /// Has samples taken of what is dropped in this second; 0: no more.
+    pub(crate) fn look_at_drops(&mut self, epoch: u32) {
+        self.with("show what it drops", |guard| guard.look(epoch));
+    }
+
+    /// The next sample.
+    pub(crate) fn take_drop_sample(&mut self) -> Option<GuardSample> {
+        self.guard.as_mut().and_then(Guard::take_sample)
+    }
+
+    /// The name of the WAN interface with this index.
+    pub(crate) fn interface(&self, index: u32) -> Option<String> {
+        let of = |wan: &&WanInterface| device_index(&wan.name) == Some(index);
+        self.wan.iter().find(of).map(|wan| wan.name.clone())
     }
 
     /// Detaches it and takes its maps away.

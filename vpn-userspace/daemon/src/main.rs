@@ -4,6 +4,7 @@ mod additional;
 mod clients;
 mod control;
 mod daemon;
+mod drops;
 mod eap;
 mod engines;
 mod events;

@@ -33,6 +33,8 @@ impl Daemon {
                 self.trace(true);
                 Response::done("")
             }
+            // As above.
+            Request::Drops(request) => self.drops(&request).await,
             Request::Capture { target } => self.capture(&target),
             Request::Logs(_) => Response::error(ErrorCode::Internal, "logs are served elsewhere", ""),
         };

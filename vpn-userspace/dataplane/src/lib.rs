@@ -13,6 +13,7 @@ mod homes;
 mod installed;
 mod measure;
 mod redirects;
+mod samples;
 mod split;
 mod transport;
 mod types;
@@ -40,6 +41,8 @@ use homes::TunnelEntry;
 use installed::InstalledSas;
 pub use measure::measure;
 pub use redirects::{LanDevice, Redirects};
+use samples::Samples;
+pub use samples::{DropSample, Seen};
 pub use types::{
     DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineChoice, EngineInfo, InstallReport,
     LanPortChoice, OffloadSwitches, SaStats, TunnelDrops, TunnelReport, TunnelSpec, WanPortChoice,
@@ -68,6 +71,7 @@ pub struct Dataplane {
     natt_port: u16,
     /// How fast the engines are here, as far as it is known.
     measured: Measured,
+    samples: Samples,
 }
 
 impl Dataplane {
@@ -85,7 +89,8 @@ impl Dataplane {
         let door = OddDoor::default();
         let bpf = BpfEngine::new(&config, door.clone(), events.clone());
         let natt_port = config.natt_port;
-        let user = UserEngine::start(&config, steerings.clone(), door, events)?;
+        let samples = Samples::new();
+        let user = UserEngine::start(&config, steerings.clone(), door, &samples, events)?;
         Ok((
             Self {
                 xfrm,
@@ -98,6 +103,7 @@ impl Dataplane {
                 steerings,
                 natt_port,
                 measured: Measured::default(),
+                samples,
             },
             receiver,
         ))
@@ -266,6 +272,33 @@ impl Dataplane {
             Engine::Xfrm => self.xfrm.tunnel_drops(),
             Engine::Bpf => self.bpf.tunnel_drops(),
         }
+    }
+
+    /// Has samples taken of dropped packets, a few for each reason and second: call it every second with another number, and
+    /// with 0 when nobody looks any more.
+    pub fn look_at_drops(&self, epoch: u32) {
+        self.samples.look(epoch);
+    }
+
+    /// Takes the next sample. Engine `xfrm` has none: the kernel only counts.
+    pub fn take_drop_sample(&self) -> Option<DropSample> {
+        self.samples.take()
+    }
+
+    /// What each engine has dropped, by tunnel where that is known, and by reason. What an SA dropped that is gone is not
+    /// among it.
+    pub async fn dropped(&self) -> Vec<(Engine, Option<TunnelId>, &'static str, u64)> {
+        let mut all = Vec::new();
+        for sa in self.stats().await {
+            all.extend(sa.drops.iter().map(|(reason, n)| (sa.engine, Some(sa.tunnel), *reason, *n)));
+        }
+        for engine in [Engine::User, Engine::Xfrm, Engine::Bpf] {
+            for of in self.drops_in(engine) {
+                all.extend(of.drops.iter().map(|(reason, n)| (engine, Some(of.tunnel), *reason, *n)));
+            }
+        }
+        all.extend(self.wan_drops().into_iter().map(|(reason, n)| (Engine::User, None, reason, n)));
+        all
     }
 
     /// What arrived from the WAN and met no SA, by reason; keepalives are counted here too.

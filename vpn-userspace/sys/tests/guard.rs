@@ -161,6 +161,8 @@ fn everything(mode: AttachMode, expected: &[AttachedMode]) {
     assert!(bench.receive("esp").unwrap().ends_with(&whole));
     assert_eq!(count(&guard, "fragment"), 2);
 
+    shows_what_it_drops(&bench, &mut guard);
+
     // Learning counts and passes.
     guard.set_mode(GuardMode::Learn).unwrap();
     let unknown = esp(0xdead_beef, 1, 60);
@@ -185,6 +187,35 @@ fn everything(mode: AttachMode, expected: &[AttachedMode]) {
     bench.gateway.run(|| guard.detach_all().unwrap());
     bench.send(&natt(PEER4, GATEWAY4, &unknown));
     assert_eq!(bench.receive("natt").as_deref(), Some(unknown.as_slice()));
+}
+
+/// While somebody looks: with its headers, and a few of each reason.
+fn shows_what_it_drops(bench: &Bench, guard: &mut Guard) {
+    assert_eq!(guard.take_sample(), None, "nobody has looked yet");
+    guard.look(1).unwrap();
+    let (esp4, esp6) = (esp(0xdead_beef, 7, 60), esp(SPI6, 8, 40));
+    dropped(bench, guard, &natt(PEER4, GATEWAY4, &esp4), "unknown-spi");
+    dropped(bench, guard, &plain(PEER6, GATEWAY6, &esp6), "esp-short");
+    dropped(bench, guard, &ike_500(PEER4, GATEWAY4, 27), "ike-short");
+    let mut sample = || guard.take_sample().expect("nothing was shown");
+    let (unknown, short, ike) = (sample(), sample(), sample());
+    assert_eq!((unknown.verdict, unknown.reason, unknown.packets), ("drop", "unknown-spi", 1));
+    assert_eq!((unknown.source, unknown.destination), (Some(address(PEER4)), Some(address(GATEWAY4))));
+    assert_eq!((unknown.ports, unknown.spi), (Some((4500, 4500)), Some(0xdead_beef)));
+    assert_eq!((unknown.sequence, unknown.length), (7, 14 + 28 + 60));
+    assert!(unknown.age < std::time::Duration::from_secs(5), "{unknown:?}");
+    assert_eq!((short.source, short.ports, short.spi), (Some(address(PEER6)), None, Some(SPI6)));
+    assert_eq!((ike.ports, ike.spi, ike.length), (Some((500, 500)), None, 14 + 28 + 27));
+    // A flood, of whatever CPU, leaves room for others.
+    (0..50).for_each(|_| bench.send(&natt(PEER4, GATEWAY4, &esp4)));
+    dropped(bench, guard, &natt(PEER4, GATEWAY4, &[1, 2]), "malformed");
+    let shown: Vec<_> = std::iter::from_fn(|| guard.take_sample()).map(|sample| sample.reason).collect();
+    let flood = shown.iter().filter(|reason| **reason == "unknown-spi").count();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    assert!(flood > 0 && flood <= 10 * cpus && flood < 50 && shown.contains(&"malformed"), "{shown:?}");
+    guard.look(0).unwrap();
+    dropped(bench, guard, &natt(PEER4, GATEWAY4, &esp4), "unknown-spi");
+    assert_eq!(guard.take_sample(), None, "nobody looks any more");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Answers as text. Whatever comes from peers is cleaned before a terminal sees it.
 
 mod details;
+mod drops;
 mod explain;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -8,6 +9,7 @@ mod log;
 mod status;
 mod table;
 
+pub(crate) use drops::{drop_line, drops};
 pub(crate) use explain::explanation;
 pub(crate) use log::{log_line, trace_line};
 pub(crate) use status::{engine, narrow, status};

@@ -18,6 +18,13 @@ macro_rules! reasons {
 
         impl Reason {
             const NAMES: &[&str] = &[$($name,)*];
+            /// How many there are.
+            pub(crate) const COUNT: usize = Self::NAMES.len();
+
+            /// As shown to people; stable.
+            pub(crate) const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
         }
     };
 }
@@ -118,7 +125,7 @@ impl From<SealError> for Reason {
 
 /// Dropped packets by reason.
 #[derive(Debug)]
-pub(crate) struct Drops([AtomicU64; Reason::NAMES.len()]);
+pub(crate) struct Drops([AtomicU64; Reason::COUNT]);
 
 impl Default for Drops {
     fn default() -> Self {

@@ -29,6 +29,7 @@ use super::rate::RateLimit;
 use super::tunnel::{PATH_MTU_LIFETIME, TunnelShared};
 use crate::DataplaneEvent;
 use crate::bpf::OddDoor;
+use crate::samples::{Seen, Tap};
 
 /// Batches from one port before the others have their turn.
 const BUDGET: usize = 16;
@@ -83,6 +84,7 @@ pub(crate) struct InboundWorker {
     busy: bool,
     /// Where packets of the engine `bpf` go that came here.
     door: OddDoor,
+    tap: Tap,
     events: Events,
     ike: RateLimit,
     /// Tunnels with a learned path MTU, and when to forget it.
@@ -90,7 +92,14 @@ pub(crate) struct InboundWorker {
 }
 
 impl InboundWorker {
-    pub(crate) fn new(index: usize, unknown: Arc<Flow>, busy: bool, door: OddDoor, events: Events) -> Self {
+    pub(crate) fn new(
+        index: usize,
+        unknown: Arc<Flow>,
+        busy: bool,
+        door: OddDoor,
+        tap: Tap,
+        events: Events,
+    ) -> Self {
         Self {
             ports: Vec::new(),
             siblings: Vec::new(),
@@ -106,6 +115,7 @@ impl InboundWorker {
             unknown,
             busy,
             door,
+            tap,
             events,
             ike: RateLimit::new(20_000, 4_000),
             learned: Vec::new(),
@@ -356,6 +366,7 @@ impl InboundWorker {
             coalescer: &mut self.coalescer,
             unknown: &self.unknown,
             door: &self.door,
+            tap: &mut self.tap,
             events: &self.events,
             ike: &mut self.ike,
             kind,
@@ -384,6 +395,7 @@ struct Path<'a> {
     coalescer: &'a mut Coalescer,
     unknown: &'a Flow,
     door: &'a OddDoor,
+    tap: &'a mut Tap,
     events: &'a Events,
     ike: &'a mut RateLimit,
     kind: WanKind,
@@ -398,8 +410,8 @@ struct Path<'a> {
 impl Path<'_> {
     fn datagram<M: Memory + ?Sized>(&mut self, memory: &mut M, datagram: &Datagram) {
         if datagram.truncated {
-            self.unknown.drops.add(Reason::Truncated, 1);
-            return;
+            let kept = datagram.start..datagram.start + datagram.len;
+            return self.stranger(Reason::Truncated, memory, &kept, datagram);
         }
         let end = datagram.start + datagram.len;
         let mut start = datagram.start;
@@ -419,7 +431,7 @@ impl Path<'_> {
     /// RFC 3948 2: a keepalive, IKE behind four zero bytes, or ESP.
     fn udp<M: Memory + ?Sized>(&mut self, memory: &mut M, range: Range<usize>, datagram: &Datagram) {
         match memory.bytes(&range) {
-            [0xff] => self.unknown.drops.add(Reason::Keepalive, 1),
+            [0xff] => self.stranger(Reason::Keepalive, memory, &range, datagram),
             [0, 0, 0, 0, message @ ..] => {
                 if self.ike.allow(Instant::now()) {
                     let _ = self.events.send(DataplaneEvent::Ike {
@@ -428,18 +440,30 @@ impl Path<'_> {
                         bytes: message.to_vec(),
                     });
                 } else {
-                    self.unknown.drops.add(Reason::IkeFlood, 1);
+                    self.stranger(Reason::IkeFlood, memory, &range, datagram);
                 }
             }
             _ => self.esp(memory, range, datagram),
         }
     }
 
+    /// Counts a packet that no SA of ours has.
+    #[cold]
+    fn stranger<M: Memory + ?Sized>(
+        &mut self,
+        reason: Reason,
+        memory: &M,
+        range: &Range<usize>,
+        datagram: &Datagram,
+    ) {
+        let seen = || Seen::esp(memory.bytes(range), datagram.from, self.local);
+        self.tap.dropped(&self.unknown.drops, reason, 1, seen);
+    }
+
     #[inline]
     fn esp<M: Memory + ?Sized>(&mut self, memory: &mut M, range: Range<usize>, datagram: &Datagram) {
         let Some(spi) = memory.bytes(&range).first_chunk().map(|b| u32::from_be_bytes(*b)) else {
-            self.unknown.drops.add(Reason::Runt, 1);
-            return;
+            return self.stranger(Reason::Runt, memory, &range, datagram);
         };
         let index = match self.latest {
             Some(index) if self.entries[index].spi.value() == spi => index,
@@ -449,14 +473,14 @@ impl Path<'_> {
                     let owner = self.elsewhere.get(&spi).copied();
                     if let Some(Some(other)) = owner.and_then(|owner| self.others.get_mut(owner)) {
                         if !other.push((datagram.from, datagram.tos), memory.bytes(&range)) {
-                            self.unknown.drops.add(Reason::HandOverFull, 1);
+                            self.stranger(Reason::HandOverFull, memory, &range, datagram);
                         }
                         self.latest = None;
                         return;
                     }
                     let ends = (datagram.from, self.local);
                     if !self.door.open(spi, ends, datagram.tos, memory.bytes(&range)) {
-                        self.unknown.drops.add(Reason::UnknownSpi, 1);
+                        self.stranger(Reason::UnknownSpi, memory, &range, datagram);
                     }
                     return;
                 };
@@ -466,11 +490,12 @@ impl Path<'_> {
         };
         let entry = &mut self.entries[index];
         let drops = &entry.counters.inn.drops;
+        let (tunnel, ends) = (Some(entry.tunnel.id), (datagram.from, self.local));
         let opened = match entry.sa.open(memory.bytes_mut(&range)) {
             Ok(opened) => opened,
             Err(error) => {
-                drops.add(error.into(), 1);
-                return;
+                let seen = || Seen { tunnel, ..Seen::esp(memory.bytes(&range), ends.0, ends.1) };
+                return self.tap.dropped(drops, error.into(), 1, seen);
             }
         };
         if datagram.from != entry.peer
@@ -487,14 +512,19 @@ impl Path<'_> {
         }
         let inner = range.start + opened.inner.start..range.start + opened.inner.end;
         let bytes = memory.bytes_mut(&inner);
-        match Packet::parse(bytes) {
-            Ok(packet) if entry.selectors.matches_inbound(&packet) => {}
-            Ok(_) => return drops.add(Reason::Selector, 1),
-            Err(_) => return drops.add(Reason::Malformed, 1),
+        let refused = match Packet::parse(bytes) {
+            Ok(packet) if entry.selectors.matches_inbound(&packet) => {
+                tunnel::decapsulate_ecn(bytes, datagram.tos).err().map(|_| Reason::Ecn)
+            }
+            Ok(_) => Some(Reason::Selector),
+            Err(_) => Some(Reason::Malformed),
+        };
+        if let Some(reason) = refused {
+            let esp = || Seen { tunnel, ..Seen::esp(memory.bytes(&range), ends.0, ends.1) };
+            let seen = || esp().opened(opened.sequence, memory.bytes(&inner));
+            return self.tap.dropped(drops, reason, 1, seen);
         }
-        if tunnel::decapsulate_ecn(bytes, datagram.tos).is_err() {
-            return drops.add(Reason::Ecn, 1);
-        }
+        let bytes = memory.bytes_mut(&inner);
         mss::clamp(bytes, entry.tunnel.carried(), Checksum::Complete);
         self.packets += 1;
         self.bytes += inner.len() as u64;
@@ -509,10 +539,14 @@ impl Path<'_> {
 
     /// Gives what the coalescer holds to the LAN.
     fn flush<M: Memory + ?Sized>(&mut self, memory: &M) {
-        let Self { entries, lan, frames, coalescer, .. } = self;
+        let Self { entries, lan, frames, coalescer, tap, .. } = self;
+        let mut lost = |entry: &InboundEntry, reason, packets| {
+            let seen = || Seen::of(entry.tunnel.id, false).with_spi(entry.spi);
+            tap.dropped(&entry.counters.inn.drops, reason, packets, seen);
+        };
         frames.flush(&mut |owner, reason, packets| {
             if let Some(entry) = entries.get(owner as usize) {
-                entry.counters.inn.drops.add(reason, packets);
+                lost(entry, reason, packets);
             }
         });
         coalescer.drain(|joined| {
@@ -522,7 +556,7 @@ impl Path<'_> {
                     errno::EIO | errno::EBADFD | errno::EFAULT => Reason::TunDown,
                     _ => Reason::TunRefused,
                 };
-                entry.counters.inn.drops.add(reason, joined.pieces.len() as u64);
+                lost(entry, reason, joined.pieces.len() as u64);
             }
         });
         lan.flush();

@@ -10,7 +10,7 @@ mod arrange;
 pub(crate) mod coalesce;
 mod congestion;
 mod control;
-mod counters;
+pub(crate) mod counters;
 mod handover;
 mod inbound;
 mod offload;
@@ -46,8 +46,9 @@ use self::port::Route;
 use self::port::xsk::Devices;
 use self::setup::SaSetup;
 use self::tunnel::TunnelShared;
-use self::wans::{Steerings, Wans};
+use self::wans::{Links, Steerings, Wans};
 use crate::bpf::OddDoor;
+use crate::samples::{Samples, Tap};
 use crate::{
     DataplaneConfig, DataplaneError, DataplaneEvent, Engine, LanPortChoice, Redirects, SaStats, TunnelDrops,
     TunnelReport, TunnelSpec, WanPortChoice,
@@ -66,6 +67,8 @@ const ETHERNET_MTU: usize = 1500;
 pub(crate) struct UserEngine {
     rules: Rules,
     events: Events,
+    /// For workers to come.
+    tap: Tap,
     wans: Wans,
     tunnels: HashMap<TunnelId, Tunnel>,
     sas: HashMap<Spi, Sa>,
@@ -127,6 +130,7 @@ impl UserEngine {
         config: &DataplaneConfig,
         steerings: Steerings,
         door: OddDoor,
+        samples: &Samples,
         events: Events,
     ) -> Result<Self, DataplaneError> {
         let (switches, notes) = offload::choose(config.offloads);
@@ -145,10 +149,9 @@ impl UserEngine {
                 options,
                 most_workers,
                 config.busy_poll,
-                steerings,
-                door,
-                events.clone(),
+                Links { steerings, door, tap: samples.tap(), events: events.clone() },
             ),
+            tap: samples.tap(),
             busy_poll: config.busy_poll,
             lan_offloads: Offloads { tso: switches.tso, uso: switches.uso },
             notes,
@@ -261,12 +264,12 @@ impl UserEngine {
 
     fn start_outbound(&mut self) -> Result<usize, DataplaneError> {
         let (rules, events, busy) = (self.rules, self.events.clone(), self.busy_poll);
-        let (index, stray) = (self.outbound.len(), self.stray.clone());
+        let (index, stray, tap) = (self.outbound.len(), self.stray.clone(), self.tap.clone());
         self.outbound.push(Worker::spawn(
             format!("cv-out-{index}"),
             &self.events,
             || Outbound::Stop,
-            move |control| OutboundWorker::new(index, rules, busy, stray, events).run(control),
+            move |control| OutboundWorker::new(index, rules, busy, stray, tap, events).run(control),
         )?);
         self.add_lan_receivers(index)?;
         Ok(index)

@@ -30,6 +30,7 @@ use super::setup::Limits;
 use super::split::{self, Plan};
 use super::tunnel::TunnelShared;
 use crate::DataplaneEvent;
+use crate::samples::{Seen, Tap};
 
 /// Tokens from here on are frames'; those below are tunnels'.
 const FRAMES: u64 = 1 << 32;
@@ -112,10 +113,18 @@ pub(crate) struct OutboundWorker {
     next_frames: u64,
     /// Packets of tunnels that are gone.
     stray: Arc<Counters>,
+    tap: Tap,
 }
 
 impl OutboundWorker {
-    pub(crate) fn new(index: usize, rules: Rules, busy: bool, stray: Arc<Counters>, events: Events) -> Self {
+    pub(crate) fn new(
+        index: usize,
+        rules: Rules,
+        busy: bool,
+        stray: Arc<Counters>,
+        tap: Tap,
+        events: Events,
+    ) -> Self {
         Self {
             index,
             tunnels: Vec::new(),
@@ -131,6 +140,7 @@ impl OutboundWorker {
             frames: Vec::new(),
             next_frames: FRAMES,
             stray,
+            tap,
         }
     }
 
@@ -158,6 +168,7 @@ impl OutboundWorker {
                         others: &mut self.others,
                         wan: &mut self.wan,
                         rules: &self.rules,
+                        tap: &mut self.tap,
                         events: &self.events,
                     };
                     let served = tunnel.serve(&mut around, &mut self.batch, &mut self.arranger);
@@ -263,8 +274,8 @@ impl OutboundWorker {
 
     /// Works on what other workers have handed over, a few batches of each. Whether there may be more.
     fn take_handed(&mut self) -> bool {
-        let Self { index, tunnels, by_id, others, handed, wan, rules, events, .. } = self;
-        let mut around = Around { index: *index, others, wan, rules, events };
+        let Self { index, tunnels, by_id, others, handed, wan, rules, tap, events, .. } = self;
+        let mut around = Around { index: *index, others, wan, rules, tap, events };
         let mut more = false;
         for other in handed {
             let mut left = HANDED;
@@ -340,7 +351,7 @@ impl Tunnel {
 
     fn path<'a>(&'a mut self, around: &'a mut Around<'_>) -> (Path<'a>, &'a mut LanIn) {
         let Self { shared, queue, lan, active, resources, trigger, icmp, congestion, .. } = self;
-        let Around { index, others, wan, rules, events } = around;
+        let Around { index, others, wan, rules, tap, events } = around;
         let (queue, resources, worker) = (*queue, *resources, *index);
         let path = Path {
             shared,
@@ -354,6 +365,7 @@ impl Tunnel {
             others,
             wan,
             rules,
+            tap,
             events,
         };
         (path, lan)
@@ -408,6 +420,7 @@ struct Around<'a> {
     others: &'a mut [Option<HandOver<FromLan>>],
     wan: &'a mut [WanOut],
     rules: &'a Rules,
+    tap: &'a mut Tap,
     events: &'a Events,
 }
 
@@ -424,6 +437,7 @@ struct Path<'a> {
     others: &'a mut [Option<HandOver<FromLan>>],
     wan: &'a mut [WanOut],
     rules: &'a Rules,
+    tap: &'a mut Tap,
     events: &'a Events,
 }
 
@@ -431,7 +445,7 @@ impl Path<'_> {
     fn flush_all(&mut self) {
         let active = &*self.active;
         for port in self.wan.iter_mut().filter(|p| !p.is_empty()) {
-            flush(port, active);
+            flush(port, active, self.tap);
         }
     }
 
@@ -450,7 +464,8 @@ impl Path<'_> {
         let other = self.shared.owner().filter(|owner| *owner != self.worker);
         let Some(Some(other)) = other.and_then(|owner| self.others.get_mut(owner)) else { return false };
         if !other.push((self.shared.id, *vnet), bytes) {
-            self.shared.counters(self.queue).out.drops.add(Reason::HandOverFull, 1);
+            let drops = &self.shared.counters(self.queue).out.drops;
+            self.tap.dropped(drops, Reason::HandOverFull, 1, || Seen::outward(self.shared.id, bytes));
         }
         true
     }
@@ -474,14 +489,15 @@ impl Path<'_> {
             return None;
         }
         // What no SA takes is counted by the newest.
-        let Self { shared, queue, active, trigger, icmp: icmp_limit, events, .. } = self;
+        let Self { shared, queue, active, trigger, icmp: icmp_limit, tap, events, .. } = self;
+        let seen = || Seen::outward(shared.id, bytes);
         let Some(owned) = active.get(found.unwrap_or(0)) else {
             // The kernel's own chatter on a new interface (MLD, IGMP) asks for no tunnel.
             if packet.is_ok_and(|p| is_link_local(&p)) {
-                shared.counters(*queue).out.drops.add(Reason::LinkLocal, 1);
+                tap.dropped(&shared.counters(*queue).out.drops, Reason::LinkLocal, 1, seen);
                 return None;
             }
-            shared.counters(*queue).out.drops.add(Reason::NoOutboundSa, 1);
+            tap.dropped(&shared.counters(*queue).out.drops, Reason::NoOutboundSa, 1, seen);
             if trigger.allow(Instant::now()) {
                 let _ = events.send(DataplaneEvent::Trigger { tunnel: shared.id });
             }
@@ -489,15 +505,15 @@ impl Path<'_> {
         };
         let drops = &owned.entry.counters.out.drops;
         let Ok(packet) = packet else {
-            drops.add(Reason::Malformed, 1);
+            tap.dropped(drops, Reason::Malformed, 1, seen);
             return None;
         };
         let Some(index) = found else {
             if is_link_local(&packet) {
-                drops.add(Reason::LinkLocal, 1);
+                tap.dropped(drops, Reason::LinkLocal, 1, seen);
                 return None;
             }
-            drops.add(Reason::Selector, 1);
+            tap.dropped(drops, Reason::Selector, 1, seen);
             // The SA for it may be missing: of several, one can be lost alone.
             if trigger.allow(Instant::now()) {
                 let _ = events.send(DataplaneEvent::Trigger { tunnel: shared.id });
@@ -511,8 +527,9 @@ impl Path<'_> {
     /// `handed`: by another worker, whose packet it was.
     fn take(&mut self, vnet: &VnetHeader, bytes: &[u8], handed: bool) {
         let Some((index, packet)) = self.select(bytes, (!handed).then_some(vnet)) else { return };
-        let Self { shared, active, icmp: icmp_limit, congestion, wan, rules, events, .. } = self;
+        let Self { shared, active, icmp: icmp_limit, congestion, wan, rules, tap, events, .. } = self;
         let Some(owned) = active.get(index) else { return };
+        let seen = || Seen::outward(shared.id, bytes);
         let drops = &owned.entry.counters.out.drops;
         let plan = match split::plan(vnet, &packet, bytes.len()) {
             Ok(plan) => plan,
@@ -521,8 +538,7 @@ impl Path<'_> {
                     split::SplitError::Packet(_) | split::SplitError::Length => Reason::Malformed,
                     _ => Reason::BadOffload,
                 };
-                drops.add(reason, 1);
-                return;
+                return tap.dropped(drops, reason, 1, seen);
             }
         };
         let (count, longest) = match &plan {
@@ -534,7 +550,7 @@ impl Path<'_> {
         if longest > mtu && longest <= shared.mtu() && may_be_cut(&packet) {
             route.may_fragment = true;
         } else if longest > mtu {
-            drops.add(Reason::TooBig, count as u64);
+            tap.dropped(drops, Reason::TooBig, count as u64, seen);
             answer(shared, icmp_limit, || icmp::packet_too_big(bytes, packet.destination(), mtu));
             return;
         }
@@ -545,11 +561,12 @@ impl Path<'_> {
         let (mut packets, mut inner_bytes) = (0, 0);
         for segment in 0..count {
             if port.is_full() {
-                flush(port, active);
+                flush(port, active, tap);
             }
             let Some(Owned { entry, .. }) = active.get_mut(index) else { break };
             if entry.warned == Warned::Hard {
-                entry.counters.out.drops.add(Reason::Exhausted, (count - segment) as u64);
+                let left = (count - segment) as u64;
+                tap.dropped(&entry.counters.out.drops, Reason::Exhausted, left, seen);
                 break;
             }
             let len = match &plan {
@@ -557,7 +574,7 @@ impl Path<'_> {
                 Plan::Segments(segments) => segments.len(segment),
             };
             let Some(slot) = port.slot(entry.sa.sealed_len(len)) else {
-                entry.counters.out.drops.add(Reason::WanBusy, 1);
+                tap.dropped(&entry.counters.out.drops, Reason::WanBusy, 1, seen);
                 continue;
             };
             let Some(room) = slot.get_mut(header_len..) else { break };
@@ -580,7 +597,7 @@ impl Path<'_> {
                     packets += 1;
                     inner_bytes += len as u64;
                 }
-                Err(error) => entry.counters.out.drops.add(error.into(), 1),
+                Err(error) => tap.dropped(&entry.counters.out.drops, error.into(), 1, seen),
             }
         }
         if let Some(owned) = active.get_mut(index) {
@@ -604,10 +621,11 @@ impl Owned {
 }
 
 /// Sends what the port holds. What is lost is counted by its SA.
-fn flush(port: &mut WanOut, active: &[Owned]) {
+fn flush(port: &mut WanOut, active: &[Owned], tap: &mut Tap) {
     port.flush(&mut |owner, reason, packets| {
         if let Some(owned) = active.get(owner as usize) {
-            owned.entry.counters.out.drops.add(reason, packets);
+            let seen = || Seen::of(owned.entry.tunnel, true);
+            tap.dropped(&owned.entry.counters.out.drops, reason, packets, seen);
         }
     });
 }

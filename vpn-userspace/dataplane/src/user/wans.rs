@@ -23,6 +23,7 @@ use super::port::WanIn;
 use super::port::socket::SocketReceive;
 use crate::DataplaneError;
 use crate::bpf::OddDoor;
+use crate::samples::Tap;
 
 /// The UDP ports by address, `None` where no program divides one. The kernel's engine lets its sockets join.
 #[derive(Clone, Default)]
@@ -80,12 +81,22 @@ struct Wan {
     worker: usize,
 }
 
+/// To the rest of the data plane.
+pub(crate) struct Links {
+    pub(crate) steerings: Steerings,
+    pub(crate) door: OddDoor,
+    pub(crate) tap: Tap,
+    pub(crate) events: Events,
+}
+
 /// All of them, and the inbound workers.
 pub(crate) struct Wans {
     natt_port: u16,
     options: WanOptions,
     door: OddDoor,
     events: Events,
+    /// For workers to come.
+    tap: Tap,
     list: Vec<Wan>,
     workers: Vec<Worker<Inbound>>,
     /// Packets that met no SA, by worker.
@@ -109,15 +120,15 @@ impl Wans {
         options: WanOptions,
         most_workers: usize,
         busy_poll: bool,
-        steerings: Steerings,
-        door: OddDoor,
-        events: Events,
+        links: Links,
     ) -> Self {
+        let Links { steerings, door, tap, events } = links;
         Self {
             natt_port,
             options: WanOptions { share_port: options.share_port || most_workers > 1, ..options },
             door,
             events,
+            tap,
             list: Vec::new(),
             workers: Vec::new(),
             unknown: Vec::new(),
@@ -194,14 +205,14 @@ impl Wans {
     fn start_worker(&mut self) -> Result<(), DataplaneError> {
         let unknown = Arc::new(Flow::default());
         let (flow, events, busy) = (unknown.clone(), self.events.clone(), self.busy_poll);
-        let door = self.door.clone();
+        let (door, tap) = (self.door.clone(), self.tap.clone());
         let index = self.workers.len();
         let name = format!("cv-in-{index}");
         let worker = Worker::spawn(
             name,
             &self.events,
             || Inbound::Stop,
-            move |control| InboundWorker::new(index, flow, busy, door, events).run(control),
+            move |control| InboundWorker::new(index, flow, busy, door, tap, events).run(control),
         )?;
         // What the path says about a packet comes to any socket of a port, so to any worker.
         for other in &self.workers {

@@ -1,10 +1,11 @@
 //! The guard's maps, typed: names and layouts are those of vpn-ebpf.
 use super::GuardError;
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, ProgramArray, XskMap};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, ProgramArray, RingBuf, XskMap};
 use aya::programs::ProgramFd;
 use culvert_ebpf_shared::lan::{Lan, LanTunnel};
 use culvert_ebpf_shared::layout::{Config, Counter, Plain, Present, Sa, SaKey, counter_index};
 use culvert_ebpf_shared::redirect::{XskKey, XskSlot};
+use culvert_ebpf_shared::sample::Sample;
 use culvert_ebpf_shared::{Address, Reason};
 use culvert_types::Spi;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -35,6 +36,7 @@ pub(super) struct Maps {
     lans: HashMap<MapData, u32, Wire<Lan>>,
     lan_tunnels: HashMap<MapData, u32, Wire<LanTunnel>>,
     next: ProgramArray<MapData>,
+    samples: RingBuf<MapData>,
 }
 
 impl Maps {
@@ -53,6 +55,7 @@ impl Maps {
             lans: map("LANS")?.try_into().map_err(GuardError::map("LANS"))?,
             lan_tunnels: map("LAN_TUNNELS")?.try_into().map_err(GuardError::map("LAN_TUNNELS"))?,
             next: map("NEXT")?.try_into().map_err(GuardError::map("NEXT"))?,
+            samples: map("SAMPLES")?.try_into().map_err(GuardError::map("SAMPLES"))?,
         })
     }
 
@@ -107,6 +110,16 @@ impl Maps {
 }
 
 impl Maps {
+    /// The next sample.
+    pub(super) fn sample(&mut self) -> Option<Sample> {
+        let item = self.samples.next()?;
+        if item.len() < size_of::<Sample>() {
+            return None;
+        }
+        // SAFETY: so many bytes are there, and every pattern of bits is a sample (`Plain`).
+        Some(unsafe { item.as_ptr().cast::<Sample>().read_unaligned() })
+    }
+
     pub(super) fn set_xsk(
         &mut self,
         key: XskKey,

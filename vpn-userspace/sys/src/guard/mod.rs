@@ -11,12 +11,14 @@ mod lan;
 mod link;
 mod maps;
 mod redirect;
+mod samples;
 
 pub use attach::{AttachMode, Attached, AttachedMode};
 pub(crate) use attach::{TcHook, TcPlace, XdpHook, hook_tc, hook_xdp};
 pub use error::GuardError;
 pub(crate) use error::{chain, os_error};
 pub use redirect::SaPath;
+pub use samples::GuardSample;
 
 use attach::Hook;
 use culvert_ebpf_shared::layout::{Config, MAX_SAS, MODE_LEARN, MODE_OFF, MODE_ON, Sa};
@@ -141,7 +143,7 @@ impl Guard {
             ike_source: Rate::new(options.ike_rate, options.ike_burst),
             ike_ceiling: Rate::new(options.ike_ceiling, options.ike_ceiling_burst),
             mode: mode_number(options.mode),
-            reserved: 0,
+            epoch: 0,
         };
         maps.set_config(config)?;
         let mut guard = Guard {
@@ -304,10 +306,7 @@ impl Guard {
                 if learning && counter.packets == 0 {
                     continue;
                 }
-                let verdict = match (learning, reason.verdict()) {
-                    (true, Verdict::Drop) => "would-drop",
-                    (_, verdict) => verdict.name(),
-                };
+                let verdict = verdict(reason, learning);
                 let (packets, bytes) = (counter.packets, counter.bytes);
                 counters.push(GuardCounter { verdict, reason: reason.name(), packets, bytes });
             }
@@ -337,6 +336,14 @@ impl std::fmt::Debug for Guard {
             .field("hooks", &self.hooks)
             .field("sas", &self.sas.len())
             .finish_non_exhaustive()
+    }
+}
+
+/// What was done, by its name.
+fn verdict(reason: Reason, learning: bool) -> &'static str {
+    match (learning, reason.verdict()) {
+        (true, Verdict::Drop) => "would-drop",
+        (_, verdict) => verdict.name(),
     }
 }
 

@@ -10,6 +10,7 @@ use culvert_esp::tunnel::decrement_ttl;
 use culvert_sys::xsk::{Frame, Received, Umem};
 
 use super::{Around, BUDGET, OutboundWorker, Path, Warned, answer, flush, may_be_cut};
+use crate::samples::Seen;
 use crate::user::counters::Reason;
 use crate::user::port::WanTransmit;
 use crate::user::port::xsk::{accept, inner_at};
@@ -17,8 +18,8 @@ use crate::user::port::xsk::{accept, inner_at};
 impl OutboundWorker {
     /// Takes what has come to one of the LAN's queues.
     pub(super) fn serve_frames(&mut self, index: usize) {
-        let Self { index: number, tunnels, others, wan, rules, events, frames, stray, .. } = self;
-        let mut around = Around { index: *number, others, wan, rules, events };
+        let Self { index: number, tunnels, others, wan, rules, tap, events, frames, stray, .. } = self;
+        let mut around = Around { index: *number, others, wan, rules, tap, events };
         let Some((_, port)) = frames.get_mut(index) else { return };
         let mut congestion = std::mem::take(&mut port.congestion);
         let mut empty = false;
@@ -31,7 +32,7 @@ impl OutboundWorker {
                 let Some(tunnel) = tunnels.iter_mut().flatten().find(|t| t.shared.index == interface) else {
                     // Routes led here a moment ago.
                     port.take(interface, |_, packet| {
-                        stray.out.drops.add(Reason::NoOutboundSa, 1);
+                        around.tap.dropped(&stray.out.drops, Reason::NoOutboundSa, 1, Seen::default);
                         Some(packet.frame)
                     });
                     continue;
@@ -60,13 +61,15 @@ impl Path<'_> {
         let Received { mut frame, start, len } = received;
         let bytes = umem.bytes_mut(&mut frame).get_mut(start..start + len);
         let Some(len) = bytes.and_then(accept).map(|packet| packet.len()) else {
-            self.shared.counters(self.queue).out.drops.add(Reason::Malformed, 1);
+            let drops = &self.shared.counters(self.queue).out.drops;
+            self.tap.dropped(drops, Reason::Malformed, 1, || Seen::of(self.shared.id, true));
             return Some(frame);
         };
         let inner = inner.start..inner.start + len;
         let bytes = umem.bytes_mut(&mut frame).get_mut(inner.clone()).unwrap_or_default();
         let Some((index, packet)) = self.select(bytes, None) else { return Some(frame) };
-        let Self { shared, active, icmp: icmp_limit, congestion, wan, rules, events, .. } = self;
+        let Self { shared, active, icmp: icmp_limit, congestion, wan, rules, tap, events, .. } = self;
+        let id = shared.id;
         let Some(owned) = active.get_mut(index) else { return Some(frame) };
         let (port, entry) = (owned.port, &mut owned.entry);
         let drops = &entry.counters.out.drops;
@@ -75,26 +78,26 @@ impl Path<'_> {
         if len > mtu && len <= shared.mtu() && may_be_cut(&packet) {
             route.may_fragment = true;
         } else if len > mtu {
-            drops.add(Reason::TooBig, 1);
+            tap.dropped(drops, Reason::TooBig, 1, || Seen::outward(id, bytes));
             answer(shared, icmp_limit, || icmp::packet_too_big(bytes, packet.destination(), mtu));
             return Some(frame);
         }
         if entry.warned == Warned::Hard {
-            drops.add(Reason::Exhausted, 1);
+            tap.dropped(drops, Reason::Exhausted, 1, || Seen::outward(id, bytes));
             return Some(frame);
         }
         let tos = congestion.mark(rules.outer_traffic_class(packet.traffic_class()));
         let next_header = if packet.is_ipv4() { 4 } else { 41 };
         // The program left those at their last hop to the stack.
         if decrement_ttl(bytes).is_err() {
-            drops.add(Reason::Malformed, 1);
+            tap.dropped(drops, Reason::Malformed, 1, || Seen::outward(id, bytes));
             return Some(frame);
         }
         mss::clamp(bytes, mtu, Checksum::Complete);
 
         let Some(port) = wan.get_mut(port) else { return Some(frame) };
         if port.is_full() {
-            flush(port, active);
+            flush(port, active, tap);
         }
         let Some(owned) = active.get_mut(index) else { return Some(frame) };
         let entry = &mut owned.entry;
@@ -122,7 +125,10 @@ impl Path<'_> {
                 port.commit(sealed, tos, &route, index as u32);
                 owned.sent(1, len as u64, events);
             }
-            Err(reason) => entry.counters.out.drops.add(reason, 1),
+            Err(reason) => {
+                let drops = &entry.counters.out.drops;
+                tap.dropped(drops, reason, 1, || Seen { length: len, ..Seen::of(id, true) });
+            }
         }
         back
     }
