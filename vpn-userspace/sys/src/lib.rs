@@ -9,6 +9,7 @@ pub mod errno;
 pub mod esp_bpf;
 pub mod event;
 pub mod guard;
+mod ifreq;
 pub mod lock;
 pub mod mss;
 pub mod netlink;

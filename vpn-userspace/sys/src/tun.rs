@@ -12,6 +12,8 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
+use crate::ifreq;
+
 /// Longest interface name, in bytes (IFNAMSIZ less the final zero).
 pub const MAX_NAME_LEN: usize = 15;
 /// Length of the virtio-net header before each packet, in bytes.
@@ -169,7 +171,7 @@ impl Tun {
             .open("/dev/net/tun")
             .map_err(TunError::Device)?
             .into();
-        let mut request = interface_request(name);
+        let mut request = ifreq::named(name);
         let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | more;
         request.ifr_ifru.ifru_flags = flags as i16;
         // SAFETY: TUNSETIFF reads and writes one ifreq, which outlives the call.
@@ -202,7 +204,7 @@ impl Tun {
 
     /// The interface's name now: somebody may have changed it.
     pub fn name(&self) -> String {
-        let mut request = interface_request("");
+        let mut request = ifreq::named("");
         // SAFETY: TUNGETIFF writes one ifreq, which outlives the call.
         if unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TUNGETIFF as _, &raw mut request) } < 0 {
             return self.name.clone();
@@ -218,14 +220,14 @@ impl Tun {
 
     /// Sets the interface's MTU, in bytes of IP packet.
     pub fn set_mtu(&self, mtu: u32) -> Result<(), TunError> {
-        let mut request = interface_request(&self.name());
+        let mut request = ifreq::named(&self.name());
         request.ifr_ifru.ifru_mtu = mtu.min(65535) as i32;
         self.interface_ioctl("SIOCSIFMTU", libc::SIOCSIFMTU, &mut request)
     }
 
     /// Sets how many packets (super-packets count as one) wait for [`read`](Self::read) before the kernel drops.
     pub fn set_queue_len(&self, packets: u32) -> Result<(), TunError> {
-        let mut request = interface_request(&self.name);
+        let mut request = ifreq::named(&self.name);
         request.ifr_ifru.ifru_metric = packets.min(1 << 20) as i32;
         self.interface_ioctl("SIOCSIFTXQLEN", libc::SIOCSIFTXQLEN, &mut request)
     }
@@ -235,7 +237,7 @@ impl Tun {
         // Without this the kernel solicits routers and reports multicast groups into the tunnel.
         // A host without IPv6 has no such file, and nothing to silence.
         let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/addr_gen_mode", self.name), "1");
-        let mut request = interface_request(&self.name);
+        let mut request = ifreq::named(&self.name);
         self.interface_ioctl("SIOCGIFFLAGS", libc::SIOCGIFFLAGS, &mut request)?;
         // SAFETY: SIOCGIFFLAGS has just filled this member.
         let flags = unsafe { request.ifr_ifru.ifru_flags };
@@ -299,15 +301,6 @@ impl AsFd for Tun {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-fn interface_request(name: &str) -> libc::ifreq {
-    // SAFETY: ifreq is plain integers and byte arrays, for which all zeroes are a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().take(MAX_NAME_LEN).zip(name.bytes()) {
-        *to = from as _;
-    }
-    request
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! What the engine `bpf` asks of interfaces: whose address is whose, and that the kernel cuts
 //! super-packets and finishes checksums before a tunnel's interface gets them.
 use super::EspError;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use crate::ifreq;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
 /// Commands of linux/ethtool.h that set one feature.
 const ETHTOOL_STXCSUM: u32 = 0x17;
@@ -62,7 +62,7 @@ pub(super) fn name_of(index: u32) -> Option<String> {
 /// Sets the MTU of an interface, in bytes. Blocks for microseconds.
 pub fn set_mtu(interface: &str, mtu: u32) -> Result<(), EspError> {
     let set = || {
-        let (fd, mut request) = request(interface)?;
+        let (fd, mut request) = ifreq::ask(interface)?;
         request.ifr_ifru.ifru_mtu = mtu as i32;
         // SAFETY: SIOCSIFMTU reads the name and the MTU of an ifreq, which outlives the call.
         if unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCSIFMTU as _, &raw mut request) } < 0 {
@@ -87,25 +87,11 @@ pub fn forwarding_is_off(ipv4: bool, ipv6: bool) -> Option<&'static str> {
 }
 
 fn ethtool(interface: &str, value: &mut Value) -> io::Result<()> {
-    let (fd, mut request) = request(interface)?;
+    let (fd, mut request) = ifreq::ask(interface)?;
     request.ifr_ifru.ifru_data = (&raw mut *value).cast();
     // SAFETY: the request points at a value of the size that these commands read, and it outlives the call.
     if unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) } < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
-}
-
-/// A request about an interface, and a socket of the calling thread's network namespace to make it on.
-fn request(interface: &str) -> io::Result<(OwnedFd, libc::ifreq)> {
-    let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    // SAFETY: ifreq is a C struct for which all zeroes is a valid value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    if interface.len() >= request.ifr_name.len() {
-        return Err(io::Error::from_raw_os_error(libc::ENODEV));
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
-        *to = from as libc::c_char;
-    }
-    Ok((fd, request))
 }

@@ -1,9 +1,10 @@
 //! What kind of link an interface is: asked by ioctl, which answers for the calling thread's network namespace (the
 //! /sys that is mounted may be of another).
 use super::GuardError;
+use crate::ifreq;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
 /// An interface of the current network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,13 +49,12 @@ impl Link {
         if index == 0 {
             return Err(unknown());
         }
-        let socket = socket().map_err(|cause| GuardError::Kernel { what: "open a socket", cause })?;
-        let hardware = hardware_type(&socket, &c_name)
+        let hardware = hardware_type(name)
             .map_err(|cause| GuardError::Kernel { what: "ask for an interface's type", cause })?;
         Ok(Link {
             name: name.to_owned(),
             index,
-            driver: driver(&socket, &c_name),
+            driver: driver(name),
             ethernet: hardware == libc::ARPHRD_ETHER || hardware == libc::ARPHRD_LOOPBACK,
         })
     }
@@ -76,26 +76,9 @@ pub(super) fn names() -> Result<Vec<String>, GuardError> {
     Ok(list.iter().map(|interface| interface.name().to_string_lossy().into_owned()).collect())
 }
 
-fn socket() -> io::Result<OwnedFd> {
-    // SAFETY: no memory is passed; the descriptor is owned at once.
-    unsafe {
-        let fd = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
-        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
-    }
-}
-
-fn request(name: &CString) -> libc::ifreq {
-    // SAFETY: plain data, for which all zeroes is a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.as_bytes()) {
-        *to = *from as libc::c_char;
-    }
-    request
-}
-
 /// ARPHRD_….
-fn hardware_type(socket: &OwnedFd, name: &CString) -> io::Result<u16> {
-    let mut request = request(name);
+fn hardware_type(name: &str) -> io::Result<u16> {
+    let (socket, mut request) = ifreq::ask(name)?;
     // SAFETY: SIOCGIFHWADDR reads the name and writes the address, both within an ifreq.
     unsafe {
         if libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request) != 0 {
@@ -121,11 +104,11 @@ struct DriverInfo {
 const ETHTOOL_GDRVINFO: u32 = 3;
 const _: () = assert!(size_of::<DriverInfo>() == 196);
 
-fn driver(socket: &OwnedFd, name: &CString) -> Option<String> {
+fn driver(name: &str) -> Option<String> {
     // SAFETY: plain data, for which all zeroes is a value.
     let mut info: DriverInfo = unsafe { std::mem::zeroed() };
     info.command = ETHTOOL_GDRVINFO;
-    let mut request = request(name);
+    let (socket, mut request) = ifreq::ask(name).ok()?;
     request.ifr_ifru.ifru_data = (&raw mut info).cast();
     // SAFETY: SIOCETHTOOL reads the name, and reads and writes the struct of the command that ifru_data points to.
     let answer = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };

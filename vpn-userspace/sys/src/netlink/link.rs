@@ -1,13 +1,11 @@
-//! What an interface is: kind and driver, from which the attach mode of the classifier is chosen.
+//! What an interface is, and what it dropped.
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::AsRawFd;
 
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoXfrm, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +75,7 @@ pub enum LinkKind {
     },
     /// Any other virtual kind, by rtnetlink's name ("vlan", "bond", "vxlan", …).
     Virtual(String),
-    /// A device without an rtnetlink kind; see [`Link::driver`].
+    /// A device without an rtnetlink kind.
     Physical,
 }
 
@@ -131,66 +129,6 @@ impl Link {
             lower,
         }
     }
-
-    /// The driver's name as `ethtool -i` shows it ("virtio_net", "veth", "tun", …), `None` if the
-    /// device has none. Asks by name in the network namespace of the calling thread (sysfs would
-    /// show the namespace it was mounted in).
-    pub fn driver(&self) -> io::Result<Option<String>> {
-        driver(&self.name)
-    }
-}
-
-const ETHTOOL_GDRVINFO: u32 = 3;
-const SIOCETHTOOL: libc::c_ulong = 0x8946;
-
-/// `struct ethtool_drvinfo` (linux/ethtool.h).
-#[repr(C)]
-struct DriverInfo {
-    command: u32,
-    driver: [u8; 32],
-    version: [u8; 32],
-    firmware: [u8; 32],
-    bus: [u8; 32],
-    rom: [u8; 32],
-    reserved: [u8; 12],
-    counts: [u32; 5],
-}
-
-const _: () = assert!(size_of::<DriverInfo>() == 196);
-
-fn driver(name: &str) -> io::Result<Option<String>> {
-    let fd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    let mut info = DriverInfo {
-        command: ETHTOOL_GDRVINFO,
-        driver: [0; 32],
-        version: [0; 32],
-        firmware: [0; 32],
-        bus: [0; 32],
-        rom: [0; 32],
-        reserved: [0; 12],
-        counts: [0; 5],
-    };
-    // SAFETY: ifreq is a C struct for which all zeroes is a valid value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    if name.len() >= request.ifr_name.len() {
-        return Err(io::Error::from_raw_os_error(libc::ENODEV));
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from as libc::c_char;
-    }
-    request.ifr_ifru.ifru_data = (&raw mut info).cast();
-    // SAFETY: the request points at `info`, which is of the size that ETHTOOL_GDRVINFO writes and
-    // outlives the call.
-    if unsafe { libc::ioctl(fd.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) } < 0 {
-        let error = io::Error::last_os_error();
-        return match error.raw_os_error() {
-            Some(libc::EOPNOTSUPP) => Ok(None),
-            _ => Err(error),
-        };
-    }
-    let end = info.driver.iter().position(|b| *b == 0).unwrap_or(info.driver.len());
-    let text = String::from_utf8_lossy(&info.driver[..end]).into_owned();
-    Ok((!text.is_empty()).then_some(text))
 }
 
 #[cfg(test)]

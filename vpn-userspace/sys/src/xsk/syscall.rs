@@ -1,4 +1,5 @@
 //! The system calls of AF_XDP, each a safe function of its own.
+use crate::ifreq;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -176,20 +177,8 @@ pub fn device_mac(device: &str) -> Option<[u8; 6]> {
 
 /// Asks the kernel about a device; `prepare` fills the request in. For the requests above only.
 fn ask(device: &str, what: libc::Ioctl, prepare: impl FnOnce(&mut libc::ifreq)) -> Option<libc::ifreq> {
-    if device.len() >= libc::IFNAMSIZ {
-        return None;
-    }
-    // SAFETY: plain data, for which all zeroes is a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(device.bytes()) {
-        *to = from as libc::c_char;
-    }
+    let (socket, mut request) = ifreq::ask(device).ok()?;
     prepare(&mut request);
-    // SAFETY: no memory is passed; the descriptor is owned at once.
-    let socket = unsafe {
-        let fd = checked(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)).ok()?;
-        OwnedFd::from_raw_fd(fd)
-    };
     // SAFETY: all read the name; SIOCETHTOOL reads and writes the struct of the command that ifru_data points to, which
     // the caller holds; the others write the request.
     let answer = unsafe { libc::ioctl(socket.as_raw_fd(), what, &raw mut request) };
