@@ -11,7 +11,7 @@ use crate::units::Span;
 /// Watch and steer the Culvert IPsec gateway.
 ///
 /// TARGET is CONNECTION, for all tunnels of a connection, or CONNECTION/TUNNEL, as `culvert status`
-/// shows them.
+/// shows them. DURATION is a number and its unit: 30s, 10m, 2h or 1d.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -33,11 +33,13 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show connections and tunnels: state, engine, peer, traffic, drops, time to rekey
-    #[command(after_help = "A * marks the tunnel that carries the routes of its connection.\n\n\
+    #[command(
+        after_help = "A * marks the tunnel that carries the routes of its connection. ENGINE is who seals and opens packets (user: user\nspace, xfrm: the kernel, bpf: eBPF), and for user the LAN port + the WAN port, as in the configuration. IN and OUT\ncount inner bytes of the SAs that stand.\n\n\
         Examples:\n  \
         culvert status                 one line per tunnel\n  \
         culvert status -v hangzhou/a   everything about one tunnel, and why the other engines were not chosen\n  \
-        culvert status --json | jq '.connections[].tunnels[] | {name, state}'")]
+        culvert status --json | jq '.connections[].tunnels[] | {name, state}'"
+    )]
     Status {
         /// Only this connection or tunnel
         target: Option<Target>,
@@ -120,8 +122,8 @@ pub(crate) enum Command {
     /// Write a tunnel's packets to a file, before ESP and after it
     #[command(
         after_help = "Runs until interrupted or a limit is reached. The file has an interface for each place: the \
-        tunnels' own, and the\nWAN's with IKE and ESP of these peers. Packets that go by AF_XDP or are sealed in eBPF \
-        pass no interface\nwhere a capture could see them.\n\n\
+        tunnels' own, and the\nWAN's with IKE and ESP of these peers. Packets that go by AF_XDP or \
+        through XDP pass no place\nwhere a capture could see them; what engine bpf takes from the LAN itself is seen outside alone.\n\n\
         Examples:\n  \
         culvert capture hangzhou/a --write a.pcapng\n  \
         culvert capture hangzhou --write - --duration 30s | tshark -r -"
@@ -183,7 +185,7 @@ pub(crate) enum Command {
         #[arg(long)]
         ike: bool,
     },
-    /// Steer tunnels beyond up and down
+    /// Choose which engine seals and opens a tunnel's packets
     #[command(subcommand)]
     Tunnel(Tunnel),
     /// Read the configuration again and apply what changed
@@ -220,7 +222,7 @@ pub(crate) enum Command {
         culvert pki show gw.pem"
     )]
     Pki(Pki),
-    /// Show what was passed and dropped, and why
+    /// Show what the guard of the WAN passed and dropped, and why; `culvert drops` shows all drops
     #[command(
         after_help = "Example:\n  culvert counters --json | jq '.guard[] | select(.verdict == \"drop\")'"
     )]
@@ -233,7 +235,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Tunnel {
-    /// Have a tunnel's packets sealed and opened by another engine, from a rekey at once on
+    /// Move a tunnel to another engine, by a rekey at once: user (user space), xfrm (the kernel), bpf (eBPF)
     #[command(
         after_help = "It lasts until `culvert reload` or a restart, then the configuration holds again. A child SA that \
         the engine refuses\ngoes to another one; `culvert status -v` says which engine each has, and why.\n\n\

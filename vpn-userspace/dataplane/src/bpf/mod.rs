@@ -130,7 +130,8 @@ impl BpfEngine {
 
     /// What it can serve.
     pub(crate) fn info(&self) -> EngineInfo {
-        let suites = Suite::all().map(|suite| (suite, takes(suite))).collect();
+        let why = |_| NOT_TAKEN.to_owned();
+        let suites = Suite::all().map(|suite| (suite, takes(suite).map_err(why))).collect();
         let (ipv4, ipv6) = self.families();
         let available = forwarding_is_off(ipv4, ipv6).map_or(Ok(()), |setting| Err(forwards(setting)));
         EngineInfo { engine: Engine::Bpf, available, suites, notes: self.stands() }
@@ -515,15 +516,16 @@ fn attach_wan(esp: &mut EspBpf, address: IpAddr) -> Result<(), DataplaneError> {
     Ok(())
 }
 
+/// Why all suites but one are not the engine's.
+const NOT_TAKEN: &str = "eBPF has no carry-less multiplication and no AES, and the kernel's are out of its programs' reach; \
+    engine bpf does ChaCha20-Poly1305 alone: offer nothing but chacha20poly1305 in [connection] esp.proposals";
+
 /// Whether the engine does a suite.
 fn takes(suite: Suite) -> Result<(), String> {
     if suite.encryption() == Encryption::ChaCha20Poly1305 {
         return Ok(());
     }
-    Err(format!(
-        "no {suite}: eBPF has no carry-less multiplication and no AES, and the kernel's are out of its programs' \
-         reach; engine bpf does ChaCha20-Poly1305 alone: offer nothing but chacha20poly1305 in [connection] esp.proposals"
-    ))
+    Err(format!("no {suite}: {NOT_TAKEN}"))
 }
 
 fn forwards(setting: &str) -> String {
