@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use culvert_lab::measure::{Echo, Iperf, IperfServer, ping};
 use culvert_lab::topology::{HOST_B, HOST_B6};
-use culvert_lab::{Flood, wait_for};
+use culvert_lab::{Culvert, Flood, GatewayConfig, Site, wait_for};
 use culvert_tests::{Case, Initiator, Twins, traffic};
 use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
@@ -110,6 +110,10 @@ fn ports_xsk() -> Result<()> {
         let site = side.site()?;
         ensure!(site.0["wan_port"] == "xsk" && site.0["lan_port"] == "xsk", "{:#}", site.0);
         ensure!(site.child()["encap"] == "none", "{:#}", site.0);
+        // Each has one worker and one queue.
+        for number in ["worker", "sender", "lan_queue", "wan_queue"] {
+            ensure!(site.child()[number] == 0, "{number}: {:#}", site.child());
+        }
         let why = site.0["engine_reasons"].to_string();
         for device in ["wan", "lan"] {
             ensure!(why.contains(&format!("xsk: {device} by AF_XDP in copy mode, 1 queue")), "{why}");
@@ -127,6 +131,35 @@ fn ports_xsk() -> Result<()> {
     let echo = echo.stop()?;
     ensure!(echo.lost() == 0 && echo.sent > 20, "{echo:?}");
     twins.agree()
+}
+
+/// Another XDP program has the LAN: the status says so for as long as it is there, and the kernel serves meanwhile.
+#[test]
+fn a_lan_that_is_taken() -> Result<()> {
+    let case = Case {
+        ours: vec![("lan_port".into(), "\"xsk\"".into())],
+        ..case("aes128gcm16-prfsha256-ecp256", "aes128gcm16")
+    };
+    let site = Site::new()?;
+    // A second culvertd, whose WAN it is.
+    let mut other = GatewayConfig::new(Vec::new()).gateway("wan", "\"lan\"");
+    other.gateway.retain(|(key, _)| key != "lan");
+    let other = Culvert::start(&site.gateway_a, &other.gateway("attach", "\"xdp-native\""))?;
+    let start = |gateway, at_a| {
+        Culvert::start(gateway, &GatewayConfig::new(vec![case.culvert_connection(&site, at_a)]))
+    };
+    let (b, a) = (start(&site.gateway_b, false)?, start(&site.gateway_a, true)?);
+    a.wait_site().with_context(|| format!("the peer's log:\n{}", b.log()))?;
+    let warning =
+        "WARNING: lan is not served by lan_port = \"xsk\", the kernel has its packets: another XDP program";
+    let text = a.cli(&["status"])?;
+    ensure!(text.contains(warning) && text.contains("ip link set dev lan xdp off"), "{text}");
+    traffic(&site, &case.hosts())?;
+    drop(other);
+    wait_for("the LAN to be served", Duration::from_secs(5), || {
+        a.cli(&["status"]).ok().filter(|text| !text.contains("WARNING"))
+    })?;
+    traffic(&site, &case.hosts())
 }
 
 /// ESP in eBPF on both sides, through rekeys of both.

@@ -412,6 +412,16 @@ pub struct Child {
     /// The worker of the `user` engine that opens its packets, counted from 0.
     #[serde(default)]
     pub worker: Option<u32>,
+    /// The worker of the `user` engine that seals them, counted from 0.
+    #[serde(default)]
+    pub sender: Option<u32>,
+    /// The queue of the tunnel's interface that both workers have, where it has several; with the LAN port `xsk` the queue of
+    /// the LAN's interfaces by which opened packets leave.
+    #[serde(default)]
+    pub lan_queue: Option<u32>,
+    /// With the WAN port `xsk`, the queue of the WAN's interfaces by which sealed packets leave; they come in by any.
+    #[serde(default)]
+    pub wan_queue: Option<u32>,
     /// Seconds until this gateway rekeys it; `None` when the peer does.
     #[serde(default)]
     pub rekey_in_s: Option<u64>,

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use culvert_config::{Attach, Config};
-use culvert_dataplane::{Dataplane, Redirects, SaStats};
+use culvert_dataplane::{Dataplane, LanDevice, Redirects, SaStats};
 use culvert_ike::ChildSa;
 use culvert_sys::guard::{
     AttachMode, AttachedMode, Guard, GuardCounter, GuardError, GuardMode, GuardOptions, GuardSa, GuardSample,
@@ -31,6 +31,8 @@ pub(crate) struct WanGuard {
     proven: BTreeMap<IpAddr, usize>,
     /// Why engine `bpf` does not stand at a device, as it was said last.
     bpf_fault: Option<String>,
+    /// Devices of the LAN whose packets it cannot take, and why.
+    refused: Vec<(LanDevice, String)>,
 }
 
 /// A WAN interface and how the guard sits on it.
@@ -64,6 +66,7 @@ impl WanGuard {
             leaving: Vec::new(),
             proven: BTreeMap::new(),
             bpf_fault: None,
+            refused: Vec::new(),
         };
         // Also with `guard = "off"`: a culvertd that was killed may have left one.
         match Guard::cleanup_stale() {
@@ -152,20 +155,46 @@ impl WanGuard {
             (interface.attached, interface.reason) = (None, None);
             attach(guard, interface, config);
         }
+        let refused = std::mem::take(&mut self.refused);
+        for (device, _) in refused {
+            match device.attach(guard) {
+                Ok(()) => tracing::info!("packets of the LAN are taken at {}", device.name),
+                // The status says so for as long as it is so; the log did when it began.
+                Err(error) => self.refused.push((device, lan_refusal(&error))),
+            }
+        }
+    }
+
+    /// Devices whose packets come by the kernel though AF_XDP or engine `bpf` is wanted there: why, and what to do, a line each.
+    pub(crate) fn faults(&self) -> impl Iterator<Item = String> {
+        let told = |(device, why): &(LanDevice, String)| {
+            format!("{} is not served by lan_port = \"xsk\", the kernel has its packets: {why}", device.name)
+        };
+        let bpf = self.bpf_fault.iter();
+        let bpf = bpf.map(|fault| format!("{fault}; packets of engine bpf take the stack's way there"));
+        self.refused.iter().map(told).chain(bpf)
     }
 
     /// Leads packets to AF_XDP sockets, and no more to those that are gone.
-    pub(crate) fn redirect(&mut self, redirects: Redirects) {
+    pub(crate) fn redirect(&mut self, mut redirects: Redirects) {
+        let lans = std::mem::take(&mut redirects.lans);
+        self.refused.retain(|(device, _)| !redirects.gone.contains(&device.index));
         match &mut self.guard {
             Some(guard) => {
                 for (what, error) in redirects.tell(guard) {
                     tracing::warn!("the guard cannot {what}: {error}; the kernel serves there");
                 }
+                for device in lans {
+                    if let Err(error) = device.attach(guard) {
+                        tracing::warn!("cannot take packets of the LAN at {}: {error}", device.name);
+                        self.refused.push((device, lan_refusal(&error)));
+                    }
+                }
             }
-            None if !redirects.lans.is_empty() => {
-                tracing::warn!("packets of the LAN come by the tunnels' interfaces: there is no guard");
+            None => {
+                let why = "there is no guard, which would redirect them: see GUARD above";
+                self.refused.extend(lans.into_iter().map(|device| (device, why.to_owned())));
             }
-            None => {}
         }
     }
 
@@ -280,6 +309,19 @@ impl WanGuard {
         {
             tracing::warn!("the guard cannot {what}: {error}");
         }
+    }
+}
+
+/// Why packets of the LAN cannot be taken, where the guard's own words name a mend that is for the WAN.
+fn lan_refusal(error: &GuardError) -> String {
+    match error {
+        GuardError::Occupied { interface } => format!(
+            "another XDP program is attached to it; remove that (`ip link set dev {interface} xdp off`), or set lan_port = \"tun\""
+        ),
+        GuardError::AlreadyAttached { interface } => {
+            format!("{interface} is an interface of the WAN too; take it out of lan in [gateway]")
+        }
+        error => error.to_string(),
     }
 }
 

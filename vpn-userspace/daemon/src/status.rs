@@ -84,7 +84,8 @@ impl Daemon {
         });
         let undivided =
             self.plane.undivided().map(|why| format!("each WAN address has one inbound worker: {why}"));
-        secrets.into_iter().chain(undivided).collect()
+        let devices = self.plane.xsk_faults().into_iter().chain(self.guard.faults());
+        secrets.into_iter().chain(undivided).chain(devices).collect()
     }
 
     fn wan(&self) -> Vec<Wan> {
@@ -261,6 +262,9 @@ impl Daemon {
                     }
                 }),
                 worker: counted.and_then(|s| s.worker),
+                sender: counted.and_then(|s| s.sender),
+                lan_queue: counted.and_then(|s| s.lan_queue),
+                wan_queue: counted.and_then(|s| s.wan_queue),
                 rekey_in_s: Some(child.rekey_at.saturating_duration_since(now).as_secs()),
                 esn: child.esn,
                 replay_window: child.replay_window,

@@ -214,6 +214,11 @@ impl Dataplane {
         self.user.tend();
     }
 
+    /// Why interfaces are not served by AF_XDP that should be, a line each; empty when all are.
+    pub fn xsk_faults(&self) -> Vec<String> {
+        self.user.xsk_faults()
+    }
+
     /// What the guard must be told since this was last called: after a tunnel was created, an address added, or
     /// [`tend`](Self::tend).
     pub fn take_redirects(&mut self) -> Redirects {

@@ -30,6 +30,19 @@ pub struct Redirects {
     pub tunnels: Vec<(u32, Option<u32>)>,
 }
 
+impl LanDevice {
+    /// Has the guard take packets there, in the network namespace of the device.
+    ///
+    /// # Errors
+    /// Those of [`Guard::attach_lan`].
+    pub fn attach(&self, guard: &mut Guard) -> Result<(), GuardError> {
+        // What was attached to a device of the same name went with it.
+        guard.detach(&self.name);
+        guard.attach_lan(&self.name)?;
+        guard.set_lan(self.index, self.mac)
+    }
+}
+
 impl Redirects {
     /// Tells the guard, in the network namespace of the devices. Returns what it refused, each with what was tried: there
     /// the stack serves.
@@ -50,11 +63,8 @@ impl Redirects {
         for (worker, endpoint) in self.lan_added {
             attempt("lead a LAN to an AF_XDP socket".to_owned(), guard.add_lan_receiver(worker, &endpoint));
         }
-        for LanDevice { name, index, mac } in self.lans {
-            // What was attached to a device of the same name went with it.
-            guard.detach(&name);
-            let outcome = guard.attach_lan(&name).and_then(|_| guard.set_lan(index, mac));
-            attempt(format!("take packets of the LAN at {name}"), outcome);
+        for device in self.lans {
+            attempt(format!("take packets of the LAN at {}", device.name), device.attach(guard));
         }
         for (interface, worker) in self.tunnels {
             let outcome = match worker {

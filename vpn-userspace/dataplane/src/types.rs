@@ -262,6 +262,13 @@ pub struct SaStats {
     pub engine: Engine,
     /// The inbound worker that owns it, counted from 0; `None` in the kernel.
     pub worker: Option<u32>,
+    /// The outbound worker that seals its packets; `None` in the kernel.
+    pub sender: Option<u32>,
+    /// The queue of the tunnel's device that both have, where it has several; with the LAN port `xsk` that of the LAN's devices
+    /// by which opened packets leave.
+    pub lan_queue: Option<u32>,
+    /// With the WAN port `xsk` the queue of the WAN's devices by which sealed packets leave. They come in by any.
+    pub wan_queue: Option<u32>,
     /// Packets opened and delivered.
     pub packets_in: u64,
     /// Inner bytes of them.

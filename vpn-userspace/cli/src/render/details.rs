@@ -81,7 +81,7 @@ fn block(out: &mut String, connection: &Connection, tunnel: &Tunnel) {
         let nat = match ike.nat {
             Nat::None => "nobody is behind a NAT",
             Nat::Local => "this gateway is behind a NAT",
-            Nat::Remote => "the peer is behind a NAT",
+            Nat::Remote => "the peer is behind a NAT, or says so to have ESP in UDP",
             Nat::Both => "both are behind a NAT",
             Nat::Unknown => "unknown",
         };
@@ -151,8 +151,14 @@ fn child(out: &mut String, child: &Child, said: &[String]) {
             (Some(lan), Some(wan)) => format!(" {lan}+{wan}"),
             _ => String::new(),
         };
-        let worker = child.worker.map_or(String::new(), |worker| format!(", worker {worker}"));
-        line(out, "", &format!("engine {engine}{ports}{worker}"));
+        let numbers = [
+            ("opened by worker", child.worker),
+            ("sealed by worker", child.sender),
+            ("LAN queue", child.lan_queue),
+            ("WAN queue", child.wan_queue),
+        ];
+        let numbers = numbers.into_iter().filter_map(|(what, number)| Some(format!(", {what} {}", number?)));
+        line(out, "", &format!("engine {engine}{ports}{}", numbers.collect::<String>()));
     }
     // The tunnel says why for the newest, which comes first.
     for reason in child.engine_reasons.iter().filter(|reason| !said.contains(reason)) {

@@ -110,7 +110,7 @@ impl InboundWorker {
             by_spi: HashMap::new(),
             drained: None,
             lan: LanOut::Tun(TunWrite(index)),
-            frames: LanTransmit::default(),
+            frames: LanTransmit::new(index),
             coalescer: Coalescer::new(),
             unknown,
             busy,

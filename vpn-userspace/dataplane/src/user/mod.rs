@@ -88,6 +88,8 @@ pub(crate) struct UserEngine {
     stray: Arc<Counters>,
     /// What was said of them last.
     xsk_state: String,
+    /// Why they are not open.
+    xsk_fault: Option<String>,
     dont_fragment: bool,
     redirects: Redirects,
 }
@@ -166,6 +168,7 @@ impl UserEngine {
             lan_devices: config.lan.clone(),
             stray: Arc::default(),
             xsk_state: String::new(),
+            xsk_fault: None,
             dont_fragment: config.dont_fragment,
             redirects: Redirects::default(),
         };
@@ -494,6 +497,9 @@ impl UserEngine {
                 outbound: sa.outbound,
                 engine: Engine::User,
                 worker: Some(sa.worker as u32),
+                sender: Some(sa.sender as u32),
+                lan_queue: self.lan_queue(sa).map(|queue| queue as u32),
+                wan_queue: self.wan_queue(sa).map(|queue| queue as u32),
                 packets_in: c.inn.packets(),
                 bytes_in: c.inn.bytes(),
                 packets_out: c.out.packets(),

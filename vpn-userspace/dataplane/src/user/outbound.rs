@@ -306,7 +306,7 @@ impl OutboundWorker {
     /// This worker's port of a path: paths are few, and last as long as the workers.
     fn port(&mut self, path: &WanPath) -> usize {
         self.wan.iter().position(|p| p.is_of(path)).unwrap_or_else(|| {
-            self.wan.push(path.open());
+            self.wan.push(path.open(self.index));
             self.wan.len() - 1
         })
     }

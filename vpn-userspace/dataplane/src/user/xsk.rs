@@ -70,6 +70,31 @@ impl UserEngine {
         Ok(())
     }
 
+    /// The queue of the tunnel's device that the SA's workers have, or of the LAN's devices by which its packets leave.
+    pub(super) fn lan_queue(&self, sa: &super::Sa) -> Option<usize> {
+        let tunnel = self.tunnels.get(&sa.tunnel)?;
+        match &tunnel.shared.frames {
+            Some(devices) => devices.queue(true, sa.worker),
+            None => (tunnel.shared.width() > 1).then_some(sa.sender),
+        }
+    }
+
+    /// The queue of the WAN's devices by which the SA's packets leave.
+    pub(super) fn wan_queue(&self, sa: &super::Sa) -> Option<usize> {
+        let devices = self.xsk.as_ref().filter(|_| self.tunnels.get(&sa.tunnel).is_some_and(|t| t.xsk))?;
+        devices.queue(false, sa.sender)
+    }
+
+    /// Why devices are not served by AF_XDP that should be, a line each.
+    pub(crate) fn xsk_faults(&self) -> Vec<String> {
+        let Some(devices) = &self.xsk else { return Vec::new() };
+        let meanwhile = "by AF_XDP; the kernel has its packets until then";
+        let absent = devices.absent().into_iter();
+        let absent = absent.map(|name| format!("{name} is not there and will be served {meanwhile}"));
+        let fault = self.xsk_fault.iter().map(|why| format!("no device is served {meanwhile}: {why}"));
+        absent.chain(fault).collect()
+    }
+
     /// How packets of an SA go out by this socket, or before it.
     pub(super) fn path(&self, wants_xsk: bool, socket: Arc<WanSocket>) -> WanPath {
         match &self.xsk {
@@ -104,6 +129,7 @@ impl UserEngine {
         }
         let opened = devices.open().map_err(DataplaneError::from);
         let opened = opened.and_then(|()| self.add_all_receivers());
+        self.xsk_fault = opened.as_ref().err().map(ToString::to_string);
         let outcome = match &opened {
             Ok(()) => devices.describe().join("; "),
             Err(error) => {

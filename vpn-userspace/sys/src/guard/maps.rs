@@ -1,6 +1,8 @@
 //! The guard's maps, typed: names and layouts are those of vpn-ebpf.
 use super::GuardError;
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, ProgramArray, RingBuf, XskMap};
+use aya::maps::{
+    Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, ProgramArray, RingBuf, XskMap,
+};
 use aya::programs::ProgramFd;
 use culvert_ebpf_shared::lan::{Lan, LanTunnel};
 use culvert_ebpf_shared::layout::{Config, Counter, Plain, Present, Sa, SaKey, counter_index};

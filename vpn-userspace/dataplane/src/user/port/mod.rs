@@ -129,10 +129,10 @@ pub(crate) enum WanPath {
 
 impl WanPath {
     /// A port of the worker's own.
-    pub(crate) fn open(&self) -> WanOut {
+    pub(crate) fn open(&self, worker: usize) -> WanOut {
         match self {
             Self::Socket(socket) => WanOut::Socket(SocketTransmit::new(socket.clone())),
-            Self::Xsk(path) => WanOut::Xsk(Box::new(XskTransmit::new(path.clone()))),
+            Self::Xsk(path) => WanOut::Xsk(Box::new(XskTransmit::new(path.clone(), worker))),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use culvert_sys::errno;
 use culvert_sys::xsk::{BATCH, Frame, Received};
 
-use super::{Devices, Open};
+use super::{Devices, Open, queue_of};
 use crate::user::counters::Reason;
 
 /// How often a busy device is asked again, and after how long the first time; each wait is longer, to 5 ms.
@@ -25,8 +25,8 @@ struct Waiting {
 /// One worker's frames, and its packets that wait to be sent.
 pub(super) struct Frames {
     pub(super) devices: Arc<Devices>,
-    /// Which of a device's queues it sends by.
-    number: usize,
+    /// Whose it is, which says by which of a device's queues it sends.
+    worker: usize,
     /// Held while there is something in frames of its memory.
     open: Option<Arc<Open>>,
     spare: Vec<Frame>,
@@ -36,15 +36,8 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    pub(super) fn new(devices: Arc<Devices>) -> Self {
-        Self {
-            number: devices.port(),
-            devices,
-            open: None,
-            spare: Vec::with_capacity(BATCH),
-            waiting: Vec::new(),
-            queued: 0,
-        }
+    pub(super) fn new(devices: Arc<Devices>, worker: usize) -> Self {
+        Self { worker, devices, open: None, spare: Vec::with_capacity(BATCH), waiting: Vec::new(), queued: 0 }
     }
 
     /// The devices as they are open now, the same until [`flush`](Self::flush).
@@ -113,7 +106,7 @@ impl Frames {
     fn send(&mut self, device: usize, open: &Open, lost: &mut dyn FnMut(u32, Reason, u64)) {
         let Some(queues) = open.devices.get(device).map(|d| &d.queues) else { return };
         let Waiting { packets, owners } = &mut self.waiting[device];
-        let Some(queue) = queues.get(self.number % queues.len().max(1)).filter(|_| !packets.is_empty())
+        let Some(queue) = queues.get(queue_of(self.worker, queues.len())).filter(|_| !packets.is_empty())
         else {
             return;
         };

@@ -17,6 +17,7 @@ use culvert_sys::netlink::Flow;
 use culvert_sys::xsk::{BATCH, Frame, Received, Receiver, Umem, is_plain, tunnel_of};
 
 use super::Devices;
+use super::START;
 use super::frames::Frames;
 use crate::user::congestion::Congestion;
 use crate::user::counters::Reason;
@@ -24,8 +25,6 @@ use crate::user::port::memory::Memory;
 
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
-/// Where in a frame an opened packet is put that was in none.
-const START: usize = 128;
 /// Hosts whose link-layer addresses are remembered.
 const MOST_HOSTS: usize = 4096;
 /// Packets from which on they are sent.
@@ -138,14 +137,19 @@ struct Way {
 }
 
 /// One inbound worker's packets to the LAN's devices.
-#[derive(Default)]
 pub(crate) struct LanTransmit {
+    worker: usize,
     frames: Option<Frames>,
     ways: HashMap<IpAddr, Option<Way>>,
     generation: u64,
 }
 
 impl LanTransmit {
+    /// Of that worker.
+    pub(crate) fn new(worker: usize) -> Self {
+        Self { worker, frames: None, ways: HashMap::new(), generation: 0 }
+    }
+
     /// Takes an opened packet of `owner`'s, if it is plain and its next hop is known and on one of the devices. False, and
     /// nothing changed, if it is the stack's.
     pub(crate) fn take<M: Memory + ?Sized>(
@@ -157,7 +161,7 @@ impl LanTransmit {
     ) -> bool {
         let frames = match &mut self.frames {
             Some(frames) if Arc::ptr_eq(&frames.devices, devices) => frames,
-            other => other.insert(Frames::new(devices.clone())),
+            other => other.insert(Frames::new(devices.clone(), self.worker)),
         };
         let Ok(packet) = Packet::parse(memory.bytes(inner)) else { return false };
         if !is_plain(packet.bytes()) {

@@ -20,7 +20,7 @@ pub(crate) use transmit::XskTransmit;
 
 use culvert_sys::lock::{Mutex, MutexGuard};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use culvert_sys::netlink::NextHops;
 use culvert_sys::wan::WanSocket;
@@ -34,6 +34,9 @@ const FRAMES: usize = 2048;
 const MANY_QUEUES: usize = 8;
 /// Frames of all workers together beside those of the queues.
 const IN_HAND: usize = 2048;
+/// Where in a frame a packet is put that was in none: behind the longest headers, on a cache line.
+const START: usize = 128;
+const _: () = assert!(START >= header::LONGEST);
 /// An Ethernet frame beyond this, headroom and headers counted, does not fit 2048 bytes.
 const SMALL_MTU: u32 = 1700;
 
@@ -45,8 +48,6 @@ pub(crate) struct Devices {
     pub(crate) hops: Arc<NextHops>,
     busy_poll: u32,
     open: Mutex<Option<Arc<Open>>>,
-    /// Counts transmitting ports, which take the queues in turn.
-    ports: AtomicUsize,
 }
 
 /// The devices of one side.
@@ -104,7 +105,7 @@ impl Devices {
         let lan = lan.into_iter().filter(|name| !wan.contains(name)).collect();
         let side = |names| Side { names, wanted: AtomicBool::new(false) };
         let (wan, lan) = (side(wan), side(lan));
-        Self { wan, lan, hops, busy_poll, open: Mutex::new(None), ports: AtomicUsize::new(0) }
+        Self { wan, lan, hops, busy_poll, open: Mutex::new(None) }
     }
 
     /// A tunnel wants the devices of the WAN, or of the LAN. Whether there is one, and they are open.
@@ -202,12 +203,27 @@ impl Devices {
         open.devices.iter().map(line).collect()
     }
 
-    /// A number for a transmitting port.
-    fn port(&self) -> usize {
-        self.ports.fetch_add(1, Ordering::Relaxed)
+    /// By which queue of one side's devices a worker sends; `None` if they are not open, or not alike.
+    pub(crate) fn queue(&self, lan: bool, worker: usize) -> Option<usize> {
+        let open = self.current()?;
+        let mut queues =
+            open.devices.iter().filter(|d| d.lan == lan).map(|d| queue_of(worker, d.queues.len()));
+        let queue = queues.next()?;
+        queues.all(|other| other == queue).then_some(queue)
+    }
+
+    /// Devices that are wanted and not there.
+    pub(crate) fn absent(&self) -> Vec<String> {
+        let gone = |name: &&String| device_index(name).is_none();
+        self.names().map(|(name, _)| name).filter(gone).cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<Open>>> {
         self.open.lock()
     }
+}
+
+/// Which of so many queues a worker sends by: they take them in turn.
+fn queue_of(worker: usize, queues: usize) -> usize {
+    worker % queues.max(1)
 }

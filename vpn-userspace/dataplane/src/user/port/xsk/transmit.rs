@@ -5,16 +5,13 @@ use std::sync::Arc;
 use culvert_sys::netlink::Flow;
 use culvert_sys::xsk::{Frame, Received, Umem};
 
-use super::XskPath;
 use super::frames::Frames;
 use super::header::{self, Header};
+use super::{START, XskPath};
 use crate::user::counters::Reason;
 use crate::user::port::socket::SocketTransmit;
 use crate::user::port::{Route, WanTransmit};
 
-/// Where in a frame a sealed packet begins: behind the longest headers, on a cache line.
-const START: usize = 128;
-const _: () = assert!(START >= header::LONGEST);
 /// Packets from which on they are sent.
 const FULL: usize = 256;
 /// Peers whose headers are remembered.
@@ -35,10 +32,10 @@ pub(crate) struct XskTransmit {
 }
 
 impl XskTransmit {
-    pub(crate) fn new(path: XskPath) -> Self {
+    pub(crate) fn new(path: XskPath, worker: usize) -> Self {
         Self {
             kernel: SocketTransmit::new(path.socket.clone()),
-            frames: Frames::new(path.devices.clone()),
+            frames: Frames::new(path.devices.clone(), worker),
             path,
             slot: None,
             headers: HashMap::new(),
