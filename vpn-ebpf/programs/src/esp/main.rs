@@ -3,7 +3,8 @@
 //! `culvert_esp_back` sits at the back of each tunnel's interface and seals whatever is routed into the tunnel;
 //! `culvert_esp_lan` seals what comes from a LAN before the stack sees it; `culvert_esp_tun` seals what is small of a tunnel
 //! whose bulk is another engine's; `culvert_esp_wan` opens. Those of LANs and the WAN have twins under XDP, which take what
-//! is plain before there is a socket buffer and leave the rest to them. An object of its own: hosts that do not use the engine never load it. Oldest kernel: 6.12, by what was tried.
+//! is plain before there is a socket buffer and leave the rest to them. An object of its own: hosts that do not use the engine
+//! never load it. Oldest kernel: 6.1, by what was tried; under XDP 6.3, which tells what drivers do.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch, core_intrinsics)]

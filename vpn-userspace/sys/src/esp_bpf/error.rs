@@ -9,7 +9,7 @@ pub enum EspError {
     #[error("loading eBPF programs is not permitted; run as root, or give CAP_BPF and CAP_NET_ADMIN")]
     NotPermitted,
     /// The kernel (or the parser of the object) refused the programs.
-    #[error("the kernel does not take the eBPF programs of engine bpf (6.12 and newer do): {0}")]
+    #[error("the kernel does not take the eBPF programs of engine bpf (6.1 and newer do): {0}")]
     Load(String),
     /// The object lacks what this crate expects in it: the build is broken.
     #[error("the eBPF object of engine bpf has no {0}; it does not belong to this build")]

@@ -4,7 +4,8 @@
 //! again from here. Keys go into a map whose descriptor cannot read; root can still open it anew, as it can read any
 //! process's memory. Programs and maps are held by descriptors of this process and end with it.
 //!
-//! Oldest kernel that was tried with success: 6.12; the verifier of 6.1 refuses the programs. Needs CAP_BPF and CAP_NET_ADMIN.
+//! Oldest kernel that was tried with success: 6.1; under XDP the programs stand from 6.3 on, which tells what drivers do for it.
+//! Needs CAP_BPF and CAP_NET_ADMIN.
 mod device;
 mod error;
 mod hooks;
