@@ -57,7 +57,9 @@ extern "C" fn esp_find(skb: *mut __sk_buff, state: *mut State) -> i32 {
     // SAFETY: the context of the program, and this CPU's state.
     let (start, end, len, gso, protocol, s) =
         unsafe { ((*skb).data, (*skb).data_end, (*skb).len, (*skb).gso_size, (*skb).protocol, &mut *state) };
-    if gso != 0 || protocol != ETHERNET_IPV4 && protocol != ETHERNET_IPV6 {
+    // SAFETY: as above.
+    let tagged = unsafe { (*skb).vlan_present };
+    if gso != 0 || tagged != 0 || protocol != ETHERNET_IPV4 && protocol != ETHERNET_IPV6 {
         return 0;
     }
     find(&Linear::new(start as usize, end as usize, len, 0), protocol, s)

@@ -45,10 +45,12 @@ struct Came {
 pub(crate) fn seal<const AT: u32>(ctx: &TcContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the context of the program.
-    let (len, interface, gso, protocol, kind) =
-        unsafe { ((*skb).len, (*skb).ifindex, (*skb).gso_size, (*skb).protocol, (*skb).pkt_type) };
+    let (len, interface, gso, protocol) =
+        unsafe { ((*skb).len, (*skb).ifindex, (*skb).gso_size, (*skb).protocol) };
+    // SAFETY: as above.
+    let (kind, tagged) = unsafe { ((*skb).pkt_type, (*skb).vlan_present) };
     if AT != BACK && (gso != 0 || protocol != ETHERNET_IPV4 && protocol != ETHERNET_IPV6)
-        || AT == LAN && kind != PACKET_HOST
+        || AT == LAN && (kind != PACKET_HOST || tagged != 0)
     {
         return Buffer::PASS;
     }

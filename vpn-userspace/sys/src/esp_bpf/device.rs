@@ -10,6 +10,11 @@ use std::os::fd::AsRawFd;
 const ETHTOOL_STXCSUM: u32 = 0x17;
 const ETHTOOL_STSO: u32 = 0x1f;
 const ETHTOOL_SGRO: u32 = 0x2c;
+/// The command that tells some features, and the one that takes VLAN tags off what comes in.
+const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETH_FLAG_RXVLAN: u32 = 1 << 8;
+/// VLAN devices of the calling thread's network namespace; missing where the kernel has none.
+const VLANS: &str = "/proc/thread-self/net/vlan/config";
 
 /// `struct ethtool_value`.
 #[repr(C)]
@@ -46,6 +51,20 @@ pub fn segment_before(interface: &str) -> Result<(), EspError> {
 /// Has one end of a veth pair listen for frames that XDP sends by the other: it does while it joins packets.
 pub(super) fn forwards_frames(interface: &str) -> io::Result<()> {
     ethtool(interface, &mut Value { command: ETHTOOL_SGRO, data: 1 })
+}
+
+/// Whether VLAN devices stand on the interface while its driver takes tags off: programs under XDP would take their packets for
+/// the interface's own.
+pub(super) fn hides_tags(interface: &str) -> bool {
+    let mut flags = Value { command: ETHTOOL_GFLAGS, data: 0 };
+    std::fs::read_to_string(VLANS).is_ok_and(|table| carries(&table, interface))
+        && ethtool(interface, &mut flags).is_ok()
+        && flags.data & ETH_FLAG_RXVLAN != 0
+}
+
+/// Whether the kernel's table has a VLAN device on this one: `lan.7 | 7 | lan` below two lines of titles.
+fn carries(table: &str, interface: &str) -> bool {
+    table.lines().skip(2).any(|line| line.rsplit('|').next().is_some_and(|below| below.trim() == interface))
 }
 
 /// The name of the interface with this index.
@@ -94,4 +113,17 @@ fn ethtool(interface: &str, value: &mut Value) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::carries;
+
+    #[test]
+    fn vlan_devices_are_found_by_what_carries_them() {
+        let table = "VLAN Dev name\t | VLAN ID\nName-Type: VLAN_NAME_TYPE_RAW_PLUS_VID_NO_PAD\n\
+                     lan             | 7  | lan0\nwan.9          | 9  | eth1\n";
+        assert!(carries(table, "lan0") && carries(table, "eth1"));
+        assert!(!carries(table, "lan") && !carries(table, "wan.9") && !carries("", "lan0"));
+    }
 }
