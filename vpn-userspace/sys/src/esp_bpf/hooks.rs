@@ -1,11 +1,11 @@
 //! Where the programs of LAN and WAN devices stand: under TC always, and under XDP before that where it can be and is worth
 //! it. A device has one program under XDP: where the guard has it, ours stands behind it.
-use super::device::{forwards_frames, name_of};
+use super::device::{forwards_frames, hides_tags, name_of};
 use super::{EspBpf, EspError, LAN, LAN_EARLY, WAN_EARLY, program};
 use crate::guard::{AttachedMode, Guard, Link, TcHook, TcPlace, XdpHook, hook_tc, hook_xdp};
 use crate::netlink::{XdpFeatures, XdpProber};
 use crate::xsk::{device_index, device_mac};
-use aya::programs::{ProgramFd, TcAttachType, Xdp};
+use aya::programs::{TcAttachType, Xdp};
 use culvert_ebpf_shared::esp::layout::Device;
 use std::collections::HashMap;
 
@@ -44,6 +44,8 @@ pub(super) struct Hooked {
     /// Held for what dropping it does.
     tc: Option<(TcHook, AttachedMode)>,
     early: Early,
+    /// Why it does not take a program under XDP with the guard as it was then: that is tried once.
+    refused: Option<(Option<AttachedMode>, String)>,
     /// Its driver sends what XDP redirects to it.
     sends: bool,
     /// Why not under XDP, or where there.
@@ -80,6 +82,7 @@ impl EspBpf {
                     lan,
                     tc: None,
                     early: Early::No,
+                    refused: None,
                     sends: false,
                     reason: None,
                     known: None,
@@ -146,7 +149,7 @@ impl EspBpf {
         }
         let gone = std::mem::replace(&mut device.index, index);
         (device.tc, device.early, device.sends) = (None, Early::No, false);
-        (device.known, device.reason) = (None, None);
+        (device.known, device.reason, device.refused) = (None, None, None);
         if gone != 0 {
             self.maps.remove_device(gone)?;
         }
@@ -198,34 +201,44 @@ impl EspBpf {
     /// Puts the program under XDP, or behind the guard's there. Why not, in the error; where, in the answer.
     fn stand_early(&mut self, at: usize, guard: Option<&mut Guard>) -> Result<Option<String>, String> {
         let Some(device) = self.devices.get_mut(at) else { return Ok(None) };
-        let name = if device.program == LAN { LAN_EARLY } else { WAN_EARLY };
-        let found = self.ebpf.program_mut(name).and_then(|p| <&mut Xdp>::try_from(p).ok());
-        let loaded = found.ok_or_else(|| EspError::Missing(name).to_string())?;
-        if loaded.fd().is_err() {
-            loaded.load().map_err(|error| EspError::load(error).to_string())?;
-        }
-        let fd: &ProgramFd = loaded.fd().map_err(|error| EspError::load(error).to_string())?;
         let stands = guard.as_ref().and_then(|guard| guard.stands_at(&device.name));
-        match (stands, guard) {
-            (Some(AttachedMode::XdpNative), Some(guard)) => {
-                if !matches!(device.early, Early::Behind) {
-                    guard.precede(device.program == LAN, fd).map_err(|error| error.to_string())?;
-                    device.early = Early::Behind;
-                }
-                Ok(Some("behind the guard's program".to_owned()))
+        if let Some((then, reason)) = &device.refused
+            && *then == stands
+        {
+            return Err(reason.clone());
+        }
+        let stand = || -> Result<Option<&'static str>, EspError> {
+            let name = if device.program == LAN { LAN_EARLY } else { WAN_EARLY };
+            let found = self.ebpf.program_mut(name).and_then(|p| <&mut Xdp>::try_from(p).ok());
+            let loaded = found.ok_or(EspError::Missing(name))?;
+            if loaded.fd().is_err() {
+                loaded.load().map_err(EspError::load)?;
             }
-            (Some(mode), _) => Err(format!(
+            match guard {
+                Some(guard) if stands.is_some() => {
+                    if !matches!(device.early, Early::Behind) {
+                        guard.precede(device.program == LAN, loaded.fd().map_err(EspError::load)?)?;
+                        device.early = Early::Behind;
+                    }
+                    Ok(Some("behind the guard's program"))
+                }
+                _ => {
+                    if !matches!(device.early, Early::Own(_)) {
+                        device.early = Early::Own(hook_xdp(loaded, &device.name, device.index)?);
+                    }
+                    Ok(None)
+                }
+            }
+        };
+        let outcome = match stands {
+            None | Some(AttachedMode::XdpNative) => stand().map_err(|error| error.to_string()),
+            Some(mode) => Err(format!(
                 "the guard stands there by {}, and would not see what native XDP takes before it",
                 mode.name()
             )),
-            (None, _) => {
-                if !matches!(device.early, Early::Own(_)) {
-                    device.early =
-                        Early::Own(hook_xdp(loaded, &device.name, device.index).map_err(|e| e.to_string())?);
-                }
-                Ok(None)
-            }
-        }
+        };
+        device.refused = outcome.as_ref().err().map(|reason| (stands, reason.clone()));
+        outcome.map(|place| place.map(str::to_owned))
     }
 
     /// Has the interfaces of tunnels take what XDP sends by their backs.
@@ -275,6 +288,12 @@ fn may_have_xdp(device: &Hooked, choice: HookChoice, features: Option<XdpFeature
     }
     if choice == HookChoice::Auto && link.is_virtual() {
         return Err(format!("XDP on a {driver} link would take segmentation offload from its senders"));
+    }
+    if hides_tags(&device.name) {
+        let off = format!("ethtool -K {} rxvlan off", device.name);
+        return Err(format!(
+            "VLAN devices stand on it, and its driver takes the tags off before XDP sees them (`{off}`)"
+        ));
     }
     match features {
         None => Err("this kernel does not tell what drivers do for XDP (6.3 does)".to_owned()),
