@@ -112,19 +112,27 @@ const MYSELF: &str = "/proc/self/exe";
 /// Test programs that run under another kernel too, with the part of them that does (all, if empty).
 type InVm = &'static [(&'static str, &'static str)];
 
-/// The classifier loads and judges packets; the kernel's ESP treats the corpus as ours does.
-const EVERYWHERE: InVm = &[("guard", ""), ("behaviour", "xfrm_")];
+/// The classifier loads and judges packets; the kernel's ESP treats the corpus as ours does; AF_XDP carries packets past
+/// the stack.
+const EVERYWHERE: InVm =
+    &[("guard", ""), ("behaviour", "xfrm_"), ("gateways", "frames_pass_on_other_kernels")];
 /// The same, the engine `bpf`, links with VLAN tags, and tunnels of the engine `xfrm` with Culvert and its calls to the kernel.
 const WITH_CULVERT: InVm = &[
     ("guard", ""),
     ("behaviour", "xfrm_"),
     ("behaviour", "tagged"),
-    ("gateways", "packets_pass_on_other_kernels"),
+    ("gateways", "pass_on_other_kernels"),
     ("xfrm", ""),
     ("engines", "xfrm"),
+    ("engines", "kernel_"),
 ];
 /// The newest kernel takes more of an SA: its CPU.
-const NEWEST: InVm = &[("guard", ""), ("behaviour", "xfrm_"), ("gateways", "xfrm_cpus")];
+const NEWEST: InVm = &[
+    ("guard", ""),
+    ("behaviour", "xfrm_"),
+    ("gateways", "xfrm_cpus"),
+    ("gateways", "frames_pass_on_other_kernels"),
+];
 /// Tunnels of both engines with strongSwan, and between two gateways.
 const BETWEEN_TWO: InVm = &[("vm_interop", ""), ("gateways", "xfrm_")];
 

@@ -539,6 +539,61 @@ fn a_kernel_tunnel_leaves_nothing_behind_and_touches_nothing_of_others() {
     assert_eq!(sides[0].run("ip xfrm policy").matches("if_id 0x9").count(), 1, "another's policy stays");
 }
 
+/// Reports that nobody reads in time are lost, of an SA that reached its limit too: it is found by a comparison.
+#[test]
+fn xfrm_makes_good_the_reports_that_it_lost() {
+    if !kernel_has_esp() {
+        return;
+    }
+    let sides = pair("lost");
+    let gateways = [Gateway::new(&sides[0], 1), Gateway::new(&sides[1], 2)];
+    let mut setups = negotiate([Engine::Xfrm; 2], gcm(), false, true, 1);
+    setups[0].limits.hard_packets = 5;
+    for (gateway, setup) in gateways.iter().zip(&setups) {
+        gateway.create(EngineChoice::Xfrm).unwrap();
+        gateway.install(setup, true);
+    }
+    assert!(gateways[0].pings("10.2.0.1"));
+    // Packets of another program's policy, each of which asks for an SA.
+    sides[0].run("ip xfrm policy add src 0.0.0.0/0 dst 10.60.0.0/16 dir out tmpl proto esp mode transport");
+    sides[0].run("ip route add 10.60.0.0/16 via 192.0.2.2");
+    let (release, held) = mpsc::channel::<()>();
+    let hold: Job = Box::new(move |_| {
+        Box::pin(async move {
+            let _ = held.recv_timeout(Duration::from_secs(40));
+        })
+    });
+    gateways[0].jobs.as_ref().unwrap().send(hold).ok().unwrap();
+    sides[0].enter(async || {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        for n in 0..4000u16 {
+            let [high, low] = n.to_be_bytes();
+            let _ = socket.send_to(b"?", (std::net::Ipv4Addr::new(10, 60, high, low), 9));
+        }
+    });
+    while gateways[0].pings("10.2.0.1") {}
+    let sockets = sides[0].run("cat /proc/thread-self/net/netlink");
+    let of_xfrm = sockets.lines().map(|l| l.split_whitespace().collect::<Vec<_>>()).filter(|l| l[1] == "6");
+    let lost: u32 = of_xfrm.map(|l| l[8].parse::<u32>().unwrap()).sum();
+    assert!(lost > 0, "{sockets}");
+    release.send(()).unwrap();
+    let inbound = setups[0].inbound;
+    gateways[0].expect("hard limit", |e| *e == DataplaneEvent::HardLimit { inbound });
+    // As before, with SAs of its own making only.
+    let next = negotiate([Engine::Xfrm; 2], gcm(), false, true, 2);
+    for (gateway, (old, new)) in gateways.iter().zip(setups.iter().zip(&next)) {
+        gateway.remove(old.inbound, Duration::ZERO);
+        gateway.install(new, true);
+    }
+    assert!(gateways[0].pings("10.2.0.1") && gateways[1].pings("10.1.0.1"));
+    assert_eq!(
+        sides[0].run("ip xfrm policy").matches("dst 10.60.0.0/16").count(),
+        1,
+        "another's policy stays"
+    );
+}
+
 #[test]
 fn a_kernel_sa_follows_its_peer_and_never_counts_back() {
     if !kernel_has_esp() {
