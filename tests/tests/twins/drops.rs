@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use culvert_lab::measure::Echo;
 use culvert_lab::process::Process;
 use culvert_lab::topology::{HOST_B, WAN_A, WAN_B};
-use culvert_lab::{Culvert, wait_for};
+use culvert_lab::{Culvert, Site, wait_for};
 use culvert_tests::{Case, Twins, no_loss};
 use culvert_traffic::{Injector, Link};
 use pcap_file::pcapng::{Block, PcapNgReader};
@@ -60,6 +60,52 @@ fn follow(a: &Culvert, more: &[&str]) -> Result<Process> {
     Ok(follower)
 }
 
+/// Engine `bpf` shows a packet of this side's, and a replay.
+#[test]
+fn drops_of_engine_bpf() -> Result<()> {
+    let case = Case {
+        engine: "bpf".into(),
+        culvert_encap: "udp".into(),
+        ..case("aes128gcm16-prfsha256-ecp256", "chacha20poly1305")
+    };
+    let twins = Twins::bring_up(&case)?;
+    let (a, site) = (&twins.a, &twins.site);
+    let frame = arrived(a, &twins)?;
+    let mut follower = follow(a, &[])?;
+    send_elsewhere(site)?;
+    let selector = first(&mut follower, "selector-mismatch")?;
+    ensure!(selector["place"] == "bpf" && selector["outward"] == true, "{selector:#}");
+    ensure!(selector["tunnel"] == "a" && selector["inner"]["source"] == ELSEWHERE, "{selector:#}");
+    inject(site, &frame, 1)?;
+    let replay = first(&mut follower, "replay-duplicate")?;
+    ensure!(
+        replay["place"] == "bpf" && replay["spi"] == a.site()?.spi_in().unwrap_or_default(),
+        "{replay:#}"
+    );
+    ensure!(replay["source"]["address"] == WAN_B && replay["source"]["port"] == 4500, "{replay:#}");
+    ensure!(replay["inner"].is_null() && replay["sequence"].as_u64() > Some(0), "{replay:#}");
+    Ok(())
+}
+
+/// Sends a frame to gateway A over and over; how often it went.
+fn inject(site: &Site, frame: &[u8], most: u64) -> Result<u64> {
+    let begin = Instant::now();
+    site.wan.within(|| {
+        let injector = Injector::open(&Link::find("to-a")?)?;
+        let count = Cell::new(0);
+        let more = || count.get() < most && begin.elapsed() < Duration::from_secs(20);
+        injector.repeat(&mut [frame.to_vec()], 20_000.0, more, |_, _| count.set(count.get() + 1))
+    })?
+}
+
+/// A packet that no selector takes, from host A.
+fn send_elsewhere(site: &Site) -> Result<()> {
+    site.host_a.ip(&format!("addr add {ELSEWHERE}/32 dev eth0"))?;
+    let socket = site.host_a.within(|| UdpSocket::bind(format!("{ELSEWHERE}:0")))??;
+    socket.send_to(b"secret", SocketAddr::new(HOST_B.parse()?, 9))?;
+    Ok(())
+}
+
 /// What was told of this reason.
 fn records(follower: &Process, reason: &str) -> Vec<Value> {
     let all = follower.lines().into_iter().filter_map(|line| serde_json::from_str::<Value>(&line).ok());
@@ -81,20 +127,11 @@ fn drops_are_followed() -> Result<()> {
     let twins = Twins::bring_up(&case)?;
     let (a, site) = (&twins.a, &twins.site);
     let frame = arrived(a, &twins)?;
-    let inject = |frame: &[u8], most: u64| -> Result<u64> {
-        let begin = Instant::now();
-        site.wan.within(|| {
-            let injector = Injector::open(&Link::find("to-a")?)?;
-            let count = Cell::new(0);
-            let more = || count.get() < most && begin.elapsed() < Duration::from_secs(20);
-            injector.repeat(&mut [frame.to_vec()], 20_000.0, more, |_, _| count.set(count.get() + 1))
-        })?
-    };
     let mut follower = follow(a, &[])?;
     let spi = a.site()?.spi_in().context("no SPI")?.to_owned();
 
     // A replay: of the tunnel, with the outer addresses; nothing of what is inside.
-    inject(&frame, 1)?;
+    inject(site, &frame, 1)?;
     let replay = first(&mut follower, "replay-duplicate")?;
     ensure!(replay["place"] == "user" && replay["tunnel"] == "a" && replay["spi"] == spi, "{replay:#}");
     ensure!(replay["source"]["address"] == WAN_B && replay["source"]["port"] == 4500, "{replay:#}");
@@ -103,16 +140,14 @@ fn drops_are_followed() -> Result<()> {
     // An SPI of nobody's, which the guard drops.
     let mut wrong = frame.clone();
     wrong[SPI].copy_from_slice(&WRONG);
-    inject(&wrong, 1)?;
+    inject(site, &wrong, 1)?;
     let unknown = first(&mut follower, "unknown-spi")?;
     ensure!(unknown["place"] == "guard" && unknown["interface"] == "wan", "{unknown:#}");
     ensure!(unknown["spi"] == "c0ffee02" && unknown["destination"]["address"] == WAN_A, "{unknown:#}");
     ensure!(unknown["source"]["port"] == 4500 && unknown["length"] == frame.len(), "{unknown:#}");
 
     // A packet that no selector takes; it is this side's own, and shown.
-    site.host_a.ip(&format!("addr add {ELSEWHERE}/32 dev eth0"))?;
-    let socket = site.host_a.within(|| UdpSocket::bind(format!("{ELSEWHERE}:0")))??;
-    socket.send_to(b"secret", SocketAddr::new(HOST_B.parse()?, 9))?;
+    send_elsewhere(site)?;
     let selector = first(&mut follower, "selector-mismatch")?;
     ensure!(selector["outward"] == true && selector["tunnel"] == "a", "{selector:#}");
     ensure!(selector["inner"]["source"] == ELSEWHERE && selector["inner"]["protocol"] == 17, "{selector:#}");
@@ -122,7 +157,7 @@ fn drops_are_followed() -> Result<()> {
     let echo = Echo::start(&site.host_a, &site.host_b, HOST_B, Duration::from_millis(10))?;
     let mut all = 1;
     while all < FLOOD {
-        all += inject(&wrong, FLOOD - all)?;
+        all += inject(site, &wrong, FLOOD - all)?;
     }
     let seen = echo.stop()?;
     ensure!(seen.lost() == 0, "the tunnel was disturbed: {seen:?}");
@@ -139,8 +174,8 @@ fn drops_are_followed() -> Result<()> {
 
     // Nobody follows any more; another one does, for one reason and one line. And the counts.
     let mut one = follow(a, &["--reason", "replay-duplicate", "--tunnel", "site/a", "--count", "1"])?;
-    inject(&wrong, 1)?;
-    inject(&frame, 1)?;
+    inject(site, &wrong, 1)?;
+    inject(site, &frame, 1)?;
     ensure!(one.wait(Duration::from_secs(5))?.success(), "{}", one.log());
     let lines = one.lines().iter().filter(|line| line.starts_with('{')).count();
     ensure!(lines == 1 && records(&one, "replay-duplicate").len() == 1, "{}", one.log());

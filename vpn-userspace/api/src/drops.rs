@@ -46,7 +46,7 @@ words! {
         User = "user",
         /// Engine `xfrm`: the kernel, which counts and shows no packets.
         Xfrm = "xfrm",
-        /// Engine `bpf`, which counts and shows no packets.
+        /// Engine `bpf`.
         Bpf = "bpf",
         /// The kernel's IPsec, whoever's packet it was.
         Kernel = "kernel",

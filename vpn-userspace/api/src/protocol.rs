@@ -303,7 +303,7 @@ pub struct Counters {
     pub ike: BTreeMap<String, u64>,
 }
 
-/// What a tunnel dropped since culvertd started, with all its SAs past and present.
+/// What a tunnel dropped since culvertd started for which it had no SA. What an SA dropped is in the status, while it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TunnelDrops {
     /// The connection's name.

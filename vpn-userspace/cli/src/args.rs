@@ -145,8 +145,8 @@ pub(crate) enum Command {
     #[command(after_help = "Without --follow: counts since culvertd started, the most frequent first.\n\
         With --follow: a few packets of each reason and second, by their headers, and how many more there were. What \
         comes in\nnormal running (keepalives, chatter on the link, dummy packets) is shown only when --reason names it. \
-        Inner addresses are\nshown of packets that are this side's or were authentic. The engines xfrm and bpf show no \
-        packets, only counts.\n\n\
+        Inner addresses are\nshown of packets that are this side's or were authentic. The kernel's engine, xfrm, \
+        shows no packets, only counts.\n\n\
         Examples:\n  \
         culvert drops\n  \
         culvert drops --follow --tunnel hangzhou/a\n  \

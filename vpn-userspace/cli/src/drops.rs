@@ -83,10 +83,10 @@ fn follow(
 
 /// What will not be seen.
 fn counted_only(status: &Status) -> &'static str {
-    let counts = |engine: &Option<Engine>| matches!(engine, Some(Engine::Xfrm | Engine::Bpf));
+    let counts = |engine: &Option<Engine>| *engine == Some(Engine::Xfrm);
     let mut tunnels = status.connections.iter().flat_map(|c| &c.tunnels);
     if tunnels.any(|t| counts(&t.engine) || t.children.iter().any(|c| counts(&c.engine))) {
-        " (of the engines xfrm and bpf only their numbers: they show no packets)"
+        " (of engine xfrm only their numbers: the kernel shows no packets)"
     } else {
         ""
     }

@@ -283,11 +283,12 @@ impl Dataplane {
     /// with 0 when nobody looks any more.
     pub fn look_at_drops(&self, epoch: u32) {
         self.samples.look(epoch);
+        self.bpf.look(epoch);
     }
 
     /// Takes the next sample. Engine `xfrm` has none: the kernel only counts.
     pub fn take_drop_sample(&self) -> Option<DropSample> {
-        self.samples.take()
+        self.samples.take().or_else(|| self.bpf.take_sample())
     }
 
     /// What each engine has dropped, by tunnel where that is known, and by reason. What an SA dropped that is gone is not

@@ -13,6 +13,7 @@
 mod maps;
 mod open;
 mod packet;
+mod samples;
 mod seal;
 #[allow(dead_code)]
 #[path = "../source.rs"]

@@ -1,4 +1,5 @@
 //! The maps of the engine. Their layout is `culvert_ebpf_shared::esp::layout`.
+use crate::samples::esp_show;
 use crate::seal::bounded;
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_F_WRONLY};
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
@@ -7,7 +8,7 @@ use aya_ebpf::macros::btf_map;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use culvert_ebpf_shared::esp::layout::{
     Device, Drops, Inbound, Key, MAX_DEVICES, MAX_PAIRS, MAX_TUNNELS, Outbound, Peer, REFUSED_BYTES,
-    Selectors, Tunnel, TunnelDrops,
+    Selectors, Tunnel, TunnelDrops, sample_kind,
 };
 use culvert_ebpf_shared::esp::reason::Reason;
 use culvert_ebpf_shared::esp::{HEAD, HEAD_WORDS, State};
@@ -79,9 +80,17 @@ pub(crate) fn drop(drops: *mut Drops, reason: Reason) {
     unsafe { add(drops.cast::<u64>().add(reason as usize), 1) };
 }
 
-/// Counts a packet that met no SA of its tunnel.
+/// Counts a dropped packet on its way to the peer, and shows it to who looks.
 #[inline(always)]
-pub(crate) fn drop_of_tunnel(interface: u32, reason: Reason) {
+pub(crate) fn drop_outward(s: *mut State, tunnel: u32, drops: *mut Drops, reason: Reason) {
+    drop(drops, reason);
+    esp_show(s, sample_kind(reason, true), tunnel, 0);
+}
+
+/// Counts a packet that met no SA of its tunnel, and shows it to who looks.
+#[inline(always)]
+pub(crate) fn drop_of_tunnel(s: *mut State, interface: u32, reason: Reason) {
+    esp_show(s, sample_kind(reason, true), interface, 0);
     if let Some(tunnel) = TUNNEL_DROPS.get_ptr_mut(&interface) {
         // SAFETY: a map value.
         drop(unsafe { &raw mut (*tunnel).drops }, reason);

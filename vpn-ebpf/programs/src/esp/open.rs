@@ -1,6 +1,7 @@
 //! From the WAN to the LAN, or to the stack as if the tunnel's interface had received it.
 use crate::maps::{self, INBOUND, KEYS, PEERS, SELECTORS, STATE, TUNNELS};
 use crate::packet::{Buffer, Early, Frame, Packet};
+use crate::samples::esp_show;
 use crate::seal::{ETHERNET_IPV4, ETHERNET_IPV6, bounded, fib, load, take_key};
 use crate::source::Linear;
 use crate::steps;
@@ -8,7 +9,7 @@ use aya_ebpf::bindings::{__sk_buff, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT, TC_AC
 use aya_ebpf::helpers::generated::{bpf_spin_lock, bpf_spin_unlock};
 use aya_ebpf::programs::TcContext;
 use culvert_ebpf_shared::esp::inner::Unpacked;
-use culvert_ebpf_shared::esp::layout::{Device, Inbound, Tunnel};
+use culvert_ebpf_shared::esp::layout::{Device, Inbound, Tunnel, sample_kind};
 use culvert_ebpf_shared::esp::reason::Reason;
 use culvert_ebpf_shared::esp::window::Place;
 use culvert_ebpf_shared::esp::{ESP_AND_IV, ETHERNET, HEAD, ICV, MAX_TEXT, State, inner, outer};
@@ -132,7 +133,7 @@ fn receive<P: Packet>(packet: P, s: *mut State) -> i32 {
         unsafe { ((*s).esp[0], (*s).esp[1], (*s).esp_at, (*s).esp_len, (*s).class) };
     let Some(sa) = INBOUND.get_ptr_mut(&spi) else { return P::PASS };
     // SAFETY: a map value.
-    let (drops, slot, interface) = unsafe { (&raw mut (*sa).drops, (*sa).slot, (*sa).tunnel) };
+    let (slot, interface) = unsafe { ((*sa).slot, (*sa).tunnel) };
     // SAFETY: this CPU's state.
     if unsafe { (*s).direct } != 0 {
         let Some(peer) = PEERS.get_ptr(&slot) else { return P::PASS };
@@ -150,9 +151,9 @@ fn receive<P: Packet>(packet: P, s: *mut State) -> i32 {
         }
     }
     let text_len = match inner::text_len(esp_len) {
-        None => return refuse::<P>(sa, Reason::EspShort),
-        Some(len) if len & 3 != 0 => return refuse::<P>(sa, Reason::EspMisaligned),
-        Some(len) if len > MAX_TEXT => return refuse::<P>(sa, Reason::TooBig),
+        None => return refuse::<P>(s, sa, low, Reason::EspShort),
+        Some(len) if len & 3 != 0 => return refuse::<P>(s, sa, low, Reason::EspMisaligned),
+        Some(len) if len > MAX_TEXT => return refuse::<P>(s, sa, low, Reason::TooBig),
         Some(len) => len,
     };
     let whole = bounded(text_len + ICV, 0x7ff);
@@ -165,7 +166,7 @@ fn receive<P: Packet>(packet: P, s: *mut State) -> i32 {
             && load(packet, offset + ESP_AND_IV, s, whole)
     };
     if !loaded {
-        return refuse::<P>(sa, Reason::EspShort);
+        return refuse::<P>(s, sa, low, Reason::EspShort);
     }
 
     // RFC 4303 3.4.3: check, verify, check again and advance.
@@ -177,17 +178,17 @@ fn receive<P: Packet>(packet: P, s: *mut State) -> i32 {
     };
     match place {
         Place::New => {}
-        Place::Duplicate => return refuse::<P>(sa, Reason::Duplicate),
-        Place::TooOld => return refuse::<P>(sa, Reason::TooOld),
+        Place::Duplicate => return refuse::<P>(s, sa, low, Reason::Duplicate),
+        Place::TooOld => return refuse::<P>(s, sa, low, Reason::TooOld),
     }
     let Some(key) = KEYS.get_ptr(2 * (slot & 0xffff)) else { return P::DROP };
     if !take_key(s, key) {
-        return refuse::<P>(sa, Reason::NotReady);
+        return refuse::<P>(s, sa, low, Reason::NotReady);
     }
     // SAFETY: this CPU's state.
     outer::renumber(unsafe { &mut *s }, sequence, esn);
     if steps::esp_open(s) != 1 {
-        return refuse::<P>(sa, Reason::NotAuthentic);
+        return refuse::<P>(s, sa, low, Reason::NotAuthentic);
     }
     let verdict = judge(s, slot, class);
 
@@ -212,20 +213,20 @@ fn receive<P: Packet>(packet: P, s: *mut State) -> i32 {
     };
     match place {
         Place::New => {}
-        Place::Duplicate => return refuse::<P>(sa, Reason::Duplicate),
-        Place::TooOld => return refuse::<P>(sa, Reason::TooOld),
+        Place::Duplicate => return refuse::<P>(s, sa, low, Reason::Duplicate),
+        Place::TooOld => return refuse::<P>(s, sa, low, Reason::TooOld),
     }
     match verdict {
         DELIVER => {}
-        1 => return refuse::<P>(sa, Reason::BadPadding),
-        2 => return refuse::<P>(sa, Reason::Dummy),
-        3 => return refuse::<P>(sa, Reason::NextHeader),
-        4 => return refuse::<P>(sa, Reason::InnerMalformed),
-        SELECTOR => return refuse::<P>(sa, Reason::Selector),
-        _ => return refuse::<P>(sa, Reason::Ecn),
+        1 => return refuse::<P>(s, sa, low, Reason::BadPadding),
+        2 => return refuse::<P>(s, sa, low, Reason::Dummy),
+        3 => return refuse::<P>(s, sa, low, Reason::NextHeader),
+        4 => return refuse::<P>(s, sa, low, Reason::InnerMalformed),
+        SELECTOR => return refuse::<P>(s, sa, low, Reason::Selector),
+        _ => return refuse::<P>(s, sa, low, Reason::Ecn),
     }
 
-    let Some(tunnel) = TUNNELS.get_ptr(&interface) else { return refuse::<P>(sa, Reason::TunDown) };
+    let Some(tunnel) = TUNNELS.get_ptr(&interface) else { return refuse::<P>(s, sa, low, Reason::TunDown) };
     // SAFETY: a map value.
     let tunnel = unsafe { &*tunnel };
     steps::esp_clamp(s, tunnel.mtu);
@@ -262,8 +263,7 @@ fn receive<P: Packet>(packet: P, s: *mut State) -> i32 {
     };
     // SAFETY: as above.
     if total < ETHERNET || !unsafe { packet.disclose(frame, offset + ESP_AND_IV - ETHERNET) } {
-        maps::drop(drops, Reason::WanError);
-        return P::DROP;
+        return refuse::<P>(s, sa, low, Reason::WanError);
     }
     // As if the tunnel's interface had received it: the peer's idea of the MTU may be another than its.
     if direct { packet.send(to) } else { packet.deliver(tunnel.interface, tunnel.back) }
@@ -299,8 +299,10 @@ fn judge(s: *mut State, slot: u32, class: u32) -> u32 {
 }
 
 #[inline(always)]
-fn refuse<P: Packet>(sa: *mut Inbound, reason: Reason) -> i32 {
+fn refuse<P: Packet>(s: *mut State, sa: *mut Inbound, low: u32, reason: Reason) -> i32 {
     // SAFETY: a map value.
-    maps::drop(unsafe { &raw mut (*sa).drops }, reason);
+    let (drops, tunnel) = unsafe { (&raw mut (*sa).drops, (*sa).tunnel) };
+    maps::drop(drops, reason);
+    esp_show(s, sample_kind(reason, false), tunnel, low);
     P::DROP
 }

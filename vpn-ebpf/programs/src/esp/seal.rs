@@ -73,10 +73,10 @@ fn seal_any<P: Packet, const AT: u32>(packet: P, came: &Came) -> i32 {
     let &Came { len, interface, link, protocol, train } = came;
     let Some(s) = STATE.get_ptr_mut(0) else { return P::DROP };
     if len < link + 20 || len > link + MAX_INNER {
-        return refuse::<P, AT>(interface, Reason::TooBig);
+        return refuse::<P, AT>(s, interface, Reason::TooBig);
     }
     if train {
-        return refuse::<P, AT>(interface, Reason::BadOffload);
+        return refuse::<P, AT>(s, interface, Reason::BadOffload);
     }
     if AT == TUN {
         // Bulk is to be held up as little as can be.
@@ -89,12 +89,12 @@ fn seal_any<P: Packet, const AT: u32>(packet: P, came: &Came) -> i32 {
     }
     let available = bounded(len - link, 0x7ff);
     if available < 20 || !load(packet, link, s, available) {
-        return refuse::<P, AT>(interface, Reason::InnerMalformed);
+        return refuse::<P, AT>(s, interface, Reason::InnerMalformed);
     }
     // SAFETY: this CPU's state, for as long as the program runs.
     unsafe { (*s).available = available };
     if steps::esp_inspect(s) != 1 {
-        return refuse::<P, AT>(interface, Reason::InnerMalformed);
+        return refuse::<P, AT>(s, interface, Reason::InnerMalformed);
     }
     let tunnel = if AT == LAN {
         if steps::esp_is_plain(s) != 1 {
@@ -128,7 +128,7 @@ fn seal_any<P: Packet, const AT: u32>(packet: P, came: &Came) -> i32 {
     }
     let slot = slot as u32;
     let (Some(out), Some(peer)) = (OUTBOUND.get_ptr_mut(&slot), PEERS.get_ptr(&slot)) else {
-        return drop_of(tunnel.interface, Reason::NotReady, P::DROP);
+        return drop_of(s, tunnel.interface, Reason::NotReady, P::DROP);
     };
     // SAFETY: a map value.
     let drops = unsafe { &raw mut (*out).drops };
@@ -153,7 +153,7 @@ fn seal_any<P: Packet, const AT: u32>(packet: P, came: &Came) -> i32 {
             return P::PASS;
         }
         let too_big = hop == BPF_FIB_LKUP_RET_FRAG_NEEDED;
-        maps::drop(drops, if too_big { Reason::WanTooBig } else { Reason::WanUnreachable });
+        maps::drop_outward(s, tunnel.interface, drops, if too_big { Reason::WanTooBig } else { Reason::WanUnreachable });
         return P::DROP;
     }
     // SAFETY: as above.
@@ -167,24 +167,24 @@ fn seal_any<P: Packet, const AT: u32>(packet: P, came: &Came) -> i32 {
         if (&raw const (*out).bytes).read_volatile() >= (*out).most_bytes
             || (&raw const (*out).sequence).read_volatile() >= (*out).last
         {
-            maps::drop(drops, Reason::Exhausted);
+            maps::drop_outward(s, tunnel.interface, drops, Reason::Exhausted);
             return P::DROP;
         }
         (maps::add(&raw mut (*out).sequence, 1) + 1, (*out).spi, (*out).esn != 0)
     };
     // SAFETY: as above.
     if sequence > unsafe { (*out).last } {
-        maps::drop(drops, Reason::Exhausted);
+        maps::drop_outward(s, tunnel.interface, drops, Reason::Exhausted);
         return P::DROP;
     }
     if !take_key(s, key) {
-        maps::drop(drops, Reason::NotReady);
+        maps::drop_outward(s, tunnel.interface, drops, Reason::NotReady);
         return P::DROP;
     }
     // SAFETY: this CPU's state.
     outer::number(unsafe { &mut *s }, spi, sequence, esn);
     if steps::esp_seal(s) != 1 {
-        maps::drop(drops, Reason::TooBig);
+        maps::drop_outward(s, tunnel.interface, drops, Reason::TooBig);
         return P::DROP;
     }
     steps::esp_wrap(s, peer);
@@ -198,7 +198,7 @@ fn seal_any<P: Packet, const AT: u32>(packet: P, came: &Came) -> i32 {
     let frame = Frame { bytes: bytes_at(s, at), len: total, instead_of: len, same_family: same };
     // SAFETY: the state is longer than what may be read of it.
     if total < ETHERNET || !unsafe { packet.close(frame, AT == TUN) } {
-        maps::drop(drops, Reason::WanError);
+        maps::drop_outward(s, tunnel.interface, drops, Reason::WanError);
         return P::DROP;
     }
     // SAFETY: a map value.
@@ -219,19 +219,19 @@ fn bytes_at(s: *mut State, at: u32) -> *mut c_void {
 
 /// On a LAN, the stack sees to it; at a TUN device, who reads it.
 #[inline(always)]
-fn refuse<P: Packet, const AT: u32>(interface: u32, reason: Reason) -> i32 {
-    if AT == BACK { drop_of(interface, reason, P::DROP) } else { P::PASS }
+fn refuse<P: Packet, const AT: u32>(s: *mut State, interface: u32, reason: Reason) -> i32 {
+    if AT == BACK { drop_of(s, interface, reason, P::DROP) } else { P::PASS }
 }
 
 /// Drops what met no SA, by the number of the tunnel's interface, or of its back.
 #[inline(always)]
-fn drop_of(interface: u32, reason: Reason, drop: i32) -> i32 {
+fn drop_of(s: *mut State, interface: u32, reason: Reason, drop: i32) -> i32 {
     let front = match TUNNELS.get_ptr(&interface) {
         // SAFETY: a map value.
         Some(tunnel) => unsafe { (*tunnel).interface },
         None => interface,
     };
-    maps::drop_of_tunnel(front, reason);
+    maps::drop_of_tunnel(s, front, reason);
     drop
 }
 
@@ -243,13 +243,13 @@ fn unselected(tunnel: &Tunnel, state: *mut State) -> i32 {
     let (chatter, available) = (inner::is_link_local(s), s.available);
     if tunnel.active == 0 {
         let reason = if chatter { Reason::LinkLocal } else { Reason::NoOutboundSa };
-        maps::drop_of_tunnel(tunnel.interface, reason);
+        maps::drop_of_tunnel(state, tunnel.interface, reason);
         return Buffer::DROP;
     }
     if let Some(out) = OUTBOUND.get_ptr_mut(&tunnel.slots[0]) {
         let reason = if chatter { Reason::LinkLocal } else { Reason::Selector };
         // SAFETY: a map value.
-        maps::drop(unsafe { &raw mut (*out).drops }, reason);
+        maps::drop_outward(state, tunnel.interface, unsafe { &raw mut (*out).drops }, reason);
     }
     if !chatter {
         maps::show(state, tunnel.interface, available);

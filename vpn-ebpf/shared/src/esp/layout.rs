@@ -243,7 +243,69 @@ pub struct TunnelDrops {
     pub drops: Drops,
 }
 
+/// A dropped packet, in the ring `SAMPLES`, out of what the state said of it. What was not found out yet is an older packet's: see
+/// [`EspSample::knows_inner`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EspSample {
+    /// When: nanoseconds of CLOCK_MONOTONIC.
+    pub at: u64,
+    /// Inner source and destination, as [`State::source`](super::State::source).
+    pub source: [u64; 2],
+    /// The other.
+    pub destination: [u64; 2],
+    /// Of a packet that came: from where.
+    pub outer_source: Address,
+    /// To where.
+    pub outer_destination: Address,
+    /// Why, and on which way: [`sample_kind`].
+    pub kind: u32,
+    /// Index of the tunnel's interface.
+    pub interface: u32,
+    /// Of a packet that came: its SPI as on the wire.
+    pub spi: u32,
+    /// The low 32 bits of its sequence number.
+    pub sequence: u32,
+    /// Bytes from its SPI to the end of the check value.
+    pub esp_len: u32,
+    /// Bytes of the inner packet.
+    pub inner_len: u32,
+    /// UDP port that it came from, in network byte order; 0 without UDP.
+    pub outer_port: u32,
+    /// Upper-layer protocol of the inner packet.
+    pub protocol: u32,
+}
+
+/// Kinds of samples: each reason on either way.
+pub const SAMPLE_KINDS: u32 = 2 * reason::COUNT as u32;
+
+/// [`EspSample::kind`] of a packet dropped on its way to the peer, or from there.
+#[inline(always)]
+pub const fn sample_kind(reason: reason::Reason, outward: bool) -> u32 {
+    2 * reason as u32 + outward as u32
+}
+
+impl EspSample {
+    /// Whether it was on its way to the peer.
+    pub const fn is_outward(&self) -> bool {
+        self.kind % 2 == 1
+    }
+
+    /// Whether the inner packet had been looked at, and was ours or authentic.
+    pub fn knows_inner(&self) -> bool {
+        use reason::Reason;
+        let is = |reason: Reason| self.kind / 2 == reason as u32;
+        if self.is_outward() {
+            !(is(Reason::TooBig) || is(Reason::BadOffload) || is(Reason::InnerMalformed))
+        } else {
+            is(Reason::Selector) || is(Reason::Ecn) || is(Reason::TunDown)
+        }
+    }
+}
+
 // SAFETY: repr(C), made of integers, no padding (asserted below).
+unsafe impl Plain for EspSample {}
+// SAFETY: as above.
 unsafe impl Plain for Key {}
 // SAFETY: as above.
 unsafe impl Plain for Outbound {}
@@ -261,6 +323,7 @@ unsafe impl Plain for TunnelDrops {}
 unsafe impl Plain for Device {}
 
 const _: () = {
+    assert!(size_of::<EspSample>() == 8 + 32 + 32 + 32);
     assert!(size_of::<Key>() == 40);
     assert!(size_of::<Outbound>() == 40 + 8 * reason::COUNT);
     assert!(offset_of!(Outbound, drops) == 40);

@@ -31,9 +31,7 @@ pub(crate) fn drop_line(record: &DropRecord) -> String {
     let reason = clean(&record.reason);
     if record.unshown {
         let why = match record.place {
-            DropPlace::Xfrm | DropPlace::Bpf | DropPlace::Kernel => {
-                "were dropped in the kernel, which shows no packets"
-            }
+            DropPlace::Xfrm | DropPlace::Kernel => "were dropped in the kernel, which shows no packets",
             _ => "were not shown",
         };
         line.push_str(&format!(": and {} more of {reason} {why}\n", record.packets));

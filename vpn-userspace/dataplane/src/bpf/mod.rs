@@ -17,7 +17,7 @@ use culvert_sys::lock::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use culvert_crypto::{Encryption, Suite};
 use culvert_esp::tunnel::Overhead;
@@ -36,8 +36,8 @@ use self::watch::Watch;
 use crate::user::setup::SaSetup;
 use crate::user::tunnel::TunnelShared;
 use crate::{
-    DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineInfo, SaStats, TunnelDrops, TunnelReport,
-    TunnelSpec,
+    DataplaneConfig, DataplaneError, DataplaneEvent, DropSample, Engine, EngineInfo, SaStats, Seen,
+    TunnelDrops, TunnelReport, TunnelSpec,
 };
 
 /// The MTU of the WAN before a peer's route is known.
@@ -428,6 +428,40 @@ impl BpfEngine {
             drops: state.esp.tunnel_drops(t.link.index()).unwrap_or_default(),
         };
         state.tunnels.values().map(drops).collect()
+    }
+
+    /// It is this second for who looks at drops; 0: nobody does.
+    pub(crate) fn look(&self, epoch: u32) {
+        if let Some(drive) = &self.drive
+            && let Err(error) = drive.shared.state().esp.look(epoch)
+        {
+            tracing::warn!("engine bpf cannot show what it drops: {error}");
+        }
+    }
+
+    /// The next sample of what was dropped.
+    pub(crate) fn take_sample(&self) -> Option<DropSample> {
+        let mut state = self.drive.as_ref()?.shared.state();
+        let dropped = state.esp.take_sample()?;
+        let tunnel = state.tunnels.values().find(|t| t.link.index() == dropped.interface).map(|t| t.id);
+        let (from, to) = dropped.outer.unzip();
+        let (spi, sequence) = dropped.esp.unzip();
+        Some(DropSample {
+            at: SystemTime::now().checked_sub(dropped.age).unwrap_or(SystemTime::UNIX_EPOCH),
+            engine: Engine::Bpf,
+            reason: dropped.reason,
+            packets: 1,
+            seen: Seen {
+                tunnel,
+                outward: dropped.outward,
+                length: dropped.length as usize,
+                spi,
+                sequence: sequence.map(u64::from),
+                from,
+                to,
+                inner: dropped.inner,
+            },
+        })
     }
 
     fn drive(&mut self, tunnel: TunnelId) -> Result<&mut Drive, DataplaneError> {

@@ -1,9 +1,9 @@
 //! The maps of the engine `bpf`, typed: names and layouts are those of vpn-ebpf.
 use super::EspError;
-use crate::guard::{Wire, gone};
+use crate::guard::{Wire, gone, read_plain};
 use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
 use culvert_ebpf_shared::esp::layout::{
-    Device, Inbound, Key, Outbound, Peer, Selectors, Tunnel, TunnelDrops,
+    Device, EspSample, Inbound, Key, Outbound, Peer, Selectors, Tunnel, TunnelDrops,
 };
 use culvert_ebpf_shared::esp::reason;
 use culvert_types::Spi;
@@ -25,6 +25,8 @@ pub(super) struct Maps {
     tunnel_drops: Hash<TunnelDrops>,
     devices: Hash<Device>,
     refused: RingBuf<MapData>,
+    looking: Array<MapData, u32>,
+    samples: RingBuf<MapData>,
 }
 
 impl Maps {
@@ -41,6 +43,8 @@ impl Maps {
             tunnel_drops: map("TUNNEL_DROPS")?.try_into().map_err(EspError::map("TUNNEL_DROPS"))?,
             devices: map("DEVICES")?.try_into().map_err(EspError::map("DEVICES"))?,
             refused: map("REFUSED")?.try_into().map_err(EspError::map("REFUSED"))?,
+            looking: map("LOOKING")?.try_into().map_err(EspError::map("LOOKING"))?,
+            samples: map("SAMPLES")?.try_into().map_err(EspError::map("SAMPLES"))?,
         })
     }
 
@@ -50,6 +54,15 @@ impl Maps {
         let set = self.keys.set(at, wire, 0).map_err(EspError::map("KEYS"));
         zeroize::Zeroize::zeroize(&mut wire.0.key);
         set
+    }
+
+    pub(super) fn look(&mut self, epoch: u32) -> Result<(), EspError> {
+        self.looking.set(0, epoch, 0).map_err(EspError::map("LOOKING"))
+    }
+
+    /// The next sample.
+    pub(super) fn sample(&mut self) -> Option<EspSample> {
+        self.samples.next().and_then(|item| read_plain(&item))
     }
 
     pub(super) fn set_peer(&mut self, slot: u32, peer: Peer) -> Result<(), EspError> {

@@ -11,6 +11,7 @@ mod error;
 mod hooks;
 mod maps;
 mod odd;
+mod samples;
 
 pub use culvert_ebpf_shared::esp::layout::{Inbound, MAX_ACTIVE, MAX_SELECTORS, Outbound, Tunnel};
 pub use culvert_ebpf_shared::esp::{MAX_INNER, reason};
@@ -18,6 +19,7 @@ pub use device::{forwarding_is_off, interface_of, segment_before, set_mtu};
 pub use error::EspError;
 pub use hooks::{DeviceHook, HookChoice};
 pub use odd::{FrameSender, OddOpener};
+pub use samples::DroppedPacket;
 
 use crate::guard::{Link, TcHook, TcPlace, hook_tc, os_error};
 use aya::programs::{SchedClassifier, TcAttachType};

@@ -114,12 +114,7 @@ impl Maps {
 impl Maps {
     /// The next sample.
     pub(super) fn sample(&mut self) -> Option<Sample> {
-        let item = self.samples.next()?;
-        if item.len() < size_of::<Sample>() {
-            return None;
-        }
-        // SAFETY: so many bytes are there, and every pattern of bits is a sample (`Plain`).
-        Some(unsafe { item.as_ptr().cast::<Sample>().read_unaligned() })
+        self.samples.next().and_then(|item| read_plain(&item))
     }
 
     pub(super) fn set_xsk(
@@ -169,6 +164,12 @@ fn sum(values: &PerCpuValues<Wire<Counter>>) -> Counter {
         packets: sum.packets.wrapping_add(counter.packets),
         bytes: sum.bytes.wrapping_add(counter.bytes),
     })
+}
+
+/// A value out of a ring.
+pub(crate) fn read_plain<T: Plain>(bytes: &[u8]) -> Option<T> {
+    // SAFETY: so many bytes are there, and every pattern of them is a value (`Plain`).
+    (bytes.len() >= size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
 /// Removing what is not there is as good as removing it.

@@ -27,8 +27,9 @@ use culvert_ebpf_shared::{Address, Reason, Verdict};
 use culvert_types::Spi;
 pub(crate) use link::Link;
 use maps::Maps;
-pub(crate) use maps::{Wire, gone};
+pub(crate) use maps::{Wire, gone, read_plain};
 use redirect::Redirects;
+pub(crate) use samples::age;
 use std::collections::HashMap;
 use std::net::IpAddr;
 

@@ -46,19 +46,20 @@ impl Guard {
     /// Takes the next sample.
     pub fn take_sample(&mut self) -> Option<GuardSample> {
         // What cannot be read was written by no program of this version.
-        self.maps.sample().and_then(|sample| read(&sample, now()))
+        self.maps.sample().and_then(|sample| read(&sample, age(sample.at)))
     }
 }
 
-/// Nanoseconds of CLOCK_MONOTONIC, as programs read it.
-fn now() -> u64 {
+/// How long ago programs read this from their clock, CLOCK_MONOTONIC in nanoseconds.
+pub(crate) fn age(at: u64) -> Duration {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel writes the time to a value that outlives the call; this clock is always there.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    (now.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec as u64)
+    let now = (now.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec as u64);
+    Duration::from_nanos(now.saturating_sub(at))
 }
 
-fn read(sample: &Sample, now: u64) -> Option<GuardSample> {
+fn read(sample: &Sample, age: Duration) -> Option<GuardSample> {
     let (index, learning) = (sample.counter / 2, sample.counter % 2 == 1);
     let reason = *Reason::ALL.get(index as usize)?;
     let headers = sample.headers.get(..sample.kept as usize)?;
@@ -77,7 +78,7 @@ fn read(sample: &Sample, now: u64) -> Option<GuardSample> {
         Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
     });
     Some(GuardSample {
-        age: Duration::from_nanos(now.saturating_sub(sample.at)),
+        age,
         interface: sample.interface,
         verdict: verdict(reason, learning),
         reason: reason.name(),
@@ -130,19 +131,21 @@ mod tests {
         let stale = counter_index(Reason::Stale, true);
 
         let long = natt(&esp(0xc0ff_ee02, 9, 1000));
-        let got = read(&sample(&ethernet([2; 6], [4; 6], &[0x8100], &long), true, stale), 7_000).unwrap();
+        let got =
+            read(&sample(&ethernet([2; 6], [4; 6], &[0x8100], &long), true, stale), Duration::from_micros(2))
+                .unwrap();
         assert_eq!((got.age, got.verdict, got.reason), (Duration::from_micros(2), "would-drop", "stale"));
         assert_eq!((got.source, got.destination), (Some(from), Some(to)));
         assert_eq!((got.ports, got.spi, got.sequence), (Some((4501, 4500)), Some(0xc0ff_ee02), 9));
         assert_eq!((got.length, got.packets), (18 + 48 + 1000, 3));
 
-        let got = read(&sample(&natt(&marked(&ike(60))), false, stale), 0).unwrap();
+        let got = read(&sample(&natt(&marked(&ike(60))), false, stale), Duration::ZERO).unwrap();
         assert_eq!((got.age, got.ports, got.spi), (Duration::ZERO, Some((4501, 4500)), None));
         // Of a truncated packet the kernel tells what there is.
-        let got = read(&sample(&long[..30], false, stale), 0).unwrap();
+        let got = read(&sample(&long[..30], false, stale), Duration::ZERO).unwrap();
         assert_eq!((got.source, got.ports, got.spi), (None, None, None));
-        assert_eq!(read(&sample(&[], true, stale), 0).unwrap().source, None);
-        assert_eq!(read(&sample(&long, false, 1000), 0), None, "no such reason");
-        assert_eq!(read(&Sample { kept: 129, ..sample(&long, false, stale) }, 0), None);
+        assert_eq!(read(&sample(&[], true, stale), Duration::ZERO).unwrap().source, None);
+        assert_eq!(read(&sample(&long, false, 1000), Duration::ZERO), None, "no such reason");
+        assert_eq!(read(&Sample { kept: 129, ..sample(&long, false, stale) }, Duration::ZERO), None);
     }
 }
