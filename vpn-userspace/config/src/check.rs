@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use crate::duration::show;
 use crate::error::{Fault, Origin};
 use crate::file::{RawConnection, RawFile, RawTunnel};
+use crate::kernel::KernelIpsec;
 use crate::model::{
     Attach, Config, Connection, Dpd, DpdAction, Engine, Esp, Gateway, Guard, Ike, Log, LogFormat, LogLevel,
     RemoteProof, Start, Tunnel,
@@ -228,7 +229,7 @@ fn connection(
     let (reauth, unique) = raw.session.check(ike_lifetime, faults);
     let engine_span = raw.engine.as_ref().map(At::span);
     let per_cpu_span = raw.per_cpu.as_ref().map(At::span);
-    let small = raw.small;
+    let (small, kernel) = (raw.small, raw.kernel);
     let mut connection = Connection {
         name,
         local: nets(raw.local),
@@ -238,6 +239,7 @@ fn connection(
         encap,
         wan_port,
         small: None,
+        kernel: KernelIpsec::default(),
         lan_port: or(raw.lan_port, LanPort::Auto),
         ike: Ike {
             version: if v1 { 1 } else { 2 },
@@ -269,6 +271,7 @@ fn connection(
     dataplane::engine_serves(&connection, engine_span, faults);
     per_cpu::check(&connection, per_cpu_span, faults);
     connection.small = small.check(&connection, faults);
+    connection.kernel = kernel.check(&connection, faults);
     (faults.len() == before).then_some(connection)
 }
 

@@ -152,6 +152,8 @@ fn diff_connection(old: &Connection, new: &Connection, changes: &mut Vec<Change>
         keys.compare("small_packets", before, after, Effect::Renegotiate);
     }
     keys.compare("lan_port", &old.lan_port, &new.lan_port, Effect::Renegotiate);
+    keys.compare("offload", &old.kernel.offload, &new.kernel.offload, Effect::Renegotiate);
+    keys.compare("output_mark", &old.kernel.output_mark, &new.kernel.output_mark, Effect::Renegotiate);
     keys.compare("encap", &old.encap, &new.encap, Effect::Renegotiate);
     keys.compare("ike.version", &old.ike.version, &new.ike.version, Effect::Renegotiate);
     keys.compare("ike.mode", &old.ike.mode, &new.ike.mode, Effect::Renegotiate);

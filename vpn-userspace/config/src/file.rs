@@ -17,6 +17,7 @@ use crate::dataplane::{self, Dataplane};
 use crate::duration;
 use crate::error::Fault;
 use crate::exchange;
+use crate::kernel::{self, RawKernel};
 use crate::model::{Attach, DpdAction, Encap, Engine, Guard, LogFormat, LogLevel, Start};
 use crate::per_cpu::{self, PerCpu};
 use crate::port::{LanPort, WanPort};
@@ -63,6 +64,7 @@ pub(crate) struct RawConnection {
     pub(crate) encap: Option<At<Encap>>,
     pub(crate) wan_port: Option<At<WanPort>>,
     pub(crate) small: RawSmall,
+    pub(crate) kernel: RawKernel,
     pub(crate) lan_port: Option<At<LanPort>>,
     pub(crate) ike_profile: Option<At<Profile>>,
     pub(crate) ike_version: Option<At<u32>>,
@@ -233,6 +235,7 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
             &[],
         ),
         small: small::read(&mut s, faults),
+        kernel: kernel::read(&mut s, faults),
         lan_port: s.word(
             faults,
             "lan_port",

@@ -17,6 +17,7 @@ mod error;
 mod exchange;
 mod file;
 mod interface;
+mod kernel;
 mod load;
 mod mask;
 mod model;
@@ -40,6 +41,7 @@ pub use credentials::{Authorities, Credentials};
 pub use dataplane::{BpfHook, Dataplane, Latency, Offload};
 pub use diff::{Change, Effect, Kind, Subject};
 pub use error::ConfigError;
+pub use kernel::KernelIpsec;
 pub use model::{
     Attach, Config, Connection, Dpd, DpdAction, Encap, Engine, Esp, Gateway, Guard, Ike, LocalProof, Log,
     LogFormat, LogLevel, RemoteProof, Revocation, RevocationPolicy, Start, Tunnel, TunnelAuth,

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 
 use crate::credentials::{Authorities, Credentials};
 use crate::dataplane::Dataplane;
+use crate::kernel::KernelIpsec;
 use crate::per_cpu::PerCpu;
 use crate::port::{LanPort, WanPort};
 use crate::profile::Profile;
@@ -164,6 +165,8 @@ pub struct Connection {
     pub small: Option<SmallPackets>,
     /// How packets of the LAN reach the engine `user`.
     pub lan_port: LanPort,
+    /// What the engine `xfrm` is asked for beside its SAs.
+    pub kernel: KernelIpsec,
     /// IKE SAs.
     pub ike: Ike,
     /// Child SAs.

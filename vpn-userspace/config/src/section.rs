@@ -67,6 +67,7 @@ const HOMES: [(&str, &[&str]); 8] = [
             "esp",
             "dpd",
             "mtu",
+            "output_mark",
             "small_packets",
             "tunnel",
         ],

@@ -293,6 +293,8 @@ fn values_that_cannot_be_are_refused() {
         ("child SAs per CPU with IKEv1", with("ike = { version = 1 }\nesp = { per_cpu = true }", "")),
         ("child SAs per CPU and pair", with("esp = { per_cpu = 4, pairs = \"each\" }", "")),
         ("too many child SAs per CPU", with("esp = { per_cpu = 65 }", "")),
+        ("the kernel's keys with any engine", with("offload = \"crypto\"\noutput_mark = 7", "")),
+        ("packets by the card", with("engine = \"xfrm\"\noffload = \"packet\"\noutput_mark = 0", "")),
     ];
     check("values", &cases);
 }
@@ -458,8 +460,8 @@ fn the_defaults_of_the_example_are_the_defaults() {
         let config = parse(&changed).unwrap_or_else(|error| panic!("{key}: {error:?}"));
         assert_eq!(Config::diff(&plain, &config), [], "{key}");
     }
-    // `latency` is a key of the gateway and one of a connection.
-    assert_eq!(uncommented, keys.len() + 1);
+    // `latency` and `offload` are keys of the gateway and of a connection.
+    assert_eq!(uncommented, keys.len() + 2);
 }
 
 #[test]

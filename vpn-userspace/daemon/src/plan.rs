@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use culvert_api::Level;
 use culvert_config::{Config, Connection, LocalProof, RemoteProof, Tunnel, TunnelAuth};
 use culvert_crypto::Encryption;
-use culvert_dataplane::{EngineChoice, HookChoice, LanPortChoice, SmallPackets, WanPortChoice};
+use culvert_dataplane::{EngineChoice, HookChoice, KernelIpsec, LanPortChoice, SmallPackets, WanPortChoice};
 use culvert_gateway::{ConnectionPlan, DeadPeerAction, Start, TunnelPlan};
 use culvert_ike::{
     Auth, Dpd, EspMode, EspProposal, ExchangeOptions, Identity, LocalAuth, Parity, PeerConfig, RemoteAuth,
@@ -128,6 +128,12 @@ pub(crate) fn small_packets(connection: &Connection) -> Option<SmallPackets> {
         longest: small.length.into(),
         dscp: small.dscp.iter().fold(0, |all, point| all | 1 << (point & 63)),
     })
+}
+
+/// What the kernel's IPsec is asked for.
+pub(crate) fn kernel_ipsec(connection: &Connection) -> KernelIpsec {
+    let culvert_config::KernelIpsec { offload, output_mark } = connection.kernel;
+    KernelIpsec { offload, output_mark }
 }
 
 /// What is offered for their child SA: the connection's key exchanges, and the only cipher of engine `bpf`.

@@ -95,6 +95,7 @@ impl Daemon {
                 small: plan::small_packets(connection),
                 transport: plan::transport(connection),
                 many: tunnel.clients.is_some(),
+                kernel: plan::kernel_ipsec(connection),
             })
             .await?;
         self.guard.redirect(self.plane.take_redirects());

@@ -64,6 +64,7 @@ async fn run(arguments: &[String]) -> Result<(), Failure> {
         remote_nets: vec![peer],
         small: None,
         many: false,
+        kernel: culvert_dataplane::KernelIpsec::default(),
     };
     println!("{:?}", dataplane.create_tunnel(spec).await?);
     let keys = |seed: u8| {

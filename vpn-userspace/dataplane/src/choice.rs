@@ -123,6 +123,7 @@ mod tests {
             spread: false,
             transport: false,
             many: false,
+            kernel: crate::KernelIpsec::default(),
         }
     }
 

@@ -142,6 +142,9 @@ impl Dataplane {
     /// Whether an engine can serve a tunnel, or what stands in the way.
     fn can_serve(&self, engine: Engine, spec: &TunnelSpec) -> Result<(), Vec<String>> {
         match engine {
+            Engine::User | Engine::Bpf if spec.kernel.output_mark.is_some() => {
+                Err(vec!["output_mark is set by the kernel's IPsec alone".to_owned()])
+            }
             Engine::User => Ok(()),
             Engine::Xfrm | Engine::Bpf if spec.small.is_some() => Err(vec![SPLIT.to_owned()]),
             Engine::Xfrm if spec.engine == EngineChoice::Xfrm && spec.asks_for_xsk() => {
@@ -268,8 +271,9 @@ impl Dataplane {
                 Err(error) => Err(error),
             };
             match installed {
-                Ok(()) => {
+                Ok(note) => {
                     self.sas.add(setup.inbound, owner, engine);
+                    why.extend(note);
                     why.extend(candidates.map(|c| format!("{}: {}", c.engine, c.behind)));
                     return Ok(InstallReport { engine, why });
                 }
@@ -308,6 +312,9 @@ impl Dataplane {
         // Packets to clients find the one interface of their tunnel, policies of the host take what is theirs from all.
         if beside || entry.spec.many || entry.is_alone() {
             candidates.retain(|c| Some(c.engine) == entry.leader());
+        }
+        if entry.spec.kernel.output_mark.is_some() {
+            candidates.retain(|c| c.engine == Engine::Xfrm);
         }
         Ok(candidates)
     }
@@ -364,15 +371,16 @@ impl Dataplane {
         Ok(())
     }
 
+    /// Says what the engine has to tell of it.
     async fn put(
         &mut self,
         engine: Engine,
         setup: &SaSetup,
         lifetime: Duration,
         use_outbound: bool,
-    ) -> Result<(), DataplaneError> {
+    ) -> Result<Option<String>, DataplaneError> {
         match engine {
-            Engine::User => self.user.install(setup, use_outbound).await,
+            Engine::User => self.user.install(setup, use_outbound).await.map(|()| None),
             Engine::Xfrm => {
                 if setup.encap && setup.inbound.value() & 1 == 0 {
                     self.steerings.give_kernel(setup.inbound);
@@ -381,7 +389,7 @@ impl Dataplane {
             }
             Engine::Bpf => {
                 self.user.listen(setup.local, setup.encap)?;
-                self.bpf.install(setup, use_outbound).await
+                self.bpf.install(setup, use_outbound).await.map(|()| None)
             }
         }
     }

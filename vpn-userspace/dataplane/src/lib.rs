@@ -45,7 +45,8 @@ use samples::Samples;
 pub use samples::{DropSample, Seen};
 pub use types::{
     DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineChoice, EngineInfo, InstallReport,
-    LanPortChoice, OffloadSwitches, SaStats, TunnelDrops, TunnelReport, TunnelSpec, WanPortChoice,
+    KernelIpsec, LanPortChoice, OffloadSwitches, SaStats, TunnelDrops, TunnelReport, TunnelSpec,
+    WanPortChoice,
 };
 use user::UserEngine;
 use user::setup::SaSetup;

@@ -192,6 +192,7 @@ impl Side {
             spread: false,
             transport: false,
             many: false,
+            kernel: crate::KernelIpsec::default(),
         };
         let setup = setup(engine, suite, generation, me)?;
         let Self { plane: Some(plane), netlink, runtime, .. } = self else {

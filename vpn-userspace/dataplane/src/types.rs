@@ -193,6 +193,17 @@ pub struct TunnelSpec {
     pub transport: bool,
     /// It serves many clients, whose SAs share its interface.
     pub many: bool,
+    /// What the engine `xfrm` is asked for beside its SAs.
+    pub kernel: KernelIpsec,
+}
+
+/// What the kernel's IPsec is asked for beside SAs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct KernelIpsec {
+    /// The network card does the cipher, where it can.
+    pub offload: bool,
+    /// Mark of sealed packets. No other engine sets it: no other has an SA that asks for it.
+    pub output_mark: Option<u32>,
 }
 
 impl TunnelSpec {

@@ -17,8 +17,8 @@ use common::{Namespace, pair};
 use culvert_crypto::{Encryption, Integrity, Suite, SuiteKeys};
 use culvert_dataplane::testing::{Limits, Purpose, SaSetup, install, install_in};
 use culvert_dataplane::{
-    Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineChoice, LanPortChoice, SaStats,
-    TunnelReport, TunnelSpec, WanPortChoice,
+    Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent, Engine, EngineChoice, KernelIpsec,
+    LanPortChoice, SaStats, TunnelReport, TunnelSpec, WanPortChoice,
 };
 use culvert_ike::ChildSa;
 use culvert_ike::testing::{At, config, pair_with};
@@ -134,6 +134,7 @@ impl<'n> Gateway<'n> {
             remote_nets: vec![net(&format!("10.{other}.0.0/16")), net(&format!("fd00:{other}::/32"))],
             small: None,
             many: false,
+            kernel: KernelIpsec::default(),
         };
         let report = self.call(|plane| Box::pin(async move { plane.create_tunnel(spec).await }))?;
         self.address("cv-lab-a");

@@ -8,6 +8,7 @@
 //! Calls to the kernel are made under one lock and take microseconds; only interfaces are made and
 //! changed without it.
 
+mod card;
 mod monitor;
 mod takes;
 mod tunnel;
@@ -259,16 +260,18 @@ impl XfrmEngine {
         gone.and(cleared).map_err(DataplaneError::from)
     }
 
-    /// Installs an SA pair: the inbound half first, then the outbound half if it is to be used at once.
+    /// Installs an SA pair: the inbound half first, then the outbound half if it is to be used at once. Says whether the
+    /// network card has the cipher, if it was asked to.
     pub(crate) async fn install(
         &mut self,
         setup: &SaSetup,
         lifetime: Duration,
         use_outbound: bool,
-    ) -> Result<(), DataplaneError> {
+    ) -> Result<Option<String>, DataplaneError> {
         let natt_port = self.natt_port;
         let drive = self.drive.as_ref().ok_or(DataplaneError::UnknownTunnel(setup.tunnel))?;
         drive.fit_mtu(setup).await;
+        let card = drive.card(setup).await;
         let shared = &drive.shared;
         let mut state = shared.state();
         if state.holder(setup.inbound).is_some() {
@@ -279,12 +282,18 @@ impl XfrmEngine {
         let tunnel =
             state.tunnels.get_mut(&setup.tunnel).ok_or(DataplaneError::UnknownTunnel(setup.tunnel))?;
         let pair = tunnel.pair(setup, natt_port, lifetime, serial)?;
-        tunnel.add(&shared.xfrm, pair)?;
+        let note = match card {
+            Some(card) => Some(tunnel.add_to(&shared.xfrm, pair, &card)?),
+            None => {
+                tunnel.add(&shared.xfrm, pair)?;
+                None
+            }
+        };
         if use_outbound && let Err(e) = activate(shared, tunnel, setup.inbound) {
             let _ = tunnel.end(&shared.xfrm, setup.inbound);
             return Err(e.into());
         }
-        Ok(())
+        Ok(note)
     }
 
     /// Sends with this SA from now on.
@@ -446,6 +455,7 @@ impl Drive {
         let mtu = spec.mtu.unwrap_or_else(|| first_mtu(spec, wan));
         let nets = spec.remote_nets.clone();
         let mut tunnel = Tunnel::new(spec.id, spec.interface.clone(), scope, (spec.mtu, mtu), nets, rules);
+        tunnel.kernel = spec.kernel;
         match scope {
             Scope::Interface { if_id } => {
                 let lo = self.netlink.link("lo").await?.index;

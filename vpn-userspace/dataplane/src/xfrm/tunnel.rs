@@ -16,13 +16,15 @@ use culvert_sys::mss::ClampedInterface;
 use culvert_sys::netlink::NetlinkError;
 use culvert_sys::tun::Tun;
 use culvert_sys::xfrm::{
-    Direction, Encapsulation, IF_ID_BASE, IF_ID_COUNT, KernelSelector, Limits, Policy, PolicyAction,
-    PolicyId, SaDirection, SaId, SaOptions, SaSpec, SaState, SelectorPairError, Sequence, Xfrm,
+    Direction, Encapsulation, IF_ID_BASE, IF_ID_COUNT, KernelSelector, Limits, OffloadTo, Policy,
+    PolicyAction, PolicyId, SaDirection, SaId, SaOptions, SaSpec, SaState, SelectorPairError, Sequence, Xfrm,
     selector_pairs,
 };
 use culvert_types::{Spi, TunnelId};
 use ipnet::IpNet;
 
+use super::card::tell;
+use crate::KernelIpsec;
 use crate::user::setup::SaSetup;
 
 /// Priorities: the smallest number that matches decides.
@@ -112,6 +114,10 @@ pub(super) struct Pair {
     inbound_source: IpAddr,
     /// The outbound SA to where the peer was before, which goes as soon as nothing leads to it.
     left_behind: Option<SaId>,
+    /// The network card that does the cipher, as far as it takes it.
+    pub(super) card: Option<u32>,
+    /// Why it does not.
+    pub(super) card_refused: Option<String>,
 }
 
 /// Whether the outbound SA of a pair is in the kernel.
@@ -143,6 +149,7 @@ pub(super) struct Tunnel {
     pub(super) last_trigger: Option<Instant>,
     remote_nets: Vec<IpNet>,
     rules: OuterRules,
+    pub(super) kernel: KernelIpsec,
     pub(super) pairs: BTreeMap<Spi, Pair>,
     policies: HashMap<PolicyId, (PolicyAction, u32)>,
     /// Held for what dropping it does.
@@ -170,6 +177,7 @@ impl Tunnel {
             last_trigger: None,
             remote_nets,
             rules,
+            kernel: KernelIpsec::default(),
             pairs: BTreeMap::new(),
             policies: HashMap::new(),
             clamped: None,
@@ -219,6 +227,8 @@ impl Tunnel {
             outbound_state: OutboundState::Waiting,
             inbound_source: setup.remote.ip(),
             left_behind: None,
+            card: None,
+            card_refused: None,
         })
     }
 
@@ -365,15 +375,20 @@ impl Tunnel {
             options: SaOptions {
                 transport: self.scope.transport(),
                 cpu: pair.cpu.filter(|_| direction == SaDirection::Outbound).map(u32::from),
-                ..SaOptions::default()
+                output_mark: self.kernel.output_mark.filter(|_| direction == SaDirection::Outbound),
+                offload: pair.card.map(|device| OffloadTo { device, packet: false }),
             },
         }
     }
 
     /// Installs the inbound SA of a pair and has its packets accepted. Leaves nothing behind if it fails.
     pub(super) fn add(&mut self, xfrm: &Xfrm, pair: Pair) -> Result<(), NetlinkError> {
-        xfrm.add_sa(&self.spec(&pair, SaDirection::Inbound, Instant::now()))?;
         let inbound = pair.inbound;
+        let mut pair = pair;
+        let sa = self.spec(&pair, SaDirection::Inbound, Instant::now());
+        if let Some(why) = tell(xfrm, &sa)? {
+            (pair.card, pair.card_refused) = (None, Some(why));
+        }
         self.pairs.insert(inbound, pair);
         let accepted = self.reconcile(xfrm);
         if accepted.is_err() {
@@ -394,11 +409,14 @@ impl Tunnel {
         if cpu.is_some_and(|cpu| available_parallelism().is_ok_and(|n| usize::from(cpu) >= n.get())) {
             return Ok(Vec::new());
         }
-        xfrm.add_sa(&self.spec(pair, SaDirection::Outbound, Instant::now()))?;
+        let refused = tell(xfrm, &self.spec(pair, SaDirection::Outbound, Instant::now()))?;
         let mut superseded = Vec::new();
         for pair in self.pairs.values_mut().filter(|p| p.reqid == reqid && p.cpu == cpu) {
             if pair.serial == serial {
                 pair.outbound_state = OutboundState::Active;
+                if let Some(why) = &refused {
+                    tracing::warn!(inbound = %inbound, "the network card opens for this SA, and does not seal: {why}");
+                }
             } else if pair.outbound_state == OutboundState::Active {
                 pair.outbound_state = OutboundState::Superseded;
                 superseded.push(pair.serial);
@@ -509,6 +527,8 @@ impl Tunnel {
         let Some(mut pair) = self.pairs.remove(&inbound) else { return Ok(()) };
         let (was_local, was_remote) = (pair.local, pair.remote);
         let otherwise = std::mem::replace(&mut pair.encap, encap) != encap;
+        // The way may lead by another device now; the next SA asks again.
+        pair.card = None;
         let port = |a: SocketAddr| if encap { a.port() } else { 0 };
         (pair.local, pair.remote) =
             (SocketAddr::new(local.ip(), port(local)), SocketAddr::new(remote.ip(), port(remote)));

@@ -277,6 +277,7 @@ impl Bench {
             remote_nets: vec!["10.2.0.0/24".parse().unwrap(), "fd02::/64".parse().unwrap()],
             small: None,
             many: false,
+            kernel: culvert_dataplane::KernelIpsec::default(),
         };
         let report = gateway.within(|| runtime.block_on(dataplane.create_tunnel(spec))).unwrap().unwrap();
         // 10.3.0.0/24 and fd03:: are behind the tunnel too, but no selector has them.

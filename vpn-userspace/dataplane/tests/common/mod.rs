@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use culvert_crypto::{Suite, SuiteKeys};
 use culvert_dataplane::testing::{self, Limits, Purpose, SaSetup};
 use culvert_dataplane::{
-    Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent, EngineChoice, HookChoice, LanPortChoice,
-    OffloadSwitches, SaStats, SmallPackets, TunnelSpec, WanPortChoice,
+    Dataplane, DataplaneConfig, DataplaneError, DataplaneEvent, EngineChoice, HookChoice, KernelIpsec,
+    LanPortChoice, OffloadSwitches, SaStats, SmallPackets, TunnelSpec, WanPortChoice,
 };
 use culvert_lab::Namespace;
 use culvert_lab::topology::{LAN_A, LAN_A6, LAN_B, LAN_B6};
@@ -47,6 +47,7 @@ pub(crate) struct Options {
     /// The networks are then the gateways' own addresses.
     pub(crate) transport: bool,
     pub(crate) lan_port: LanPortChoice,
+    pub(crate) kernel: KernelIpsec,
 }
 
 impl Default for Options {
@@ -68,6 +69,7 @@ impl Default for Options {
             spread: false,
             transport: false,
             lan_port: LanPortChoice::Tun,
+            kernel: KernelIpsec::default(),
         }
     }
 }
@@ -143,6 +145,7 @@ impl<'a> Gateway<'a> {
             remote_nets: self.nets().1.iter().map(|n| n.parse().unwrap()).collect(),
             small: self.options.small,
             many: false,
+            kernel: self.options.kernel,
         }
     }
 

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use culvert_dataplane::{DataplaneEvent, Engine, EngineChoice};
+use culvert_dataplane::testing::install_in;
+use culvert_dataplane::{DataplaneEvent, Engine, EngineChoice, KernelIpsec};
 use culvert_ike::Purpose;
 use culvert_lab::measure::{Echo, ping, reaches};
 use culvert_lab::topology::{HOST_A, HOST_B, HOST_B6, WAN_A, WAN_A6, WAN_B, WAN_B6};
@@ -172,6 +173,37 @@ fn xfrm_without_interfaces_protects_by_policies_alone() {
     assert_eq!(left(&site.gateway_a), (0, 1), "{}", site.gateway_a.ip_text("xfrm policy").unwrap());
     let _ = b.stats();
     drop(kernel);
+}
+
+const NO_CARD: &str = "offload: the kernel does the cipher: wan has no IPsec";
+
+/// A card that has no IPsec leaves the cipher to the kernel, and the report says so. What is sealed has the mark that was
+/// asked for.
+#[test]
+fn xfrm_says_that_a_card_has_no_ipsec_and_marks_what_it_sealed() {
+    if !kernel_has_esp() {
+        return;
+    }
+    for encap in [true, false] {
+        let site = Site::new().unwrap();
+        let kernel = KernelIpsec { offload: true, output_mark: Some(0x77) };
+        let asked = Options { kernel, ..options(encap) };
+        let mut a = Gateway::start(&site.gateway_a, true, WAN_A, &asked);
+        let mut b = Gateway::start(&site.gateway_b, false, WAN_B, &options(encap));
+        let setup = a.setup(1, SocketAddr::new(address(WAN_B), if encap { 4500 } else { 0 }));
+        let report =
+            a.run(move |d| Box::pin(async move { install_in(d, &setup, None, true).await })).unwrap();
+        let why = report.why.join("; ");
+        assert_eq!((report.engine, why.as_str()), (Engine::Xfrm, NO_CARD));
+        let refused = a.dataplane.wish(TUNNEL, Some(EngineChoice::User)).unwrap_err().to_string();
+        assert!(refused.contains("output_mark is set by the kernel's IPsec alone"), "{refused}");
+        b.install(1, address(WAN_A), true);
+        let chain = "chain sealed { type filter hook output priority 0; meta mark 0x77 counter; }";
+        site.gateway_a.run("nft", &[&format!("table inet marks {{ {chain}; }}")]).unwrap();
+        assert!(reaches(&site.host_a, HOST_B).unwrap(), "encap {encap}: {:?}", a.stats());
+        let counted = site.gateway_a.run("nft", &["list table inet marks"]).unwrap();
+        assert!(counted.contains("counter packets 5 "), "{counted}");
+    }
 }
 
 /// Each CPU sends with its SA; one that has none sends with the SA for all. Rekeying that changes nothing of it.
