@@ -194,6 +194,25 @@ impl Dataplane {
         outcome
     }
 
+    /// Removes tunnels, as [`remove_tunnel`](Self::remove_tunnel) does each, together where that is faster. Returns those that
+    /// could not be.
+    pub async fn remove_tunnels(&mut self, ids: Vec<TunnelId>) -> Vec<(TunnelId, DataplaneError)> {
+        let alone = |id: &TunnelId| {
+            self.tunnels.get(id).is_some_and(|entry| entry.engines().all(|engine| engine == Engine::User))
+        };
+        let (together, others): (Vec<TunnelId>, Vec<TunnelId>) = ids.into_iter().partition(alone);
+        self.user.remove_tunnels(&together).await;
+        let together: std::collections::BTreeSet<TunnelId> = together.into_iter().collect();
+        self.tunnels.retain(|id, _| !together.contains(id));
+        self.sas.retain(|owner| !together.contains(self.clients.get(&owner).unwrap_or(&owner)));
+        self.clients.retain(|_, of| !together.contains(of));
+        let mut failed = Vec::new();
+        for id in others {
+            failed.extend(self.remove_tunnel(id).await.err().map(|error| (id, error)));
+        }
+        failed
+    }
+
     /// The operator wants this engine for the tunnel's SAs, from the next one on; `None`: what the configuration says.
     ///
     /// # Errors

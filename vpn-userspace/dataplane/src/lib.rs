@@ -257,19 +257,16 @@ impl Dataplane {
 
     /// What was dropped of each tunnel while it had no SA.
     pub fn tunnel_drops(&self) -> Vec<TunnelDrops> {
-        let mut all: Vec<TunnelDrops> = Vec::new();
+        let mut all: HashMap<TunnelId, Vec<(&'static str, u64)>> = HashMap::new();
         for more in [Engine::User, Engine::Xfrm, Engine::Bpf].into_iter().flat_map(|e| self.drops_in(e)) {
-            match all.iter_mut().find(|drops| drops.tunnel == more.tunnel) {
-                Some(drops) => homes::sum(&mut drops.drops, &more.drops),
-                None => all.push(more),
+            homes::sum(all.entry(more.tunnel).or_default(), &more.drops);
+        }
+        for (tunnel, drops) in &mut all {
+            if let Some(entry) = self.tunnels.get(tunnel) {
+                entry.add_past_drops(drops);
             }
         }
-        for drops in &mut all {
-            if let Some(entry) = self.tunnels.get(&drops.tunnel) {
-                entry.add_past_drops(&mut drops.drops);
-            }
-        }
-        all
+        all.into_iter().map(|(tunnel, drops)| TunnelDrops { tunnel, drops }).collect()
     }
 
     fn drops_in(&self, engine: Engine) -> Vec<TunnelDrops> {

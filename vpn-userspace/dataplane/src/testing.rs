@@ -3,15 +3,18 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use culvert_esp::InboundSa;
 use culvert_esp::packet::Packet;
 use culvert_sys::tun::{GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, Offloads, VnetHeader};
 
 use crate::user::coalesce::Coalescer;
+use crate::user::inbound::BySpi;
 use crate::user::split::{self, Plan};
 
 pub use crate::user::setup::{Limits, SaSetup};
 use crate::{Dataplane, DataplaneError, Engine, InstallReport};
 pub use culvert_ike::Purpose;
+use culvert_types::Spi;
 
 /// Installs an SA that no peer negotiated; otherwise as [`Dataplane::install`].
 pub async fn install(
@@ -70,5 +73,24 @@ impl Joiner {
         }
         self.0.drain(|_| writes += 1);
         writes
+    }
+}
+
+/// Inbound SAs by their SPIs, as a worker finds them.
+#[derive(Default)]
+pub struct Owned(BySpi, Vec<InboundSa>);
+
+impl Owned {
+    /// Adds one.
+    pub fn add(&mut self, spi: Spi, sa: InboundSa) {
+        self.0.insert(spi.value(), self.1.len());
+        self.1.push(sa);
+    }
+
+    /// The SA of an ESP packet.
+    #[inline]
+    pub fn find(&mut self, packet: &[u8]) -> Option<&mut InboundSa> {
+        let spi = u32::from_be_bytes(*packet.first_chunk()?);
+        self.1.get_mut(*self.0.get(&spi)?)
     }
 }

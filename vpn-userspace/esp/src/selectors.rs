@@ -1,10 +1,14 @@
 //! Traffic selectors against packets: what an SA may carry (RFC 4301 4.4.1, 5.2).
 
+mod index;
+
 use std::net::IpAddr;
 
 use culvert_types::TrafficSelector;
 
 use crate::packet::{Header, Packet};
+
+pub use index::Index;
 
 /// An SA's selectors of both sides, ready to be matched. A packet fits if one selector of each side
 /// takes it.

@@ -1,6 +1,7 @@
 //! The inbound worker: receives trains from its WAN ports, opens, checks, coalesces and gives them to the LAN.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -71,9 +72,9 @@ pub(crate) struct InboundWorker {
     /// SAs of other workers whose packets may come here, joined to those of an SA that is here.
     elsewhere: HashMap<u32, usize>,
     entries: Vec<InboundEntry>,
-    by_spi: HashMap<u32, usize>,
-    /// When the first of them is to be forgotten.
-    drained: Option<Instant>,
+    by_spi: BySpi,
+    /// When some of them are to be forgotten, the first first.
+    drained: BTreeSet<(Instant, Spi)>,
     lan: LanOut,
     /// Packets of tunnels whose LAN port is `xsk`.
     frames: LanTransmit,
@@ -107,8 +108,8 @@ impl InboundWorker {
             handed: Vec::new(),
             elsewhere: HashMap::new(),
             entries: Vec::new(),
-            by_spi: HashMap::new(),
-            drained: None,
+            by_spi: BySpi::default(),
+            drained: BTreeSet::new(),
             lan: LanOut::Tun(TunWrite(index)),
             frames: LanTransmit::new(index),
             coalescer: Coalescer::new(),
@@ -201,13 +202,15 @@ impl InboundWorker {
                 if let Some(&index) = self.by_spi.get(&spi.value()) {
                     let until = Instant::now() + drain;
                     self.entries[index].until = Some(until);
-                    self.drained = Some(self.drained.map_or(until, |first| first.min(until)));
+                    self.drained.insert((until, spi));
                     self.expire(Instant::now());
                 }
             }
             Inbound::RemoveTunnel(id) => {
                 self.learned.retain(|(t, _)| t.id != id);
                 self.take_out(|e| e.tunnel.id == id);
+                let Self { by_spi, drained, .. } = self;
+                drained.retain(|(_, spi)| by_spi.contains_key(&spi.value()));
             }
             Inbound::Move(moving, to) => {
                 for spi in moving.iter() {
@@ -218,7 +221,8 @@ impl InboundWorker {
                 }
             }
             Inbound::HandOver(moving, to, other) => {
-                for mut entry in self.take_out(|e| moving.contains(&e.spi)) {
+                for spi in moving.iter() {
+                    let Some(mut entry) = self.take(*spi) else { continue };
                     (entry.peer, entry.seen) = (to, None);
                     // A worker that is gone has said so.
                     let _ = other.send(Inbound::Adopt(Box::new(entry)));
@@ -230,27 +234,47 @@ impl InboundWorker {
     }
 
     fn adopt(&mut self, entry: InboundEntry) {
+        // One that drained when its number came again.
+        self.take(entry.spi);
         self.by_spi.insert(entry.spi.value(), self.entries.len());
-        self.drained = [self.drained, entry.until].into_iter().flatten().min();
+        self.drained.extend(entry.until.map(|until| (until, entry.spi)));
         self.entries.push(entry);
     }
 
+    /// Removes one, whose place the last one gets.
+    fn take(&mut self, spi: Spi) -> Option<InboundEntry> {
+        let index = self.by_spi.remove(&spi.value())?;
+        let entry = self.entries.swap_remove(index);
+        if let Some(moved) = self.entries.get(index) {
+            self.by_spi.insert(moved.spi.value(), index);
+        }
+        Some(entry)
+    }
+
     /// Removes the entries that are meant. The index is made anew: this is rare, and packets use it often.
-    fn take_out(&mut self, meant: impl Fn(&InboundEntry) -> bool) -> Vec<InboundEntry> {
-        let (gone, stay) = std::mem::take(&mut self.entries).into_iter().partition(meant);
-        self.entries = stay;
+    fn take_out(&mut self, meant: impl Fn(&InboundEntry) -> bool) {
+        self.entries.retain(|entry| !meant(entry));
         self.by_spi = self.entries.iter().enumerate().map(|(i, e)| (e.spi.value(), i)).collect();
-        gone
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.drained.into_iter().chain(self.learned.iter().map(|(_, until)| *until)).min()
+        // The one that was learned first is forgotten first.
+        let learned = self.learned.first().map(|(_, until)| *until);
+        self.drained.first().map(|(until, _)| *until).into_iter().chain(learned).min()
     }
 
     fn expire(&mut self, now: Instant) {
-        if self.drained.is_some_and(|first| first <= now) {
-            self.take_out(|e| e.until.is_some_and(|u| u <= now));
-            self.drained = self.entries.iter().filter_map(|e| e.until).min();
+        while let Some(&(until, spi)) = self.drained.first()
+            && until <= now
+        {
+            self.drained.remove(&(until, spi));
+            let entry = self.by_spi.get(&spi.value()).and_then(|index| self.entries.get(*index));
+            if entry.is_some_and(|entry| entry.until == Some(until)) {
+                self.take(spi);
+            }
+        }
+        if self.learned.first().is_none_or(|(_, until)| *until > now) {
+            return;
         }
         let events = &self.events;
         self.learned.retain(|(tunnel, until)| {
@@ -378,6 +402,29 @@ impl InboundWorker {
     }
 }
 
+/// SAs by their SPIs, of which only we choose those that are in it: no hash against attackers is needed.
+pub(crate) type BySpi = HashMap<u32, usize, BuildHasherDefault<SpiHasher>>;
+
+#[derive(Default)]
+pub(crate) struct SpiHasher(u64);
+
+impl Hasher for SpiHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
+    }
+
+    #[inline]
+    fn write_u32(&mut self, spi: u32) {
+        // The upper bits choose among equals of one place, the lower ones the place.
+        let mixed = (self.0 ^ u64::from(spi)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+}
+
 fn report_mtu(tunnel: &TunnelShared, changed: Option<u32>, events: &Events) {
     if let Some(mtu) = changed {
         let _ = events.send(DataplaneEvent::Mtu { tunnel: tunnel.id, mtu });
@@ -387,7 +434,7 @@ fn report_mtu(tunnel: &TunnelShared, changed: Option<u32>, events: &Events) {
 /// One batch on its way in.
 struct Path<'a> {
     entries: &'a mut [InboundEntry],
-    by_spi: &'a HashMap<u32, usize>,
+    by_spi: &'a BySpi,
     elsewhere: &'a HashMap<u32, usize>,
     others: &'a mut [Option<HandOver<FromWan>>],
     lan: &'a mut LanOut,

@@ -12,7 +12,7 @@ mod congestion;
 mod control;
 pub(crate) mod counters;
 mod handover;
-mod inbound;
+pub(crate) mod inbound;
 mod offload;
 mod outbound;
 mod port;
@@ -60,6 +60,8 @@ const TUN_QUEUE: u32 = 2000;
 const MOST_WORKERS: usize = 256;
 /// How long packets to the address that an SA left are still its worker's.
 const MOVING: Duration = Duration::from_secs(5);
+/// Devices that go at the same time, a thread for each.
+const TOGETHER: usize = 64;
 /// The MTU of the WAN before a peer's route is known.
 const ETHERNET_MTU: usize = 1500;
 
@@ -72,6 +74,10 @@ pub(crate) struct UserEngine {
     wans: Wans,
     tunnels: HashMap<TunnelId, Tunnel>,
     sas: HashMap<Spi, Sa>,
+    /// How many SAs for all packets a peer has with an inbound worker.
+    peers: HashMap<IpAddr, Vec<(usize, usize)>>,
+    /// How many SAs an inbound worker has.
+    loads: HashMap<usize, usize>,
     outbound: Vec<Worker<Outbound>>,
     /// How many of them can hand packets to each other.
     acquainted: usize,
@@ -119,6 +125,28 @@ struct Sa {
     counters: Arc<Counters>,
 }
 
+/// A tunnel that no worker has any more, but for an inbound one that may hold the device for the rest of a batch.
+struct Leaving {
+    name: String,
+    shared: Arc<TunnelShared>,
+}
+
+impl Leaving {
+    /// Closes the device, and returns when it is gone.
+    async fn gone(self) {
+        let Self { name, shared } = self;
+        let left = Arc::downgrade(&shared);
+        // The kernel takes its time for that.
+        let _ = tokio::task::spawn_blocking(move || drop(shared)).await;
+        for _ in 0..1000 {
+            if left.strong_count() == 0 && !culvert_sys::tun::exists(&name) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
 impl Tunnel {
     /// Its outbound workers.
     fn senders(&self) -> std::ops::Range<usize> {
@@ -160,6 +188,8 @@ impl UserEngine {
             events,
             tunnels: HashMap::new(),
             sas: HashMap::new(),
+            peers: HashMap::new(),
+            loads: HashMap::new(),
             outbound: Vec::new(),
             acquainted: 0,
             most_workers,
@@ -285,11 +315,38 @@ impl UserEngine {
 
     /// Removes the tunnel's SAs and its device. Returns when the device is gone.
     pub(crate) async fn remove_tunnel(&mut self, id: TunnelId) -> Result<(), DataplaneError> {
+        let leaving = self.take_tunnel(id).await?;
+        leaving.gone().await;
+        Ok(())
+    }
+
+    /// The same for all of them at once: the kernel waits for its readers once for devices that go together.
+    pub(crate) async fn remove_tunnels(&mut self, ids: &[TunnelId]) {
+        let mut leaving = Vec::new();
+        for id in ids {
+            // What has no tunnel here, or no worker, leaves nothing behind.
+            leaving.extend(self.take_tunnel(*id).await);
+        }
+        let mut leaving = leaving.into_iter();
+        loop {
+            let mut going = tokio::task::JoinSet::new();
+            leaving.by_ref().take(TOGETHER).for_each(|tunnel| drop(going.spawn(tunnel.gone())));
+            if going.is_empty() {
+                return;
+            }
+            going.join_all().await;
+        }
+    }
+
+    /// Takes a tunnel and its SAs from the workers.
+    async fn take_tunnel(&mut self, id: TunnelId) -> Result<Leaving, DataplaneError> {
         let tunnel = self.tunnels.remove(&id).ok_or(DataplaneError::UnknownTunnel(id))?;
         if tunnel.shared.frames.is_some() {
             self.redirects.tunnels.push((tunnel.shared.index, None));
         }
-        for (spi, sa) in self.sas.extract_if(|_, sa| sa.tunnel == id) {
+        let gone: Vec<(Spi, Sa)> = self.sas.extract_if(|_, sa| sa.tunnel == id).collect();
+        for (spi, sa) in gone {
+            self.count(&sa, false);
             self.wans.disown(sa.local, spi, Duration::ZERO);
         }
         for control in self.wans.controls() {
@@ -300,17 +357,7 @@ impl UserEngine {
             self.outbound[sender].control.send(Outbound::RemoveTunnel(id, done))?;
             gone.await.map_err(|_| DataplaneError::WorkerGone)?;
         }
-        // An inbound worker may hold the device for the rest of a batch.
-        let name = tunnel.shared.tun().name();
-        let shared = Arc::downgrade(&tunnel.shared);
-        drop(tunnel);
-        for _ in 0..1000 {
-            if shared.strong_count() == 0 && !culvert_sys::tun::exists(&name) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        Ok(())
+        Ok(Leaving { name: tunnel.shared.tun().name(), shared: tunnel.shared })
     }
 
     /// Installs an SA pair: the inbound half first, and when that is done the outbound half.
@@ -398,6 +445,7 @@ impl UserEngine {
             sender,
             counters,
         };
+        self.count(&sa, true);
         self.sas.insert(setup.inbound, sa);
         Ok(())
     }
@@ -415,7 +463,9 @@ impl UserEngine {
         self.wans.control(sa.worker).send(Inbound::Remove(inbound, drain))?;
         let local = sa.local;
         self.wans.disown(local, inbound, drain);
-        self.sas.remove(&inbound);
+        if let Some(sa) = self.sas.remove(&inbound) {
+            self.count(&sa, false);
+        }
         Ok(())
     }
 
@@ -436,7 +486,8 @@ impl UserEngine {
         let (socket, workers) = self.wans.socket(local.ip(), encap)?;
         let remote = if encap { remote } else { SocketAddr::new(remote.ip(), 0) };
         for spi in moving.iter() {
-            let Some(sa) = self.sas.get_mut(spi) else { continue };
+            let Some(mut sa) = self.sas.remove(spi) else { continue };
+            self.count(&sa, false);
             // Every SA of an IKE SA is encapsulated, or none is: NAT detection is the IKE SA's.
             (sa.encap, sa.remote) = (encap, remote.ip());
             let stays = workers.contains(&sa.worker) && self.wans.own(local.ip(), *spi, sa.worker);
@@ -447,12 +498,16 @@ impl UserEngine {
             if !stays {
                 let to = self.wans.control(workers.start).clone();
                 let from = self.wans.control(sa.worker);
-                from.send(Inbound::HandOver(moving.clone(), remote, to))?;
+                // One that is gone has said so.
+                let _ = from.send(Inbound::HandOver(moving.clone(), remote, to));
                 sa.worker = workers.start;
                 self.wans.own(local.ip(), *spi, sa.worker);
             }
+            let worker = sa.worker;
+            self.count(&sa, true);
+            self.sas.insert(*spi, sa);
             if width > 1 {
-                self.wans.announce(*spi, sa.worker)?;
+                self.wans.announce(*spi, worker)?;
             }
         }
         for control in self.wans.controls() {
@@ -555,11 +610,29 @@ impl UserEngine {
 
     /// The worker for an SA with this peer: that of the peer's other SAs, or the one with the fewest.
     fn inbound_worker(&self, workers: std::ops::Range<usize>, peer: IpAddr) -> usize {
-        let of_peer = self
-            .sas
-            .values()
-            .find(|sa| sa.remote == peer && sa.purpose == Purpose::All && workers.contains(&sa.worker));
-        let load = |i: &usize| self.sas.values().filter(|sa| sa.worker == *i).count();
-        of_peer.map_or_else(|| workers.clone().min_by_key(load).unwrap_or(workers.start), |sa| sa.worker)
+        let mut of_peer = self.peers.get(&peer).into_iter().flatten().map(|(worker, _)| *worker);
+        let load = |i: &usize| self.loads.get(i).copied().unwrap_or(0);
+        of_peer
+            .find(|worker| workers.contains(worker))
+            .unwrap_or_else(|| workers.clone().min_by_key(load).unwrap_or(workers.start))
+    }
+
+    /// Takes note of an SA that comes, or goes.
+    fn count(&mut self, sa: &Sa, comes: bool) {
+        let change = |count: &mut usize| *count = if comes { *count + 1 } else { count.saturating_sub(1) };
+        change(self.loads.entry(sa.worker).or_default());
+        if sa.purpose != Purpose::All {
+            return;
+        }
+        let workers = self.peers.entry(sa.remote).or_default();
+        match workers.iter_mut().find(|(worker, _)| *worker == sa.worker) {
+            Some((_, count)) => change(count),
+            None if comes => workers.push((sa.worker, 1)),
+            None => {}
+        }
+        workers.retain(|(_, count)| *count > 0);
+        if workers.is_empty() {
+            self.peers.remove(&sa.remote);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The outbound worker: takes packets and super-packets from its LAN ports, splits, seals and sends them.
 
+mod active;
 mod frames;
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use culvert_ike::Purpose;
 use culvert_sys::tun::VnetHeader;
 use culvert_types::{Spi, TunnelId};
 
+use self::active::Active;
 use super::arrange::Arranger;
 use super::congestion::Congestion;
 use super::control::{Control, Events, Outbound, WAKE};
@@ -68,8 +70,6 @@ pub(crate) enum Warned {
 struct Owned {
     entry: OutboundEntry,
     port: usize,
-    /// It has sent since the counters were brought up to date.
-    used: bool,
 }
 
 struct Tunnel {
@@ -77,11 +77,8 @@ struct Tunnel {
     /// The device's queue that this worker reads.
     queue: usize,
     lan: LanIn,
-    /// Those in use, the newest first: this worker's own, then those for all packets. A packet goes into the first whose
-    /// selectors take it; of several of its own, each flow into one.
-    active: Vec<Owned>,
-    /// How many of them are this worker's own.
-    resources: usize,
+    /// Those in use: this worker's own, and those for all packets.
+    active: Active,
     standby: Vec<Owned>,
     trigger: RateLimit,
     icmp: RateLimit,
@@ -97,6 +94,7 @@ pub(crate) struct OutboundWorker {
     /// By the tokens of their queues.
     tunnels: Vec<Option<Tunnel>>,
     by_id: HashMap<TunnelId, usize>,
+    by_interface: HashMap<u32, usize>,
     /// To other workers, by their numbers.
     others: Vec<Option<HandOver<FromLan>>>,
     /// From other workers.
@@ -129,6 +127,7 @@ impl OutboundWorker {
             index,
             tunnels: Vec::new(),
             by_id: HashMap::new(),
+            by_interface: HashMap::new(),
             others: Vec::new(),
             handed: Vec::new(),
             wan: Vec::new(),
@@ -193,12 +192,12 @@ impl OutboundWorker {
                 let lan = LanIn::Tun(TunRead::new(shared.clone(), queue));
                 control.poller.add(&lan, token as u64)?;
                 self.by_id.insert(shared.id, token);
+                self.by_interface.insert(shared.index, token);
                 self.tunnels[token] = Some(Tunnel {
                     shared,
                     queue,
                     lan,
-                    active: Vec::new(),
-                    resources: 0,
+                    active: Active::default(),
                     standby: Vec::new(),
                     trigger: RateLimit::new(1, 1),
                     icmp: RateLimit::new(100, 50),
@@ -208,6 +207,7 @@ impl OutboundWorker {
             Outbound::RemoveTunnel(id, done) => {
                 let token = self.by_id.remove(&id);
                 if let Some(tunnel) = token.and_then(|token| self.tunnels[token].take()) {
+                    self.by_interface.remove(&tunnel.shared.index);
                     let _ = control.poller.remove(&tunnel.lan);
                 }
                 let _ = done.send(());
@@ -222,7 +222,7 @@ impl OutboundWorker {
                 let (port, worker) = (self.port(&entry.path), self.index);
                 if let Some(tunnel) = self.tunnel(entry.tunnel) {
                     let spi = entry.inbound;
-                    tunnel.standby.push(Owned { entry: *entry, port, used: false });
+                    tunnel.standby.push(Owned { entry: *entry, port });
                     if use_now {
                         tunnel.activate(spi, worker);
                     }
@@ -238,19 +238,23 @@ impl OutboundWorker {
                 let worker = self.index;
                 if let Some(tunnel) = self.tunnel(id) {
                     tunnel.standby.retain(|o| o.entry.inbound != spi);
-                    tunnel.active.retain(|o| o.entry.inbound != spi);
+                    tunnel.active.remove(spi);
                     tunnel.arranged(worker);
                 }
             }
             Outbound::Move(id, moving, path, route) => {
                 let port = self.port(&path);
                 if let Some(tunnel) = self.tunnel(id) {
-                    let all = tunnel.active.iter_mut().chain(&mut tunnel.standby);
-                    for owned in all.filter(|o| moving.contains(&o.entry.inbound)) {
+                    let go = |owned: &mut Owned| {
                         owned.port = port;
                         owned.entry.path = path.clone();
                         owned.entry.route = route;
+                    };
+                    for spi in moving.iter() {
+                        tunnel.active.find(*spi).into_iter().for_each(go);
                     }
+                    let standby = tunnel.standby.iter_mut();
+                    standby.filter(|o| moving.contains(&o.entry.inbound)).for_each(go);
                 }
             }
             Outbound::AddFrames(port) => {
@@ -315,6 +319,7 @@ impl OutboundWorker {
     fn lose_device(&mut self, token: usize, error: &io::Error, control: &Control<Outbound>) {
         let Some(tunnel) = self.tunnels.get_mut(token).and_then(Option::take) else { return };
         self.by_id.remove(&tunnel.shared.id);
+        self.by_interface.remove(&tunnel.shared.index);
         let _ = control.poller.remove(&tunnel.lan);
         if tunnel.queue > 0 {
             return;
@@ -331,34 +336,25 @@ impl Tunnel {
     fn activate(&mut self, spi: Spi, worker: usize) {
         if let Some(index) = self.standby.iter().position(|o| o.entry.inbound == spi) {
             let owned = self.standby.swap_remove(index);
-            let same = |o: &mut Owned| {
-                o.entry.purpose == owned.entry.purpose && o.entry.selectors == owned.entry.selectors
-            };
-            let before: Vec<_> = self.active.extract_if(.., same).collect();
-            self.standby.extend(before);
-            self.arranged(worker);
-            let place = if owned.is_own() { 0 } else { self.resources };
-            self.active.insert(place, owned);
+            self.standby.extend(self.active.insert(owned));
             self.arranged(worker);
         }
     }
 
     /// Other SAs are in use than before.
     fn arranged(&mut self, worker: usize) {
-        self.resources = self.active.iter().take_while(|o| o.is_own()).count();
-        self.shared.set_owner(worker, self.active.len() > self.resources);
+        self.shared.set_owner(worker, self.active.has_common());
     }
 
     fn path<'a>(&'a mut self, around: &'a mut Around<'_>) -> (Path<'a>, &'a mut LanIn) {
-        let Self { shared, queue, lan, active, resources, trigger, icmp, congestion, .. } = self;
+        let Self { shared, queue, lan, active, trigger, icmp, congestion, .. } = self;
         let Around { index, others, wan, rules, tap, events } = around;
-        let (queue, resources, worker) = (*queue, *resources, *index);
+        let (queue, worker) = (*queue, *index);
         let path = Path {
             shared,
             queue,
             worker,
             active,
-            resources,
             trigger,
             icmp,
             congestion,
@@ -429,8 +425,7 @@ struct Path<'a> {
     shared: &'a TunnelShared,
     queue: usize,
     worker: usize,
-    active: &'a mut [Owned],
-    resources: usize,
+    active: &'a mut Active,
     trigger: &'a mut RateLimit,
     icmp: &'a mut RateLimit,
     congestion: &'a mut Congestion,
@@ -451,8 +446,7 @@ impl Path<'_> {
 
     /// Brings the counters of those that have sent up to date.
     fn account(&mut self) {
-        for owned in self.active.iter_mut().filter(|o| o.used) {
-            owned.used = false;
+        while let Some(owned) = self.active.take_used() {
             let entry = &mut owned.entry;
             entry.counters.out.set_sequence(entry.sa.sequence(), 0);
             entry.check_limits(self.events);
@@ -475,13 +469,7 @@ impl Path<'_> {
     #[inline]
     fn select<'p>(&mut self, bytes: &'p [u8], vnet: Option<&VnetHeader>) -> Option<(usize, Packet<'p>)> {
         let packet = Packet::parse(bytes);
-        let fits = |o: &Owned| packet.as_ref().is_ok_and(|p| o.entry.selectors.matches_outbound(p));
-        let mut found = None;
-        if self.resources > 1 {
-            let place = super::arrange::flow_of(bytes) % self.resources;
-            found = self.active.get(place).filter(|o| fits(o)).map(|_| place);
-        }
-        let found = found.or_else(|| self.active.iter().position(fits));
+        let found = packet.as_ref().ok().and_then(|packet| self.active.choose(packet, bytes));
         if found.is_none()
             && let Some(vnet) = vnet.filter(|_| self.shared.width() > 1)
             && self.hand_over(vnet, bytes)
@@ -491,7 +479,8 @@ impl Path<'_> {
         // What no SA takes is counted by the newest.
         let Self { shared, queue, active, trigger, icmp: icmp_limit, tap, events, .. } = self;
         let seen = || Seen::outward(shared.id, bytes);
-        let Some(owned) = active.get(found.unwrap_or(0)) else {
+        let counting = found.or_else(|| active.newest()).and_then(|place| active.get(place));
+        let Some(owned) = counting else {
             // The kernel's own chatter on a new interface (MLD, IGMP) asks for no tunnel.
             if packet.is_ok_and(|p| is_link_local(&p)) {
                 tap.dropped(&shared.counters(*queue).out.drops, Reason::LinkLocal, 1, seen);
@@ -600,6 +589,7 @@ impl Path<'_> {
                 Err(error) => tap.dropped(&entry.counters.out.drops, error.into(), 1, seen),
             }
         }
+        active.sent(index);
         if let Some(owned) = active.get_mut(index) {
             owned.sent(packets, inner_bytes, events);
         }
@@ -610,8 +600,7 @@ impl Owned {
     /// Takes packets that were sealed into account.
     #[inline]
     fn sent(&mut self, packets: u64, inner_bytes: u64, events: &Events) {
-        let Self { entry, used, .. } = self;
-        *used = true;
+        let Self { entry, .. } = self;
         entry.bytes += inner_bytes;
         entry.counters.out.add(packets, inner_bytes);
         if entry.sa.sequence() >= entry.limits.hard_packets || entry.bytes >= entry.limits.hard_bytes {
@@ -621,7 +610,7 @@ impl Owned {
 }
 
 /// Sends what the port holds. What is lost is counted by its SA.
-fn flush(port: &mut WanOut, active: &[Owned], tap: &mut Tap) {
+fn flush(port: &mut WanOut, active: &Active, tap: &mut Tap) {
     port.flush(&mut |owner, reason, packets| {
         if let Some(owned) = active.get(owner as usize) {
             let seen = || Seen::of(owned.entry.tunnel, true);

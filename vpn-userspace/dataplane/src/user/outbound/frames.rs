@@ -18,7 +18,9 @@ use crate::user::port::xsk::{accept, inner_at};
 impl OutboundWorker {
     /// Takes what has come to one of the LAN's queues.
     pub(super) fn serve_frames(&mut self, index: usize) {
-        let Self { index: number, tunnels, others, wan, rules, tap, events, frames, stray, .. } = self;
+        let Self {
+            index: number, tunnels, by_interface, others, wan, rules, tap, events, frames, stray, ..
+        } = self;
         let mut around = Around { index: *number, others, wan, rules, tap, events };
         let Some((_, port)) = frames.get_mut(index) else { return };
         let mut congestion = std::mem::take(&mut port.congestion);
@@ -29,7 +31,8 @@ impl OutboundWorker {
                 break;
             };
             while let Some(interface) = port.turn() {
-                let Some(tunnel) = tunnels.iter_mut().flatten().find(|t| t.shared.index == interface) else {
+                let place = by_interface.get(&interface).and_then(|token| tunnels.get_mut(*token));
+                let Some(Some(tunnel)) = place else {
                     // Routes led here a moment ago.
                     port.take(interface, |_, packet| {
                         around.tap.dropped(&stray.out.drops, Reason::NoOutboundSa, 1, Seen::default);
@@ -124,6 +127,7 @@ impl Path<'_> {
             Ok(sealed) => {
                 port.commit(sealed, tos, &route, index as u32);
                 owned.sent(1, len as u64, events);
+                active.sent(index);
             }
             Err(reason) => {
                 let drops = &entry.counters.out.drops;
