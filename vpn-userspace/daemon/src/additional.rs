@@ -1,9 +1,10 @@
 //! CHILD SAs beside the first of a tunnel: which are wanted, when a missing one is asked for, and why one is missing.
 //!
-//! What is wanted is compared with what is there, at every change and once a second. So rekeyed, deleted, authenticated
-//! anew or lost, it comes to the same: what is missing is asked for, less and less often if it does not stay.
+//! What is wanted is compared with what is there, at every change of the tunnel and, while something is missing, once a
+//! second. So rekeyed, deleted, authenticated anew or lost, it comes to the same: what is missing is asked for, less and
+//! less often if it does not stay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use culvert_config::{Connection, PerCpu};
@@ -26,7 +27,11 @@ type Key = (TunnelId, Purpose);
 
 /// What was asked for, beside every tunnel's first.
 #[derive(Default)]
-pub(crate) struct Additional(BTreeMap<Key, Asked>);
+pub(crate) struct Additional {
+    asked: BTreeMap<Key, Asked>,
+    /// Tunnels that lack something, or may.
+    lacking: BTreeSet<TunnelId>,
+}
 
 #[derive(Default)]
 struct Asked {
@@ -49,7 +54,7 @@ impl Asked {
 impl Additional {
     /// Whether it may be asked for now; if so, it is counted as asked for.
     fn ask(&mut self, key: Key, now: Instant) -> bool {
-        let asked = self.0.entry(key).or_default();
+        let asked = self.asked.entry(key).or_default();
         if asked.never || asked.next.is_some_and(|next| now < next) {
             return false;
         }
@@ -60,21 +65,22 @@ impl Additional {
 
     /// The peer, or this host, does not make it.
     pub(crate) fn refused(&mut self, key: Key, never: bool, why: String) {
-        let asked = self.0.entry(key).or_default();
+        self.lacking.insert(key.0);
+        let asked = self.asked.entry(key).or_default();
         asked.never |= never;
         asked.why = Some(why);
     }
 
     /// It is there.
     pub(crate) fn came(&mut self, key: Key) {
-        if let Some(asked) = self.0.get_mut(&key) {
+        if let Some(asked) = self.asked.get_mut(&key) {
             asked.why = None;
         }
     }
 
     /// It is gone, or the one that another took the place of.
     pub(crate) fn lost(&mut self, now: Instant, child: &Child) {
-        if let Some(asked) = self.0.get_mut(&(child.tunnel, child.purpose)) {
+        if let Some(asked) = self.asked.get_mut(&(child.tunnel, child.purpose)) {
             if now.saturating_duration_since(child.since) >= STEADY {
                 asked.times = 0;
                 asked.next = None;
@@ -86,7 +92,21 @@ impl Additional {
 
     /// A new IKE SA: what its peer takes has to be found out again.
     pub(crate) fn forget(&mut self, tunnel: TunnelId) {
-        self.0.retain(|(of, _), _| *of != tunnel);
+        let first = (tunnel, Purpose::All);
+        let of_it: Vec<Key> =
+            self.asked.range(first..).map(|(key, _)| *key).take_while(|key| key.0 == tunnel).collect();
+        of_it.iter().for_each(|key| drop(self.asked.remove(key)));
+        self.lacking.insert(tunnel);
+    }
+
+    /// What is wanted of these may have changed.
+    pub(crate) fn look_at(&mut self, tunnels: impl Iterator<Item = TunnelId>) {
+        self.lacking.extend(tunnels);
+    }
+
+    /// Nothing more can come of asking, until the tunnel changes.
+    fn is_refused(&self, key: Key) -> bool {
+        self.asked.get(&key).is_some_and(|asked| asked.never)
     }
 }
 
@@ -119,35 +139,47 @@ impl Daemon {
         }
     }
 
-    /// Asks for what is wanted and missing.
+    /// Asks for what is wanted and missing, of all tunnels that lack something.
     pub(crate) fn ask_for_additional(&mut self, now: Instant) {
-        if !self.config.connections.iter().any(wants) {
-            return;
+        for id in std::mem::take(&mut self.additional.lacking) {
+            self.look_for_additional(now, id);
         }
-        let mut missing = Vec::new();
-        for (id, tunnel) in &self.tunnels {
-            // Clients ask for themselves.
-            let Some(ike) = tunnel.ike.as_ref().filter(|ike| ike.info.version == 2) else { continue };
-            let Some(connection) = self.config.connection(&tunnel.connection) else { continue };
-            if tunnel.client_of.is_some() || !wants(connection) {
-                continue;
-            }
-            let first = self.children.values().filter(|c| c.tunnel == *id && c.purpose == Purpose::All);
-            let Some(since) = first.map(|c| c.since).min() else { continue };
-            if !ike.info.initiator && now.saturating_duration_since(since) < OTHERS_TURN {
-                continue;
-            }
-            let there = |purpose| self.children.values().any(|c| c.tunnel == *id && c.purpose == purpose);
-            let wanted = self.wanted_beside(*id, connection).into_iter();
-            missing.extend(wanted.filter(|purpose| !there(*purpose)).map(|purpose| (*id, purpose)));
+    }
+
+    /// Asks for what a tunnel that has changed lacks; looks again every second while it lacks something.
+    pub(crate) fn look_for_additional(&mut self, now: Instant, id: TunnelId) {
+        if self.lacks(now, id) {
+            self.additional.lacking.insert(id);
+        } else {
+            self.additional.lacking.remove(&id);
         }
-        for (id, purpose) in missing {
-            if self.additional.ask((id, purpose), now)
-                && let Err(error) = self.ike.handle_command(now, Command::AddResource(id, purpose))
+    }
+
+    /// Whether something is missing that may still come; it is asked for.
+    fn lacks(&mut self, now: Instant, id: TunnelId) -> bool {
+        let Some(tunnel) = self.tunnels.get(&id) else { return false };
+        // Clients ask for themselves.
+        let Some(ike) = tunnel.ike.as_ref().filter(|ike| ike.info.version == 2) else { return false };
+        let Some(connection) = self.config.connection(&tunnel.connection) else { return false };
+        if tunnel.client_of.is_some() || !wants(connection) {
+            return false;
+        }
+        let first = self.children.of(id).filter(|(_, child)| child.purpose == Purpose::All);
+        let Some(since) = first.map(|(_, child)| child.since).min() else { return false };
+        if !ike.info.initiator && now.saturating_duration_since(since) < OTHERS_TURN {
+            return true;
+        }
+        let mut missing = self.wanted_beside(id, connection);
+        let there: BTreeSet<Purpose> = self.children.of(id).map(|(_, child)| child.purpose).collect();
+        missing.retain(|purpose| !there.contains(purpose) && !self.additional.is_refused((id, *purpose)));
+        for purpose in &missing {
+            if self.additional.ask((id, *purpose), now)
+                && let Err(error) = self.ike.handle_command(now, Command::AddResource(id, *purpose))
             {
                 tracing::debug!("a CHILD SA for {purpose} of {id:?} cannot be asked for: {error}");
             }
         }
+        !missing.is_empty()
     }
 
     /// Why CHILD SAs that are wanted are not there, a line for each reason.
@@ -163,10 +195,10 @@ impl Daemon {
             lines.entry(line).or_default().push("per_cpu".to_owned());
         }
         for purpose in self.wanted_beside(id, connection) {
-            if self.children.values().any(|c| c.tunnel == id && c.purpose == purpose) {
+            if self.children.of(id).any(|(_, child)| child.purpose == purpose) {
                 continue;
             }
-            let asked = self.additional.0.get(&(id, purpose));
+            let asked = self.additional.asked.get(&(id, purpose));
             let why = match asked {
                 Some(Asked { never: true, why: Some(why), .. }) => {
                     format!("{why}; the others carry its packets")

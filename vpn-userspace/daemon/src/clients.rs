@@ -30,7 +30,9 @@ impl Daemon {
             negotiation: None,
             named: None,
             client_of: Some(of),
+            scattered: false,
         };
+        self.tunnel_names.insert((entry.connection.clone(), entry.name.clone()), client);
         self.tunnels.insert(client, entry);
         self.plane.add_client(client, of);
     }
@@ -38,7 +40,9 @@ impl Daemon {
     /// Its last IKE SA is gone.
     pub(crate) fn client_gone(&mut self, client: TunnelId) {
         self.plane.remove_client(client);
-        self.tunnels.remove(&client);
+        if let Some(entry) = self.tunnels.remove(&client) {
+            self.tunnel_names.remove(&(entry.connection, entry.name));
+        }
     }
 
     /// The tunnel that the gateway knows: the client's, or itself.

@@ -17,12 +17,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::additional::Additional;
+use crate::children::Children;
 use crate::control::{self, Ask, ControlSocket, Live};
 use crate::drops::Following;
 use crate::guard::WanGuard;
 use crate::history::History;
 use crate::jobs::Jobs;
 use crate::log::{LevelHandle, LogStore};
+use crate::pace::Pace;
 use crate::radius::Relay;
 use crate::resolve::{Found, Named, Names};
 use crate::revocation::Checks;
@@ -94,6 +96,8 @@ pub(crate) struct Tunnel {
     pub(crate) named: Option<Named>,
     /// The tunnel whose client it is.
     pub(crate) client_of: Option<TunnelId>,
+    /// CHILD SAs of it are in other engines than the one that leads.
+    pub(crate) scattered: bool,
 }
 
 /// An IKE SA that stands.
@@ -126,8 +130,8 @@ pub(crate) struct Child {
     pub(crate) esn: bool,
     pub(crate) replay_window: u32,
     pub(crate) purpose: Purpose,
-    /// Packets received when it was looked last.
-    pub(crate) packets_in: u64,
+    /// Packets received, and the lowest sequence number that is still accepted, when it was looked last.
+    pub(crate) seen: (u64, u64),
 }
 
 pub(crate) struct Daemon {
@@ -142,8 +146,11 @@ pub(crate) struct Daemon {
     pub(crate) guard: WanGuard,
     pub(crate) sockets: IkeSockets,
     pub(crate) tunnels: BTreeMap<TunnelId, Tunnel>,
-    pub(crate) children: BTreeMap<Spi, Child>,
+    pub(crate) children: Children,
+    /// The same by connection and name.
+    pub(crate) tunnel_names: BTreeMap<(String, String), TunnelId>,
     pub(crate) additional: Additional,
+    pub(crate) pace: Pace,
     /// Tunnels, by connection and name, that could not be set up, and why.
     pub(crate) missing: BTreeMap<(String, String), String>,
     pub(crate) history: History,
@@ -238,8 +245,10 @@ impl Daemon {
             guard,
             sockets,
             tunnels: BTreeMap::new(),
-            children: BTreeMap::new(),
+            children: Children::default(),
+            tunnel_names: BTreeMap::new(),
             additional: Additional::default(),
+            pace: Pace::default(),
             missing: BTreeMap::new(),
             history: History::default(),
             watchers,
@@ -403,11 +412,12 @@ impl Daemon {
 
     async fn on_tick(&mut self) {
         if !self.children.is_empty() {
-            let stats = self.plane.stats().await;
+            let mut stats = self.plane.stats().await;
+            self.hear_esp(&mut stats);
             self.guard.publish(&stats);
-            self.hear_esp(&stats);
         }
         self.next_addresses().await;
+        self.lose_patience(Instant::now());
         self.guard.expire(Instant::now());
         self.plane.tend();
         self.retire_engines().await;
@@ -424,16 +434,19 @@ impl Daemon {
         }
     }
 
-    /// Peers whose ESP arrives are alive and need not be asked (RFC 7296 2.4).
-    fn hear_esp(&mut self, stats: &[culvert_dataplane::SaStats]) {
+    /// Peers whose ESP arrives are alive and need not be asked (RFC 7296 2.4). Leaves those SAs that have received since
+    /// this was called last.
+    fn hear_esp(&mut self, stats: &mut Vec<culvert_dataplane::SaStats>) {
         let mut alive = std::collections::BTreeSet::new();
-        for sa in stats {
-            if let Some(child) = self.children.get_mut(&sa.inbound)
-                && sa.packets_in > std::mem::replace(&mut child.packets_in, sa.packets_in)
-            {
+        stats.retain(|sa| {
+            let Some(child) = self.children.get_mut(sa.inbound) else { return false };
+            let now = (sa.packets_in, sa.replay_floor);
+            let before = std::mem::replace(&mut child.seen, now);
+            if now.0 > before.0 {
                 alive.insert(child.tunnel);
             }
-        }
+            now != before
+        });
         for id in alive {
             // Its IKE SA may have gone in the meantime.
             let _ = self.ike.handle_command(Instant::now(), Command::Heard(id));
@@ -474,10 +487,8 @@ impl Daemon {
         self.guard.stop();
         let own = self.tunnels.iter().filter(|(_, t)| t.client_of.is_none());
         let ids: Vec<TunnelId> = own.map(|(id, _)| *id).collect();
-        for id in ids {
-            if let Err(error) = self.plane.remove_tunnel(id).await {
-                tracing::warn!("cannot take {id:?} away: {error}");
-            }
+        for (id, error) in self.plane.remove_tunnels(ids).await {
+            tracing::warn!("cannot take {id:?} away: {error}");
         }
         // The control socket goes last: who waits for it to vanish finds everything gone.
         drop(self.plane);

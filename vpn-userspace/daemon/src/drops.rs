@@ -222,7 +222,7 @@ impl Daemon {
 
     fn guard_record(&self, sample: &GuardSample) -> DropRecord {
         let spi = sample.spi.and_then(|spi| Spi::new(spi).ok());
-        let tunnel = spi.and_then(|spi| self.children.get(&spi)).map(|child| child.tunnel);
+        let tunnel = spi.and_then(|spi| self.children.get(spi)).map(|child| child.tunnel);
         let (connection, tunnel) = self.name_of(tunnel);
         let (from, to) = sample.ports.unzip();
         let end = |address: Option<_>, port| address.map(|address| DropEnd { address, port });

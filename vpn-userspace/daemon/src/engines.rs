@@ -76,11 +76,10 @@ impl Daemon {
     fn rekey_into_place(&mut self, id: TunnelId) -> usize {
         self.tell_peer(id);
         let misplaced = |child: &Child| {
-            child.tunnel == id
-                && self.plane.preferred(id, Some(child.suite)).is_some_and(|engine| engine != child.engine)
+            self.plane.preferred(id, Some(child.suite)).is_some_and(|engine| engine != child.engine)
         };
         let those: Vec<Spi> =
-            self.children.iter().filter(|(_, child)| misplaced(child)).map(|(spi, _)| *spi).collect();
+            self.children.of(id).filter(|(_, child)| misplaced(child)).map(|(spi, _)| spi).collect();
         those.iter().for_each(|spi| self.rekey_child(*spi));
         those.len()
     }
@@ -124,24 +123,38 @@ impl Daemon {
     /// The child SA that most of a tunnel's packets leave with: the newest that is sent with. Not one for a resource or a
     /// purpose beside it.
     fn carrier(&self, id: TunnelId) -> Option<&Child> {
-        let of = |child: &&Child| self.template(child.tunnel) == id && child.purpose == Purpose::All;
-        let sending = self.children.values().filter(of).filter(|child| child.sending.is_some());
+        let all = self.children.of(id).map(|(_, child)| child);
+        let sending = all.filter(|child| child.purpose == Purpose::All && child.sending.is_some());
         sending.max_by_key(|child| child.sending)
+    }
+
+    /// Whether SAs of the tunnel are in other engines than the one that leads.
+    fn is_scattered(&self, id: TunnelId, leader: Engine) -> bool {
+        self.children.of(id).any(|(_, child)| child.purpose == Purpose::All && child.engine != leader)
     }
 
     /// Has interface, addresses and routes of a tunnel follow the SA that is sent with now.
     pub(crate) async fn follow(&mut self, id: TunnelId) {
-        let id = self.template(id);
+        // All SAs of clients are in the one engine of their tunnel.
+        if self.is_client(id) {
+            return;
+        }
         let Some(carrier) = self.carrier(id) else { return };
         let (engine, why) = (carrier.engine, carrier.why.clone());
         let before = self.plane.leading(id).map(|report| report.engine);
         if before == Some(engine) {
             let why = self.plane.leading(id).map(|report| reasons(why, report)).unwrap_or_default();
+            let scattered = self.is_scattered(id, engine);
+            let mut moves = scattered;
             if let Some(entry) = self.tunnels.get_mut(&id) {
                 entry.report.why = why;
+                moves |= std::mem::replace(&mut entry.scattered, scattered);
             }
-            // An SA of other networks may be in another engine than this one.
-            return self.put_routes(id).await;
+            // An SA of other networks may be in another engine than this one, or was.
+            if moves {
+                self.put_routes(id).await;
+            }
+            return;
         }
         let Some(entry) = self.tunnels.get(&id) else { return };
         let (old, name) = (entry.index, format!("{}/{}", entry.connection, entry.name));
@@ -178,6 +191,11 @@ impl Daemon {
                 }
             }
         }
+        let scattered = self.is_scattered(id, engine);
+        if let Some(entry) = self.tunnels.get_mut(&id) {
+            entry.scattered = scattered;
+        }
+        self.look_for_additional(Instant::now(), id);
         self.tell_peer(id);
         let from = before.map_or(String::new(), |before| format!(" in place of {before}"));
         tracing::info!("{name}: engine {engine}{from}, interface {interface}");
@@ -203,7 +221,7 @@ impl Daemon {
     /// The interface through which packets to a network go: of the newest SA that takes all of it, or the tunnel's.
     pub(crate) fn index_towards(&self, id: TunnelId, net: IpNet) -> Option<u32> {
         let takes = |child: &&Child| {
-            self.template(child.tunnel) == id
+            child.sending.is_some()
                 && child.purpose == Purpose::All
                 && child
                     .remote
@@ -211,8 +229,11 @@ impl Daemon {
                     .any(|ts| ts.contains_addr(net.network()) && ts.contains_addr(net.broadcast()))
         };
         let entry = self.tunnels.get(&id)?;
-        let sending = self.children.values().filter(|child| child.sending.is_some());
-        let newest = sending.filter(takes).max_by_key(|child| child.sending);
+        let newest = if entry.scattered {
+            self.children.of(id).map(|(_, child)| child).filter(takes).max_by_key(|child| child.sending)
+        } else {
+            None
+        };
         let elsewhere = newest.filter(|child| child.engine != entry.report.engine);
         let interface = elsewhere.and_then(|child| self.plane.interface(id, child.engine));
         let index = interface.and_then(|name| nix::net::if_::if_nametoindex(name).ok());

@@ -23,6 +23,7 @@ impl Daemon {
             Event::ClientUp { tunnel, of, number } => self.client_up(tunnel, of, number),
             Event::ClientGone { tunnel } => self.client_gone(tunnel),
             Event::IkeUp { tunnel, info } => {
+                self.negotiated(tunnel);
                 self.guard.prove(info.remote.ip());
                 self.answered(tunnel, info.remote.ip());
                 self.happened(
@@ -47,6 +48,7 @@ impl Daemon {
                 }
             }
             Event::IkeDown { tunnel, reason } => {
+                self.negotiated(tunnel);
                 self.happened(tunnel, What::Down, reason.to_string());
                 self.give_addresses(tunnel, &[]).await;
                 if let Some(ike) = self.tunnels.get_mut(&tunnel).and_then(|entry| entry.ike.take()) {
@@ -64,22 +66,22 @@ impl Daemon {
                 if let Err(error) = self.plane.activate_outbound(inbound).await {
                     self.complain(inbound, "cannot send on the new CHILD SA", &error);
                 }
-                if let Some(child) = self.children.get_mut(&inbound) {
+                if let Some(child) = self.children.get_mut(inbound) {
                     child.sending = Some(now);
                 }
                 self.follow(tunnel).await;
             }
             Event::ChildDown { tunnel, inbound, outbound: _, drain, reason } => {
                 // One that could not be installed is not there.
-                if self.children.contains_key(&inbound)
+                if self.children.contains(inbound)
                     && let Err(error) = self.plane.remove(inbound, drain).await
                 {
                     self.complain(inbound, "cannot remove a CHILD SA", &error);
                 }
                 self.guard.remove_sa(inbound, now + drain);
-                if let Some(child) = self.children.remove(&inbound) {
+                if let Some(child) = self.children.remove(inbound) {
                     self.additional.lost(now, &child);
-                    self.ask_for_additional(now);
+                    self.look_for_additional(now, child.tunnel);
                 }
                 self.follow(tunnel).await;
                 let of = self.template(tunnel);
@@ -98,13 +100,11 @@ impl Daemon {
                         .get(&tunnel)
                         .and_then(|t| t.ike.as_ref())
                         .is_some_and(|ike| ike.info.nat_remote);
-                let of_tunnel = self.children.iter_mut().filter(|(_, c)| c.tunnel == tunnel);
-                let moved = of_tunnel.map(|(spi, child)| {
-                    child.encap = encap;
-                    *spi
-                });
-                let moved: Vec<Spi> = moved.collect();
+                let moved = self.children.spis_of(tunnel);
                 for &spi in &moved {
+                    if let Some(child) = self.children.get_mut(spi) {
+                        child.encap = encap;
+                    }
                     self.guard.move_sa(spi, local.ip(), (!roams).then(|| remote.ip()));
                 }
                 if let Err(error) = self.plane.move_peer(tunnel, local, remote, encap).await {
@@ -146,6 +146,7 @@ impl Daemon {
                 self.additional.refused((tunnel, purpose), never, cause);
             }
             Event::Failed(failure) => {
+                failure.tunnel.into_iter().for_each(|id| self.negotiated(id));
                 match failure.tunnel.and_then(|id| self.tunnels.get(&id)) {
                     Some(t) => self.history.failed(&t.connection, &t.name, &failure),
                     None => self.history.stranger_failed(&failure),
@@ -154,7 +155,7 @@ impl Daemon {
                 if let Some(id) = failure.tunnel
                     && !self.is_client(id)
                     && !self.serves_many(id)
-                    && !self.children.values().any(|child| child.tunnel == id)
+                    && self.children.of(id).next().is_none()
                 {
                     self.gateway.handle(now, Input::Lost(id, Loss::Failed, failure.to_string()));
                 }
@@ -268,7 +269,7 @@ impl Daemon {
             esn: sa.esn(),
             replay_window: sa.replay_window(),
             purpose: sa.purpose(),
-            packets_in: 0,
+            seen: (0, 0),
         };
         if let Some(entry) = self.tunnels.get_mut(&sa.tunnel())
             && let Some(began) = entry.began.take()
@@ -278,7 +279,7 @@ impl Daemon {
         }
         self.additional.came((sa.tunnel(), sa.purpose()));
         self.children.insert(sa.inbound(), child);
-        self.ask_for_additional(now);
+        self.look_for_additional(now, sa.tunnel());
         self.follow(sa.tunnel()).await;
         self.gateway.handle(now, Input::ChildUp(self.template(sa.tunnel()), sa.inbound()));
     }
@@ -292,7 +293,7 @@ impl Daemon {
             }
             DataplaneEvent::SoftLimit { inbound } => self.rekey_child(inbound),
             DataplaneEvent::HardLimit { inbound } => {
-                if let Some(child) = self.children.get(&inbound) {
+                if let Some(child) = self.children.get(inbound) {
                     let id = child.tunnel;
                     tracing::warn!(
                         "a CHILD SA reached its hard limit before it was rekeyed; {id:?} is negotiated anew"
@@ -302,7 +303,7 @@ impl Daemon {
             }
             // Authentic, and the newest of its SA: the core knows whether that moves the peer.
             DataplaneEvent::PeerMoved { inbound, from: _, to } => {
-                if let Some(child) = self.children.get(&inbound) {
+                if let Some(child) = self.children.get(inbound) {
                     tracing::debug!("ESP of {:?} now comes from {to}", child.tunnel);
                     let _ = self.ike.handle_command(now, Command::PeerSeen(child.tunnel, to));
                 }
@@ -337,7 +338,7 @@ impl Daemon {
     }
 
     fn complain(&self, inbound: Spi, what: &str, error: &dyn std::fmt::Display) {
-        match self.children.get(&inbound).and_then(|child| self.tunnels.get(&child.tunnel)) {
+        match self.children.get(inbound).and_then(|child| self.tunnels.get(&child.tunnel)) {
             Some(t) => {
                 tracing::error!(connection = t.connection, tunnel = t.name, "{what} (in {inbound}): {error}")
             }

@@ -1,6 +1,7 @@
 //! culvertd: the event loop that wires IKE, data plane, gateway decisions and the control socket.
 
 mod additional;
+mod children;
 mod clients;
 mod control;
 mod daemon;
@@ -14,6 +15,7 @@ mod history;
 mod jobs;
 mod log;
 mod measured;
+mod pace;
 mod plan;
 mod preflight;
 mod radius;

@@ -42,6 +42,7 @@ impl Daemon {
             self.add_connection(&connection).await;
         }
         self.forget_wishes();
+        self.additional.look_at(self.tunnels.keys().copied());
         self.settle().await;
         self.drop_unused_sockets();
         let config = &self.config;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use culvert_api::{Capture, CapturePlace, ErrorCode, Explanation, Request, Response, Target, TunnelHistory};
 use culvert_gateway::Input;
 use culvert_ike::{Command, CommandError};
-use culvert_types::{Spi, TunnelId};
+use culvert_types::TunnelId;
 
 use crate::control::Ask;
 use crate::daemon::Daemon;
@@ -139,8 +139,7 @@ impl Daemon {
         if ike {
             return self.ike.handle_command(now, Command::RekeyIke(id));
         }
-        let children: Vec<Spi> =
-            self.children.iter().filter(|(_, child)| child.tunnel == id).map(|(spi, _)| *spi).collect();
+        let children = self.children.spis_of(id);
         if children.is_empty() {
             return Err(CommandError::NotUp(id));
         }

@@ -120,17 +120,11 @@ impl Daemon {
     /// Begins a negotiation; a peer with a name is looked up first.
     pub(crate) fn initiate(&mut self, id: TunnelId) {
         let Some(tunnel) = self.tunnels.get_mut(&id) else { return };
-        tunnel.began = Some(Instant::now());
         if let Some(named) = &tunnel.named {
+            tunnel.began = Some(Instant::now());
             return self.names.look_up(id, &named.name);
         }
         self.negotiate(id);
-    }
-
-    fn negotiate(&mut self, id: TunnelId) {
-        if let Err(error) = self.ike.handle_command(Instant::now(), Command::Initiate(id)) {
-            self.gateway.handle(Instant::now(), Input::Lost(id, Loss::Failed, error.to_string()));
-        }
     }
 
     /// The resolver has answered.

@@ -1,6 +1,6 @@
 //! What `culvert status` and `culvert counters` show, gathered from the machines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use culvert_api::{
@@ -13,26 +13,38 @@ use culvert_dataplane::SaStats;
 use culvert_gateway::State;
 use culvert_ike::Purpose;
 use culvert_sys::guard::AttachedMode;
-use culvert_types::TunnelId;
+use culvert_types::{Spi, TunnelId};
 
 use crate::daemon::{self, Daemon};
+
+/// What was asked once for all tunnels.
+struct Seen {
+    at: Instant,
+    sas: HashMap<Spi, SaStats>,
+    /// By the interfaces' names.
+    mtus: BTreeMap<String, u32>,
+    drops: HashMap<TunnelId, BTreeMap<String, u64>>,
+}
 
 impl Daemon {
     /// The whole gateway at this moment.
     pub(crate) async fn status(&self) -> Status {
-        let now = Instant::now();
-        let stats = self.plane.stats().await;
-        let mtus = self.mtus().await;
+        let seen = Seen {
+            at: Instant::now(),
+            sas: self.plane.stats().await.into_iter().map(|sa| (sa.inbound, sa)).collect(),
+            mtus: self.mtus().await,
+            drops: self.drops_by_tunnel(),
+        };
         let connections = self.config.connections.iter().map(|connection| {
             let tunnels: Vec<Tunnel> = connection
                 .tunnels
                 .iter()
                 .flat_map(|tunnel| {
-                    let own = self.tunnel(now, connection, tunnel, None, &stats, &mtus);
+                    let own = self.tunnel(&seen, connection, tunnel, None);
                     let id = self.find(&connection.name, &tunnel.name).filter(|_| tunnel.clients.is_some());
                     let clients = id.map(|id| self.clients_of(id)).unwrap_or_default();
                     let client = |(id, _): (TunnelId, &daemon::Tunnel)| {
-                        self.tunnel(now, connection, tunnel, Some(id), &stats, &mtus)
+                        self.tunnel(&seen, connection, tunnel, Some(id))
                     };
                     std::iter::once(own).chain(clients.into_iter().map(client).collect::<Vec<_>>())
                 })
@@ -63,10 +75,11 @@ impl Daemon {
     /// Every counter.
     pub(crate) fn counters(&self) -> Counters {
         let own = self.tunnels.iter().filter(|(_, t)| t.client_of.is_none());
+        let mut drops = self.drops_by_tunnel();
         let tunnels = own.map(|(id, tunnel)| TunnelDrops {
             connection: tunnel.connection.clone(),
             tunnel: tunnel.name.clone(),
-            drops: self.drops_of(*id),
+            drops: drops.remove(id).unwrap_or_default(),
         });
         Counters { guard: self.guard_counters(), tunnels: tunnels.collect(), ike: self.ike_drops() }
     }
@@ -143,12 +156,10 @@ impl Daemon {
     /// A tunnel, or one of its clients.
     fn tunnel(
         &self,
-        now: Instant,
+        seen: &Seen,
         connection: &culvert_config::Connection,
         tunnel: &culvert_config::Tunnel,
         client: Option<TunnelId>,
-        stats: &[SaStats],
-        mtus: &BTreeMap<String, u32>,
     ) -> Tunnel {
         let id = client.or_else(|| self.find(&connection.name, &tunnel.name));
         let entry = id.and_then(|id| self.tunnels.get(&id));
@@ -202,10 +213,10 @@ impl Daemon {
             missing_children: id.map(|id| self.missing_children(id)).unwrap_or_default(),
             weight: tunnel.weight.into(),
             active: id.is_some() && self.gateway.active(&connection.name) == id,
-            mtu: mtus.get(interface).copied(),
-            ike: entry.and_then(|e| Some(ike(now, e.ike.as_ref()?, e.negotiation))),
-            children: id.map(|id| self.children_of(now, id, stats)).unwrap_or_default(),
-            drops: id.map(|id| self.drops_of(id)).unwrap_or_default(),
+            mtu: seen.mtus.get(interface).copied(),
+            ike: entry.and_then(|e| Some(ike(seen.at, e.ike.as_ref()?, e.negotiation))),
+            children: id.map(|id| self.children_of(id, seen)).unwrap_or_default(),
+            drops: id.and_then(|id| seen.drops.get(&id).cloned()).unwrap_or_default(),
         }
     }
 
@@ -230,12 +241,12 @@ impl Daemon {
         (shown, Self::unix_seconds(state.map_or(self.started, |s| s.since)), cause)
     }
 
-    fn children_of(&self, now: Instant, id: TunnelId, stats: &[SaStats]) -> Vec<Child> {
-        let mut children: Vec<_> = self.children.iter().filter(|(_, child)| child.tunnel == id).collect();
+    fn children_of(&self, id: TunnelId, seen: &Seen) -> Vec<Child> {
+        let mut children: Vec<_> = self.children.of(id).collect();
         children.sort_by_key(|(_, child)| std::cmp::Reverse(child.since));
         let entry = self.tunnels.get(&id);
-        let child = |(inbound, child): (&culvert_types::Spi, &daemon::Child)| {
-            let counted = stats.iter().find(|s| s.inbound == *inbound);
+        let child = |(inbound, child): (Spi, &daemon::Child)| {
+            let counted = seen.sas.get(&inbound);
             Child {
                 spi_in: inbound.to_string(),
                 spi_out: child.outbound.to_string(),
@@ -265,7 +276,7 @@ impl Daemon {
                 sender: counted.and_then(|s| s.sender),
                 lan_queue: counted.and_then(|s| s.lan_queue),
                 wan_queue: counted.and_then(|s| s.wan_queue),
-                rekey_in_s: Some(child.rekey_at.saturating_duration_since(now).as_secs()),
+                rekey_in_s: Some(child.rekey_at.saturating_duration_since(seen.at).as_secs()),
                 esn: child.esn,
                 replay_window: child.replay_window,
             }
@@ -284,9 +295,9 @@ impl Daemon {
         links.into_iter().map(|link| (link.name, link.mtu)).collect()
     }
 
-    fn drops_of(&self, id: TunnelId) -> BTreeMap<String, u64> {
-        let of_tunnel = self.plane.tunnel_drops();
-        of_tunnel.iter().filter(|t| t.tunnel == id).flat_map(|t| drops(&t.drops)).collect()
+    /// What tunnels' interfaces and workers dropped of no SA.
+    fn drops_by_tunnel(&self) -> HashMap<TunnelId, BTreeMap<String, u64>> {
+        self.plane.tunnel_drops().into_iter().map(|of| (of.tunnel, drops(&of.drops))).collect()
     }
 }
 

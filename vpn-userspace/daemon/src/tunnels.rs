@@ -142,7 +142,9 @@ impl Daemon {
             negotiation: None,
             named: tunnel.remote_address.name().map(Named::new),
             client_of: None,
+            scattered: false,
         };
+        self.tunnel_names.insert((entry.connection.clone(), entry.name.clone()), id);
         self.tunnels.insert(id, entry);
         Ok(())
     }
@@ -164,14 +166,21 @@ impl Daemon {
         if let Err(error) = self.plane.remove_tunnel(id).await {
             tracing::error!("cannot take a tunnel away: {error}");
         }
-        let of_it = |t: &Tunnel| t.client_of == Some(id);
-        self.children.retain(|_, c| c.tunnel != id && !self.tunnels.get(&c.tunnel).is_some_and(of_it));
-        self.tunnels.retain(|other, t| *other != id && !of_it(t));
+        self.tunnels.retain(|other, t| {
+            let gone = *other == id || t.client_of == Some(id);
+            if gone {
+                self.children.remove_of(*other);
+                self.tunnel_names.remove(&(t.connection.clone(), t.name.clone()));
+            }
+            !gone
+        });
+        self.children.remove_of(id);
+        self.negotiated(id);
         self.additional.forget(id);
     }
 
     /// The id of a tunnel by its names.
     pub(crate) fn find(&self, connection: &str, tunnel: &str) -> Option<TunnelId> {
-        self.tunnels.iter().find(|(_, t)| t.connection == connection && t.name == tunnel).map(|(id, _)| *id)
+        self.tunnel_names.get(&(connection.to_owned(), tunnel.to_owned())).copied()
     }
 }

@@ -8,7 +8,7 @@ mod backoff;
 mod routes;
 mod tunnel;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use culvert_types::{Spi, TunnelId};
@@ -124,6 +124,10 @@ pub enum Output {
 #[derive(Debug, Default)]
 pub struct Gateway {
     connections: BTreeMap<String, Connection>,
+    /// Which connection a tunnel is of.
+    of: BTreeMap<TunnelId, String>,
+    /// Tunnels that have something to do at a time, the first first.
+    due: BTreeSet<(Instant, TunnelId)>,
     outputs: VecDeque<Output>,
 }
 
@@ -146,6 +150,9 @@ impl Gateway {
             Input::Set(plan) => self.set(now, plan),
             Input::Remove(name) => {
                 if let Some(connection) = self.connections.remove(&name) {
+                    for tunnel in &connection.tunnels {
+                        self.forget(tunnel);
+                    }
                     self.outputs.extend(connection.tunnels.iter().map(|t| Output::Terminate(t.plan.id)));
                     self.outputs.extend(connection.routes.into_iter().map(Output::RemoveRoute));
                 }
@@ -163,10 +170,11 @@ impl Gateway {
 
     /// Does what has become due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        for connection in self.connections.values_mut() {
-            for tunnel in &mut connection.tunnels {
-                tunnel.on_timeout(now, &mut self.outputs);
-            }
+        while let Some(&(at, id)) = self.due.first()
+            && at <= now
+        {
+            self.due.remove(&(at, id));
+            self.with(id, |t, out| t.on_timeout(now, out));
         }
     }
 
@@ -175,13 +183,13 @@ impl Gateway {
         if let Some(output) = self.outputs.pop_front() {
             return output;
         }
-        let due = self.connections.values().flat_map(|c| &c.tunnels).filter_map(Tunnel::deadline).min();
-        due.map_or(Output::Idle, |at| Output::Deadline(at, "retry a tunnel"))
+        self.due.first().map_or(Output::Idle, |(at, _)| Output::Deadline(*at, "retry a tunnel"))
     }
 
     /// The tunnel's state, if it is known.
     pub fn state(&self, id: TunnelId) -> Option<&TunnelState> {
-        self.connections.values().flat_map(|c| &c.tunnels).find(|t| t.plan.id == id).map(|t| &t.state)
+        let connection = self.connections.get(self.of.get(&id)?)?;
+        connection.tunnels.iter().find(|t| t.plan.id == id).map(|t| &t.state)
     }
 
     /// The tunnel that carries a connection's traffic now, if one is up.
@@ -195,6 +203,9 @@ impl Gateway {
     }
 
     fn set(&mut self, now: Instant, plan: ConnectionPlan) {
+        for tunnel in &plan.tunnels {
+            self.of.insert(tunnel.id, plan.name.clone());
+        }
         let connection = self.connections.entry(plan.name).or_default();
         connection.remote = plan.remote;
         let mut before = std::mem::take(&mut connection.tunnels);
@@ -215,17 +226,33 @@ impl Gateway {
         for tunnel in connection.tunnels.iter_mut().filter(|t| fresh.contains(&t.plan.id)) {
             tunnel.start(now, &mut self.outputs);
         }
+        for tunnel in &before {
+            self.forget(tunnel);
+        }
+    }
+
+    /// The tunnel is configured no more.
+    fn forget(&mut self, tunnel: &Tunnel) {
+        self.of.remove(&tunnel.plan.id);
+        if let Some(at) = tunnel.deadline() {
+            self.due.remove(&(at, tunnel.plan.id));
+        }
     }
 
     fn with(&mut self, id: TunnelId, change: impl FnOnce(&mut Tunnel, &mut VecDeque<Output>)) {
-        let found = self
-            .connections
-            .values_mut()
-            .find_map(|c| c.tunnels.iter().position(|t| t.plan.id == id).map(|index| (c, index)));
         // An event of a tunnel that a reload has just removed is no news.
-        let Some((connection, index)) = found else { return };
-        let Some(tunnel) = connection.tunnels.get_mut(index) else { return };
+        let Some(connection) = self.of.get(&id).and_then(|name| self.connections.get_mut(name)) else {
+            return;
+        };
+        let Some(tunnel) = connection.tunnels.iter_mut().find(|t| t.plan.id == id) else { return };
+        let before = tunnel.deadline();
         change(tunnel, &mut self.outputs);
+        if before != tunnel.deadline() {
+            if let Some(at) = before {
+                self.due.remove(&(at, id));
+            }
+            self.due.extend(tunnel.deadline().map(|at| (at, id)));
+        }
         connection.settle_routes(&mut self.outputs);
     }
 }
