@@ -31,13 +31,33 @@ impl Sent {
     }
 }
 
-/// Sends `stream` under the number `run` for `duration`, `rate` packets a second or as fast as possible.
+/// One of several senders of a stream, each of which sends every so many packets of it: with as many flows as senders or a
+/// multiple of that, each flow is one sender's, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Which sender it is, from 0 on.
+    pub number: u64,
+    /// How many there are.
+    pub of: u64,
+}
+
+impl Part {
+    /// The only sender.
+    pub const WHOLE: Part = Part { number: 0, of: 1 };
+
+    fn packet(self, sent: u64) -> u64 {
+        sent * self.of + self.number
+    }
+}
+
+/// Sends `stream`, or a part of it, under the number `run` for `duration`, `rate` packets a second or as fast as possible.
 ///
 /// # Errors
 /// When the interface is gone.
 pub fn generate(
     injector: &Injector,
     stream: &Stream,
+    part: Part,
     run: u32,
     rate: Option<f64>,
     duration: Duration,
@@ -75,7 +95,7 @@ pub fn generate(
             }
         };
         for at in 0..count {
-            lengths[at] = stream.write(run, sent.packets + at as u64, &mut frames[at]);
+            lengths[at] = stream.write(run, part.packet(sent.packets + at as u64), &mut frames[at]);
         }
         let mut slices: [&[u8]; BATCH] = [&[]; BATCH];
         for at in 0..count {
@@ -91,4 +111,18 @@ pub fn generate(
     }
     sent.seconds = start.elapsed().as_secs_f64();
     Ok(sent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn senders_divide_the_packets_of_a_stream() {
+        let mut all: Vec<u64> =
+            (0..3).flat_map(|number| (0..4).map(move |sent| Part { number, of: 3 }.packet(sent))).collect();
+        all.sort_unstable();
+        assert_eq!(all, (0..12).collect::<Vec<u64>>());
+        assert_eq!(Part::WHOLE.packet(7), 7);
+    }
 }

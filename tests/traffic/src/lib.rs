@@ -12,7 +12,7 @@ mod sink;
 mod tally;
 
 pub use frame::{Endpoint, Mac, Sizes, Stream, datagram};
-pub use generator::{Sent, generate};
+pub use generator::{Part, Sent, generate};
 pub use injector::{Injector, Link};
 pub use latency::{Latencies, PingPong};
 pub use search::{LOSS_BOUND, Search, Step};
