@@ -6,6 +6,7 @@ mod measure;
 mod report;
 mod strain;
 mod table;
+mod tunnels;
 
 use crate::process::{self, cargo, is_root, target_dir};
 use crate::{setup, vm};
@@ -52,6 +53,9 @@ pub(crate) struct Args {
     /// Seconds of each iperf3 run.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=60))]
     seconds: Option<u32>,
+    /// Connections, of two tunnels each, of the part `tunnels`.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=5000))]
+    tunnels: Option<u32>,
     /// Numbers of child SAs at which the cost is measured.
     #[arg(long, value_delimiter = ',', value_name = "COUNT")]
     sas: Vec<usize>,
@@ -87,6 +91,8 @@ pub(crate) enum Part {
     Cores,
     /// Many SAs.
     Sas,
+    /// Many connections: how long they take to come up, and what they cost then.
+    Tunnels,
     /// Floods beside valid traffic.
     Flood,
     /// Rekeys under load.
@@ -94,17 +100,18 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    const QUICK: [Part; 8] = [
+    const QUICK: [Part; 9] = [
         Part::Latency,
         Part::Tcp,
         Part::Pps,
         Part::NoGso,
         Part::Ciphers,
         Part::Sas,
+        Part::Tunnels,
         Part::Flood,
         Part::Rekeys,
     ];
-    const ALL: [Part; 10] = [
+    const ALL: [Part; 11] = [
         Part::Latency,
         Part::Tcp,
         Part::Pps,
@@ -113,6 +120,7 @@ impl Part {
         Part::Jumbo,
         Part::Cores,
         Part::Sas,
+        Part::Tunnels,
         Part::Flood,
         Part::Rekeys,
     ];
@@ -335,6 +343,11 @@ fn measure_all(
         let outcome = strain::many(&counts, conditions, plan, book);
         attempt(book, "SAs", outcome);
     }
+    if has(Part::Tunnels) && present.contains(&Leg::TunUdp) {
+        let count = args.tunnels.unwrap_or(if args.quick { 100 } else { 1000 });
+        let outcome = tunnels::many(count, conditions, book);
+        attempt(book, "tunnels", outcome);
+    }
     for leg in strained {
         // A flood comes to UDP 4500, as the peer's packets do.
         if has(Part::Flood) && *leg == Leg::TunUdp {
@@ -374,7 +387,7 @@ mod tests {
         assert_eq!((quick.seconds, quick.rounds, quick.tcp.len()), (1, 2, 3));
         assert!(!quick.parts.contains(&Part::Jumbo));
         let full = planned(&["--rounds", "5"]);
-        assert_eq!((full.rounds, full.tcp.len(), full.pps.len(), full.parts.len()), (5, 6, 10, 10));
+        assert_eq!((full.rounds, full.tcp.len(), full.pps.len(), full.parts.len()), (5, 6, 10, 11));
         assert_eq!(planned(&["--flood"]).parts, [Part::Flood]);
         assert_eq!(planned(&["--parts", "pps,no-gso"]).parts, [Part::Pps, Part::NoGso]);
         assert!(Line::try_parse_from(["net", "--only", "tun+carrier-pigeon"]).is_err());

@@ -23,6 +23,8 @@ pub(super) enum Unit {
     Rekeys,
     /// KiB; less is better.
     KiB,
+    /// Seconds; less is better.
+    Seconds,
 }
 
 impl Unit {
@@ -36,6 +38,7 @@ impl Unit {
             Unit::Packets => "packets",
             Unit::Rekeys => "rekeys",
             Unit::KiB => "KiB",
+            Unit::Seconds => "s",
         }
     }
 
@@ -47,6 +50,7 @@ impl Unit {
             Unit::Pps | Unit::Micros | Unit::Packets | Unit::Rekeys => format!("{value:.0}"),
             Unit::Share => format!("{:.1} %", value * 100.0),
             Unit::KiB => format!("{value:.1}"),
+            Unit::Seconds => format!("{value:.3}"),
         }
     }
 }
