@@ -85,3 +85,37 @@ fn a_peer_without_child_sas_for_a_cpu_is_left_alone() -> Result<()> {
     agree(&a, &b, &[""])?;
     traffic(&site, &case("", "").hosts())
 }
+
+/// strongSwan 5.9 knows nothing of RFC 9611: it makes further child SAs as it makes any, and sends with the newest alone. So
+/// one worker owns all that comes, while either sends with its own.
+#[test]
+fn strongswan_makes_them_and_sends_with_one() -> Result<()> {
+    let mut case = Case {
+        ours: vec![("esp.per_cpu".into(), "2".into())],
+        ..case("aes128gcm16-prfsha256-ecp256", "aes128gcm16-ecp256")
+    };
+    case.children = 3;
+    let pair = case.bring_up()?;
+    let settled = || {
+        let all = children(&pair.culvert).ok()?;
+        all.iter().map(|child| child.0.as_str()).eq(["", "cpu0", "cpu1"]).then_some(())
+    };
+    let received = || -> Result<Vec<u64>> {
+        let site = pair.culvert.site()?;
+        let all = site.0["children"].as_array().context("no children")?;
+        Ok(all.iter().filter_map(|child| child["packets_in"].as_u64()).collect())
+    };
+    for rekeyed in [false, true] {
+        if rekeyed {
+            pair.culvert.rekey_child()?;
+        }
+        wait_for("three child SAs", Duration::from_secs(15), settled).with_context(|| pair.culvert.log())?;
+        pair.settle()?;
+        pair.traffic()?;
+        let before = received()?;
+        pair.pings()?;
+        let grown = received()?.iter().zip(&before).filter(|(after, before)| after > before).count();
+        ensure!(grown == 1, "{grown} child SAs receive: {:#}", pair.culvert.site()?.0);
+    }
+    Ok(())
+}
