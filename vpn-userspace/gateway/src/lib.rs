@@ -5,18 +5,24 @@
 //! must stand", and somebody else does it.
 
 mod backoff;
+mod fitness;
+mod health;
 mod routes;
+mod timers;
 mod tunnel;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Instant;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use culvert_types::{Spi, TunnelId};
 use ipnet::IpNet;
 
+pub use fitness::{Fitness, Return};
+pub use health::{HealthAction, HealthPlan, HealthReport, Verdict};
 pub use routes::{Route, UNREACHABLE_METRIC, Via};
 pub use tunnel::{State, TunnelState};
 
+use timers::Timers;
 use tunnel::Tunnel;
 
 /// When a tunnel is brought up.
@@ -48,6 +54,8 @@ pub struct ConnectionPlan {
     pub name: String,
     /// Networks behind the peer: each gets a route.
     pub remote: Vec<IpNet>,
+    /// Traffic goes through all tunnels that have a weight, in proportion, and not through the heaviest alone.
+    pub balance: bool,
     /// Its tunnels, in the order of the configuration.
     pub tunnels: Vec<TunnelPlan>,
 }
@@ -65,6 +73,12 @@ pub struct TunnelPlan {
     pub dead_peer: DeadPeerAction,
     /// False: kept down until the operator enables it.
     pub enabled: bool,
+    /// How it is found out whether it carries traffic; `None`: it does when it is up.
+    pub health: Option<HealthPlan>,
+    /// When traffic comes back after a failure.
+    pub back: Return,
+    /// From where the peer checks this tunnel: answers go back through it whoever carries the rest.
+    pub reverse: Vec<IpNet>,
 }
 
 /// Why an SA is gone, as far as the gateway's decisions care.
@@ -99,6 +113,10 @@ pub enum Input {
     Enable(TunnelId),
     /// The operator wants it down.
     Disable(TunnelId),
+    /// The operator wants traffic back on it now, if its weight says so: it need not prove itself any longer.
+    Release(TunnelId),
+    /// What became of a probe: its round trip, or why there is none. One of which nothing is heard is given up in time.
+    Probed(TunnelId, u64, Result<Duration, String>),
 }
 
 /// What is to be done.
@@ -114,6 +132,23 @@ pub enum Output {
     RemoveRoute(Route),
     /// A tunnel changed between up and not up.
     Changed(TunnelId, State),
+    /// Send the probe with this number through the tunnel.
+    Probe(TunnelId, u64),
+    /// A tunnel's health check came to another verdict.
+    HealthChanged(TunnelId, Verdict),
+    /// Find out at once if the tunnel's peer is alive.
+    AskPeer(TunnelId),
+    /// Negotiate the tunnel anew though it is up.
+    Restart(TunnelId),
+    /// The traffic of a connection moved: from these tunnels to those. None: nothing carries it.
+    Moved {
+        /// The connection's name.
+        connection: String,
+        /// Who carried it.
+        from: Vec<TunnelId>,
+        /// Who carries it.
+        to: Vec<TunnelId>,
+    },
     /// Nothing to do until then; the text says what for.
     Deadline(Instant, &'static str),
     /// Nothing to do until the next input.
@@ -124,17 +159,18 @@ pub enum Output {
 #[derive(Debug, Default)]
 pub struct Gateway {
     connections: BTreeMap<String, Connection>,
-    /// Which connection a tunnel is of.
-    of: BTreeMap<TunnelId, String>,
-    /// Tunnels that have something to do at a time, the first first.
-    due: BTreeSet<(Instant, TunnelId)>,
+    /// The connection of each tunnel.
+    places: HashMap<TunnelId, String>,
+    timers: Timers,
     outputs: VecDeque<Output>,
 }
 
 #[derive(Debug, Default)]
 struct Connection {
     remote: Vec<IpNet>,
+    balance: bool,
     tunnels: Vec<Tunnel>,
+    carriers: Vec<TunnelId>,
     routes: Vec<Route>,
 }
 
@@ -151,30 +187,31 @@ impl Gateway {
             Input::Remove(name) => {
                 if let Some(connection) = self.connections.remove(&name) {
                     for tunnel in &connection.tunnels {
-                        self.forget(tunnel);
+                        self.forget(tunnel.plan.id);
                     }
                     self.outputs.extend(connection.tunnels.iter().map(|t| Output::Terminate(t.plan.id)));
                     self.outputs.extend(connection.routes.into_iter().map(Output::RemoveRoute));
                 }
             }
-            Input::ChildUp(id, spi) => self.with(id, |t, out| t.on_child_up(now, spi, out)),
+            Input::ChildUp(id, spi) => self.with(now, id, |t, out| t.on_child_up(now, spi, out)),
             Input::ChildDown(id, spi, loss, cause) => {
-                self.with(id, |t, out| t.on_child_down(now, spi, loss, cause, out));
+                self.with(now, id, |t, out| t.on_child_down(now, spi, loss, cause, out));
             }
-            Input::Lost(id, loss, cause) => self.with(id, |t, out| t.on_lost(now, loss, cause, out)),
-            Input::Traffic(id) => self.with(id, |t, out| t.on_traffic(now, out)),
-            Input::Enable(id) => self.with(id, |t, out| t.on_enable(now, out)),
-            Input::Disable(id) => self.with(id, |t, out| t.on_disable(now, out)),
+            Input::Lost(id, loss, cause) => self.with(now, id, |t, out| t.on_lost(now, loss, cause, out)),
+            Input::Traffic(id) => self.with(now, id, |t, out| t.on_traffic(now, out)),
+            Input::Enable(id) => self.with(now, id, |t, out| t.on_enable(now, out)),
+            Input::Disable(id) => self.with(now, id, |t, out| t.on_disable(now, out)),
+            Input::Release(id) => self.with(now, id, |t, _| t.release(now)),
+            Input::Probed(id, sequence, outcome) => {
+                self.with(now, id, |t, out| t.on_probed(now, sequence, outcome, out));
+            }
         }
     }
 
     /// Does what has become due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(&(at, id)) = self.due.first()
-            && at <= now
-        {
-            self.due.remove(&(at, id));
-            self.with(id, |t, out| t.on_timeout(now, out));
+        while let Some(id) = self.timers.due(now) {
+            self.with(now, id, |t, out| t.on_timeout(now, out));
         }
     }
 
@@ -183,18 +220,27 @@ impl Gateway {
         if let Some(output) = self.outputs.pop_front() {
             return output;
         }
-        self.due.first().map_or(Output::Idle, |(at, _)| Output::Deadline(*at, "retry a tunnel"))
+        self.timers.next().map_or(Output::Idle, |at| Output::Deadline(at, "see to a tunnel"))
     }
 
     /// The tunnel's state, if it is known.
     pub fn state(&self, id: TunnelId) -> Option<&TunnelState> {
-        let connection = self.connections.get(self.of.get(&id)?)?;
-        connection.tunnels.iter().find(|t| t.plan.id == id).map(|t| &t.state)
+        self.tunnel(id).map(|t| &t.state)
     }
 
-    /// The tunnel that carries a connection's traffic now, if one is up.
-    pub fn active(&self, connection: &str) -> Option<TunnelId> {
-        routes::active(&self.connections.get(connection)?.tunnels)
+    /// What a tunnel's health check knows; `None` without one.
+    pub fn health(&self, id: TunnelId) -> Option<HealthReport> {
+        self.tunnel(id)?.health()
+    }
+
+    /// How fit a tunnel is to carry traffic, and when traffic may return to it if that is a matter of time.
+    pub fn fitness(&self, id: TunnelId) -> Option<(Fitness, Option<Instant>)> {
+        self.tunnel(id).map(|t| (t.fitness(), t.returns()))
+    }
+
+    /// The tunnels that carry a connection's traffic now.
+    pub fn carriers(&self, connection: &str) -> &[TunnelId] {
+        self.connections.get(connection).map_or(&[], |c| &c.carriers)
     }
 
     /// Every route that must stand now.
@@ -202,65 +248,72 @@ impl Gateway {
         self.connections.values().flat_map(|c| &c.routes)
     }
 
+    fn tunnel(&self, id: TunnelId) -> Option<&Tunnel> {
+        self.connections.get(self.places.get(&id)?)?.tunnels.iter().find(|t| t.plan.id == id)
+    }
+
+    fn forget(&mut self, id: TunnelId) {
+        self.places.remove(&id);
+        self.timers.set(id, None);
+    }
+
     fn set(&mut self, now: Instant, plan: ConnectionPlan) {
-        for tunnel in &plan.tunnels {
-            self.of.insert(tunnel.id, plan.name.clone());
-        }
-        let connection = self.connections.entry(plan.name).or_default();
+        let connection = self.connections.entry(plan.name.clone()).or_default();
         connection.remote = plan.remote;
+        connection.balance = plan.balance;
         let mut before = std::mem::take(&mut connection.tunnels);
         let mut fresh = Vec::new();
         for tunnel in plan.tunnels {
-            let kept =
-                before.iter().position(|t| t.plan.id == tunnel.id).map(|index| before.swap_remove(index));
-            if kept.is_none() {
-                fresh.push(tunnel.id);
-            }
-            let mut kept = kept.unwrap_or_else(|| Tunnel::new(now, tunnel.clone()));
-            kept.plan = tunnel;
-            connection.tunnels.push(kept);
+            self.places.insert(tunnel.id, plan.name.clone());
+            let kept = before.iter().position(|t| t.plan.id == tunnel.id).map(|index| before.remove(index));
+            connection.tunnels.push(match kept {
+                Some(mut kept) => {
+                    kept.set_plan(now, tunnel);
+                    kept
+                }
+                None => {
+                    fresh.push(tunnel.id);
+                    Tunnel::new(now, tunnel)
+                }
+            });
         }
         // Routes first: from here on nothing of the protected networks leaves in clear.
-        connection.settle_routes(&mut self.outputs);
+        connection.settle(now, &plan.name, &mut self.outputs);
         self.outputs.extend(before.iter().map(|t| Output::Terminate(t.plan.id)));
-        for tunnel in connection.tunnels.iter_mut().filter(|t| fresh.contains(&t.plan.id)) {
-            tunnel.start(now, &mut self.outputs);
-        }
-        for tunnel in &before {
-            self.forget(tunnel);
-        }
-    }
-
-    /// The tunnel is configured no more.
-    fn forget(&mut self, tunnel: &Tunnel) {
-        self.of.remove(&tunnel.plan.id);
-        if let Some(at) = tunnel.deadline() {
-            self.due.remove(&(at, tunnel.plan.id));
-        }
-    }
-
-    fn with(&mut self, id: TunnelId, change: impl FnOnce(&mut Tunnel, &mut VecDeque<Output>)) {
-        // An event of a tunnel that a reload has just removed is no news.
-        let Some(connection) = self.of.get(&id).and_then(|name| self.connections.get_mut(name)) else {
-            return;
-        };
-        let Some(tunnel) = connection.tunnels.iter_mut().find(|t| t.plan.id == id) else { return };
-        let before = tunnel.deadline();
-        change(tunnel, &mut self.outputs);
-        if before != tunnel.deadline() {
-            if let Some(at) = before {
-                self.due.remove(&(at, id));
+        for tunnel in &mut connection.tunnels {
+            if fresh.contains(&tunnel.plan.id) {
+                tunnel.start(now, &mut self.outputs);
             }
-            self.due.extend(tunnel.deadline().map(|at| (at, id)));
+            self.timers.set(tunnel.plan.id, tunnel.deadline());
         }
-        connection.settle_routes(&mut self.outputs);
+        for tunnel in before {
+            self.forget(tunnel.plan.id);
+        }
+    }
+
+    fn with(&mut self, now: Instant, id: TunnelId, change: impl FnOnce(&mut Tunnel, &mut VecDeque<Output>)) {
+        // An event of a tunnel that a reload has just removed is no news.
+        let Some(name) = self.places.get(&id) else { return };
+        let Some(connection) = self.connections.get_mut(name) else { return };
+        let Some(tunnel) = connection.tunnels.iter_mut().find(|t| t.plan.id == id) else { return };
+        let mut after = VecDeque::new();
+        change(tunnel, &mut after);
+        // Traffic leaves a tunnel before its SAs do.
+        connection.settle(now, name, &mut self.outputs);
+        self.outputs.extend(after);
+        let deadline = connection.tunnels.iter().find(|t| t.plan.id == id).and_then(Tunnel::deadline);
+        self.timers.set(id, deadline);
     }
 }
 
 impl Connection {
     /// Makes the standing routes equal to the wanted ones; new ones are put before old ones go.
-    fn settle_routes(&mut self, out: &mut VecDeque<Output>) {
-        let wanted = routes::wanted(&self.remote, &self.tunnels);
+    fn settle(&mut self, now: Instant, name: &str, out: &mut VecDeque<Output>) {
+        let carriers = routes::carriers(&self.tunnels, self.balance);
+        for tunnel in self.tunnels.iter_mut().filter(|t| carriers.contains(&t.plan.id)) {
+            tunnel.release(now);
+        }
+        let wanted = routes::wanted(&self.remote, &self.tunnels, &carriers);
         for route in wanted.iter().filter(|r| !self.routes.contains(r)) {
             out.push_back(Output::AddRoute(route.clone()));
         }
@@ -270,8 +323,14 @@ impl Connection {
             out.push_back(Output::RemoveRoute(route.clone()));
         }
         self.routes = wanted;
+        if carriers != self.carriers {
+            let from = std::mem::replace(&mut self.carriers, carriers.clone());
+            out.push_back(Output::Moved { connection: name.to_owned(), from, to: carriers });
+        }
     }
 }
 
+#[cfg(test)]
+mod failover_tests;
 #[cfg(test)]
 mod tests;

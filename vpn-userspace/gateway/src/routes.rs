@@ -1,21 +1,25 @@
-//! Which routes must stand: the active tunnel's, over an unreachable floor that never goes while the
-//! connection is configured, so that traffic of a tunnel that is down is refused and not sent in clear.
+//! Which routes must stand: those of the tunnels that carry the traffic, over an unreachable floor that never goes while
+//! the connection is configured, so that traffic of a tunnel that is down is refused and not sent in clear.
 
 use culvert_types::TunnelId;
 use ipnet::IpNet;
 
+use crate::fitness::Fitness;
 use crate::tunnel::Tunnel;
 
-/// Metric of the active tunnel's routes.
-const ACTIVE_METRIC: u32 = 100;
+/// Metric of the active tunnels' routes: below the 20 of what routing daemons put into the kernel, so that static routes
+/// win.
+const ACTIVE_METRIC: u32 = 10;
 /// Metric of the floor: loses against every route through a tunnel.
 pub const UNREACHABLE_METRIC: u32 = 65_000;
 
 /// Where a route leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Via {
     /// Through the interface of this tunnel.
     Tunnel(TunnelId),
+    /// Through the interfaces of these tunnels, flow by flow, in proportion to their weights from 1 to 255.
+    Tunnels(Vec<(TunnelId, u8)>),
     /// Nowhere: the sender gets an ICMP unreachable.
     Unreachable,
 }
@@ -38,21 +42,50 @@ impl Route {
     }
 }
 
-/// The tunnel that carries the traffic: the heaviest that is up; the first of equals.
-pub(crate) fn active(tunnels: &[Tunnel]) -> Option<TunnelId> {
-    heaviest(tunnels.iter().filter(|t| t.state.is_up()))
+/// The tunnels that carry the traffic: of the fittest that are up the heaviest, the first of equals; where traffic is
+/// balanced, all of them with a weight. None if none is up.
+pub(crate) fn carriers(tunnels: &[Tunnel], balance: bool) -> Vec<TunnelId> {
+    let Some(best) = tunnels.iter().map(Tunnel::fitness).max().filter(|fitness| *fitness > Fitness::Down)
+    else {
+        return Vec::new();
+    };
+    let fittest = || tunnels.iter().filter(|t| t.fitness() == best);
+    if balance {
+        let weighty: Vec<TunnelId> = fittest().filter(|t| t.plan.weight > 0).map(|t| t.plan.id).collect();
+        if !weighty.is_empty() {
+            return weighty;
+        }
+    }
+    heaviest(fittest()).into_iter().collect()
 }
 
 /// All routes of a connection.
-pub(crate) fn wanted(remote: &[IpNet], tunnels: &[Tunnel]) -> Vec<Route> {
+pub(crate) fn wanted(remote: &[IpNet], tunnels: &[Tunnel], carriers: &[TunnelId]) -> Vec<Route> {
     // With nothing up, the route stays on the preferred interface: it drops, counts, and lets a packet
     // start a tunnel that waits for traffic.
-    let chosen = active(tunnels).or_else(|| heaviest(tunnels.iter().filter(|t| t.state.is_enabled())));
-    let through = |destination| {
-        chosen.map(|id| Route { destination, via: Via::Tunnel(id), metric: ACTIVE_METRIC }).into_iter()
+    let via = match carriers {
+        [] => heaviest(tunnels.iter().filter(|t| t.state.is_enabled())).map(Via::Tunnel),
+        [one] => Some(Via::Tunnel(*one)),
+        several => {
+            let of = |id: &TunnelId| {
+                let tunnel = tunnels.iter().find(|t| t.plan.id == *id)?;
+                Some((*id, u8::try_from(tunnel.plan.weight.clamp(1, 255)).unwrap_or(u8::MAX)))
+            };
+            Some(Via::Tunnels(several.iter().filter_map(of).collect()))
+        }
     };
+    let through =
+        |destination| via.clone().map(|via| Route { destination, via, metric: ACTIVE_METRIC }).into_iter();
     let floor = |destination| Route { destination, via: Via::Unreachable, metric: UNREACHABLE_METRIC };
-    remote.iter().flat_map(|net| through(*net).chain([floor(*net)])).collect()
+    let networks = remote.iter().flat_map(|net| through(*net).chain([floor(*net)]));
+    // What asks through a tunnel is answered through the same one, whoever carries the rest.
+    let reverse = tunnels.iter().filter(|t| t.state.is_enabled()).flat_map(|t| {
+        let via = Via::Tunnel(t.plan.id);
+        t.plan.reverse.iter().flat_map(move |net| {
+            [Route { destination: *net, via: via.clone(), metric: ACTIVE_METRIC }, floor(*net)]
+        })
+    });
+    networks.chain(reverse).collect()
 }
 
 fn heaviest<'a>(tunnels: impl Iterator<Item = &'a Tunnel>) -> Option<TunnelId> {

@@ -1,7 +1,5 @@
 //! The gateway's decisions on virtual time.
 
-use std::time::Duration;
-
 use super::*;
 
 const A: TunnelId = TunnelId(1);
@@ -43,15 +41,25 @@ impl Rig {
     }
 
     fn active_route(&self) -> Via {
-        self.gateway.routes().min_by_key(|r| r.metric).unwrap().via
+        self.gateway.routes().min_by_key(|r| r.metric).unwrap().via.clone()
     }
 }
 
 fn plan(start: Start, dead_peer: DeadPeerAction, tunnels: &[(TunnelId, u32)]) -> ConnectionPlan {
-    let tunnel = |&(id, weight): &_| TunnelPlan { id, weight, start, dead_peer, enabled: true };
+    let tunnel = |&(id, weight): &_| TunnelPlan {
+        id,
+        weight,
+        start,
+        dead_peer,
+        enabled: true,
+        health: None,
+        back: Return::After(Duration::ZERO),
+        reverse: Vec::new(),
+    };
     ConnectionPlan {
         name: "site".into(),
         remote: vec!["10.2.0.0/16".parse().unwrap()],
+        balance: false,
         tunnels: tunnels.iter().map(tunnel).collect(),
     }
 }
@@ -81,7 +89,7 @@ fn the_floor_route_is_put_before_anything_is_negotiated() {
 fn traffic_moves_to_the_heaviest_tunnel_that_is_up_and_back() {
     let (mut rig, _) = Rig::new(Start::Immediate, DeadPeerAction::Restart);
     rig.put(Input::ChildUp(B, spi(512)));
-    assert_eq!((rig.active_route(), rig.gateway.active("site")), (Via::Tunnel(B), Some(B)));
+    assert_eq!((rig.active_route(), rig.gateway.carriers("site")), (Via::Tunnel(B), &[B][..]));
     rig.put(Input::ChildUp(A, spi(513)));
     assert_eq!(rig.active_route(), Via::Tunnel(A));
     let out = rig.put(lost(A, Loss::PeerDead));

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use culvert_types::Spi;
 
+use crate::fitness::{Damping, Fitness};
+use crate::health::{Health, HealthAction, HealthReport, Verdict};
 use crate::{DeadPeerAction, Loss, Output, Start, TunnelPlan, backoff};
 
 /// What a tunnel is doing.
@@ -53,6 +55,8 @@ pub(crate) struct Tunnel {
     pub(crate) state: TunnelState,
     children: BTreeSet<Spi>,
     retry: Option<Instant>,
+    health: Option<Health>,
+    damping: Damping,
 }
 
 type Outputs = VecDeque<Output>;
@@ -61,7 +65,104 @@ impl Tunnel {
     pub(crate) fn new(now: Instant, plan: TunnelPlan) -> Self {
         let state = if plan.enabled { State::Idle } else { State::Disabled };
         let state = TunnelState { state, since: now, cause: None, failures: 0, failures_total: 0 };
-        Self { plan, state, children: BTreeSet::new(), retry: None }
+        let health = plan.health.map(|plan| Health::new(now, plan));
+        Self { plan, state, children: BTreeSet::new(), retry: None, health, damping: Damping::new() }
+    }
+
+    /// The configuration changed; what the tunnel does goes on.
+    pub(crate) fn set_plan(&mut self, now: Instant, plan: TunnelPlan) {
+        self.health = match (self.health.take(), plan.health) {
+            (Some(mut health), Some(plan)) => {
+                if health.plan() != plan {
+                    health.set_plan(now, plan);
+                }
+                Some(health)
+            }
+            (None, Some(plan)) => {
+                let mut health = Health::new(now, plan);
+                if self.state.is_up() {
+                    health.start(now);
+                }
+                Some(health)
+            }
+            (_, None) => None,
+        };
+        self.plan = plan;
+        self.judge(now);
+    }
+
+    /// How fit it is to carry traffic.
+    pub(crate) fn fitness(&self) -> Fitness {
+        if !self.state.is_up() {
+            return Fitness::Down;
+        }
+        match self.health.as_ref().map(Health::verdict) {
+            Some(Verdict::Unhealthy) => Fitness::Sick,
+            Some(Verdict::Unknown) => Fitness::Probation,
+            _ if self.damping.holds() => Fitness::Probation,
+            _ => Fitness::Fit,
+        }
+    }
+
+    /// What its health check knows; `None` without one.
+    pub(crate) fn health(&self) -> Option<HealthReport> {
+        self.health.as_ref().map(Health::report)
+    }
+
+    /// When traffic may return to it, if that is a matter of time.
+    pub(crate) fn returns(&self) -> Option<Instant> {
+        self.damping.deadline()
+    }
+
+    /// It carries the traffic, or is to: it need not prove itself first.
+    pub(crate) fn release(&mut self, now: Instant) {
+        if self.health.as_ref().is_none_or(|health| health.verdict() == Verdict::Healthy) {
+            self.damping.release(now);
+        }
+    }
+
+    pub(crate) fn on_probed(
+        &mut self,
+        now: Instant,
+        sequence: u64,
+        outcome: Result<std::time::Duration, String>,
+        out: &mut Outputs,
+    ) {
+        self.with_health(now, out, |health, _, _| health.on_probed(now, sequence, outcome));
+    }
+
+    fn with_health(
+        &mut self,
+        now: Instant,
+        out: &mut Outputs,
+        change: impl FnOnce(&mut Health, &mut Outputs, &TunnelPlan),
+    ) {
+        let Some(health) = &mut self.health else { return };
+        let before = health.verdict();
+        change(health, out, &self.plan);
+        let after = health.verdict();
+        if before == after {
+            return;
+        }
+        out.push_back(Output::HealthChanged(self.plan.id, after));
+        let action = health.plan().action;
+        self.judge(now);
+        if after == Verdict::Unhealthy {
+            out.push_back(match action {
+                HealthAction::Demote => Output::AskPeer(self.plan.id),
+                HealthAction::Restart => Output::Restart(self.plan.id),
+            });
+        }
+    }
+
+    /// Keeps the record of failures.
+    fn judge(&mut self, now: Instant) {
+        let verdict = self.health.as_ref().map(Health::verdict);
+        match (self.state.is_up(), verdict) {
+            (true, Some(Verdict::Unhealthy)) => self.damping.failed(now, self.plan.back),
+            (true, Some(Verdict::Healthy) | None) => self.damping.well(now, self.plan.back),
+            _ => {}
+        }
     }
 
     pub(crate) fn start(&mut self, now: Instant, out: &mut Outputs) {
@@ -70,11 +171,19 @@ impl Tunnel {
         }
     }
 
+    /// The next time at which something is to be done for it.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.retry
+        let health = self.health.as_ref().and_then(Health::deadline);
+        [self.retry, health, self.damping.deadline()].into_iter().flatten().min()
     }
 
     pub(crate) fn on_timeout(&mut self, now: Instant, out: &mut Outputs) {
+        self.damping.on_timeout(now);
+        self.with_health(now, out, |health, out, plan| {
+            if let Some(sequence) = health.on_timeout(now) {
+                out.push_back(Output::Probe(plan.id, sequence));
+            }
+        });
         if self.retry.is_some_and(|at| at <= now) {
             self.connect(now, out);
         }
@@ -169,7 +278,18 @@ impl Tunnel {
 
     fn enter(&mut self, now: Instant, state: State, out: &mut Outputs) {
         if self.state.state != state {
+            let was_up = self.state.is_up();
             self.state.state = state;
+            match (&mut self.health, state == State::Up) {
+                (Some(health), true) => health.start(now),
+                (Some(health), false) => health.stop(now),
+                (None, _) => {}
+            }
+            // The operator's wish is no failure.
+            if was_up && state != State::Disabled {
+                self.damping.failed(now, self.plan.back);
+            }
+            self.judge(now);
             self.state.since = now;
             out.push_back(Output::Changed(self.plan.id, state));
         }
