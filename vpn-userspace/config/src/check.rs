@@ -21,7 +21,7 @@ use crate::port::{self, LanPort, WanPort};
 use crate::profile::Profile;
 use crate::secret::Files;
 use crate::section::{At, missing, nearest};
-use crate::{DEFAULT_CONTROL_SOCKET, apart, auth, dataplane, interface, transport};
+use crate::{DEFAULT_CONTROL_SOCKET, apart, auth, dataplane, health, interface, transport};
 
 const REPLAY_WINDOW: u32 = 1024;
 const DPD: Dpd =
@@ -154,6 +154,7 @@ fn resolve_copies(connection: &mut RawConnection, faults: &mut Vec<Fault>) {
             tunnel.addresses.fill(&source.addresses);
             fill(&mut tunnel.ppk, &source.ppk);
             tunnel.xauth.fill(&source.xauth);
+            tunnel.health.fill(&source.health);
             from = source.copy.clone();
         }
         fill(&mut tunnel.local_id, &connection.local_id);
@@ -212,12 +213,17 @@ fn connection(
     let default_start = if any_only { Start::Respond } else { Start::Immediate };
     let name = raw.name.into_inner();
     let remote = raw.remote.as_ref().map_or_else(Vec::new, |r| r.get_ref().clone());
+    let local: Option<Vec<IpNet>> =
+        raw.local.as_ref().map(|l| l.get_ref().iter().map(|n| *n.get_ref()).collect());
     let v1 = is_v1(raw.ike_version.as_ref());
+    let health_span = raw.tunnels.iter().find_map(|t| t.health.span());
     let tunnels: Vec<_> = raw
         .tunnels
         .into_iter()
         .enumerate()
-        .map(|(index, t)| tunnel(t, &name, index, (&remote, folder, v1), &mut *secrets, faults))
+        .map(|(index, t)| {
+            tunnel(t, &name, index, (local.as_deref(), &remote, folder, v1), &mut *secrets, faults)
+        })
         .collect();
     let nets = |list: Option<At<Vec<At<IpNet>>>>| -> Vec<IpNet> {
         list.into_iter().flat_map(At::into_inner).map(At::into_inner).collect()
@@ -263,6 +269,8 @@ fn connection(
             action: or(raw.dpd_action, DPD.action),
         },
         exchange: raw.exchange,
+        balance: raw.balance,
+        failback: raw.failback,
         reauth,
         unique,
         mtu: raw.mtu.and_then(|mtu| u16::try_from(mtu.into_inner()).ok()),
@@ -272,6 +280,7 @@ fn connection(
     per_cpu::check(&connection, per_cpu_span, faults);
     connection.small = small.check(&connection, faults);
     connection.kernel = kernel.check(&connection, faults);
+    health::only_where_probes_go(&connection, health_span, faults);
     (faults.len() == before).then_some(connection)
 }
 
@@ -355,6 +364,9 @@ fn default_weight(index: usize) -> u32 {
 }
 
 fn weights_differ(raw: &RawConnection, faults: &mut Vec<Fault>) {
+    if raw.balance {
+        return;
+    }
     let mut seen: HashMap<u32, &RawTunnel> = HashMap::new();
     for (index, tunnel) in raw.tunnels.iter().enumerate() {
         let weight = tunnel.weight.as_ref().map_or(default_weight(index), |w| *w.get_ref());
@@ -369,7 +381,7 @@ fn weights_differ(raw: &RawConnection, faults: &mut Vec<Fault>) {
                 ))
                 .at(place(tunnel), if tunnel.weight.is_some() { "the same weight" } else { "without weight it is 0" })
                 .at(place(other), "as here")
-                .help("one tunnel is active and the others stand by: give each another weight, such as 100 and 0"),
+                .help("one tunnel is active and the others stand by: give each another weight, such as 100 and 0; or write balance = true to use them all at once"),
             );
         } else {
             seen.insert(weight, tunnel);
@@ -537,7 +549,7 @@ fn tunnel(
     mut raw: RawTunnel,
     connection: &str,
     index: usize,
-    (remote, folder, v1): (&[At<IpNet>], &Path, bool),
+    (local, remote, folder, v1): (Option<&[IpNet]>, &[At<IpNet>], &Path, bool),
     secrets: Files<'_>,
     faults: &mut Vec<Fault>,
 ) -> Option<Tunnel> {
@@ -638,6 +650,9 @@ fn tunnel(
     }
     let xauth = raw.xauth.check(users.as_ref(), folder, secrets, faults);
     let weight = raw.weight.as_ref().map_or(default_weight(index), |w| *w.get_ref());
+    let inside: Vec<IpNet> = raw.inside.into_iter().flat_map(At::into_inner).map(At::into_inner).collect();
+    let networks: Vec<IpNet> = remote.iter().map(|net| *net.get_ref()).collect();
+    let (health, health_sources) = raw.health.check((local, &networks), &inside, faults);
     Some(Tunnel {
         interface: interface::name(connection, raw.name.get_ref()),
         local_address: raw.local_address.map(At::into_inner),
@@ -649,8 +664,10 @@ fn tunnel(
         ppk,
         addresses: raw.addresses.check(remote, faults),
         xauth,
-        inside: raw.inside.into_iter().flat_map(At::into_inner).map(At::into_inner).collect(),
+        inside,
         weight: u8::try_from(weight).ok()?,
+        health,
+        health_sources,
         enabled: or(raw.enabled, true),
         name: raw.name.into_inner(),
     })

@@ -175,6 +175,8 @@ fn diff_connection(old: &Connection, new: &Connection, changes: &mut Vec<Change>
     keys.compare("dpd.interval", &old.dpd.interval, &new.dpd.interval, Effect::Renegotiate);
     keys.compare("dpd.timeout", &old.dpd.timeout, &new.dpd.timeout, Effect::Renegotiate);
     keys.compare("dpd.action", &old.dpd.action, &new.dpd.action, Effect::Live);
+    keys.compare("balance", &old.balance, &new.balance, Effect::Live);
+    keys.compare("failback", &old.failback, &new.failback, Effect::Live);
     keys.compare("mtu", &old.mtu, &new.mtu, Effect::Renegotiate);
     keys.finish(Subject::Connection(new.name.clone()), changes);
 
@@ -209,6 +211,8 @@ fn diff_tunnel(old: &Tunnel, new: &Tunnel) -> Keys {
     keys.compare("clients", &old.clients, &new.clients, Effect::Renegotiate);
     keys.compare("inside", &old.inside, &new.inside, Effect::Renegotiate);
     keys.compare("weight", &old.weight, &new.weight, Effect::Live);
+    keys.compare("health", &old.health, &new.health, Effect::Live);
+    keys.compare("health_sources", &old.health_sources, &new.health_sources, Effect::Live);
     keys.compare("enabled", &old.enabled, &new.enabled, Effect::Renegotiate);
     keys
 }

@@ -18,6 +18,7 @@ use crate::duration;
 use crate::error::Fault;
 use crate::exchange;
 use crate::kernel::{self, RawKernel};
+use crate::health::{self, Failback, RawHealth};
 use crate::model::{Attach, DpdAction, Encap, Engine, Guard, LogFormat, LogLevel, Start};
 use crate::per_cpu::{self, PerCpu};
 use crate::port::{LanPort, WanPort};
@@ -85,6 +86,8 @@ pub(crate) struct RawConnection {
     pub(crate) local_id: Option<At<Identity>>,
     pub(crate) remote_id: Option<At<Identity>>,
     pub(crate) exchange: ExchangeOptions,
+    pub(crate) balance: bool,
+    pub(crate) failback: Failback,
     pub(crate) session: RawSession,
     pub(crate) tunnels: Vec<RawTunnel>,
 }
@@ -104,6 +107,7 @@ pub(crate) struct RawTunnel {
     pub(crate) xauth: RawXauth,
     pub(crate) inside: Option<At<Vec<At<IpNet>>>>,
     pub(crate) weight: Option<At<u32>>,
+    pub(crate) health: RawHealth,
     pub(crate) enabled: Option<At<bool>>,
     pub(crate) clients: Option<At<u32>>,
     /// Keys that were there and wrong: not to be called missing as well.
@@ -121,15 +125,7 @@ const NOT_YET_GATEWAY: &[NotYet] = &[
 const NOT_YET_CONNECTION: &[NotYet] = &[
     ("environment", "environments come in a later version; every connection is in one environment now"),
     ("forward", "forwards come in a later version"),
-    (
-        "health",
-        "health checks come in a later version; dead peer detection (`dpd`) moves traffic to the standby tunnel",
-    ),
 ];
-const NOT_YET_TUNNEL: &[NotYet] = &[(
-    "health",
-    "health checks come in a later version; dead peer detection (`dpd`) moves traffic to the standby tunnel",
-)];
 
 /// Reads the whole document; what could not be read stands in `faults`.
 pub(crate) fn read<'t>(document: &'t Spanned<DeTable<'t>>, faults: &mut Vec<Fault>) -> RawFile {
@@ -207,6 +203,7 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
     let title = format!("[connection.{}]", name.get_ref());
     let nets = "a list of networks such as [\"192.168.0.0/24\"]";
     let before = faults.len();
+    let (balance, failback) = health::read_connection(&mut s, faults);
     let mut raw = RawConnection {
         local: s.list(faults, "local", nets, false, network),
         remote: s.list(faults, "remote", nets, false, network),
@@ -261,6 +258,8 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
         local_id: s.parsed(faults, "local_id", ID, identity),
         remote_id: s.parsed(faults, "remote_id", ID, identity),
         exchange: ExchangeOptions::default(),
+        balance,
+        failback,
         session: RawSession::default(),
         tunnels: Vec::new(),
         name,
@@ -367,8 +366,10 @@ fn read_dpd(mut s: Section<'_>, raw: &mut RawConnection, faults: &mut Vec<Fault>
 
 fn tunnel(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> RawTunnel {
     let before = faults.len();
+    let health = RawHealth::read(&mut s, name.get_ref(), faults);
     let mut raw = RawTunnel {
         name,
+        health,
         copy: s.string(faults, "copy", "the name of another tunnel of the connection"),
         local_address: s.parsed(faults, "local_address", "an address", |text, faults| {
             address("local_address", text, faults)
@@ -407,7 +408,7 @@ fn tunnel(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> RawT
         raw.ppk = exchange::read_ppk(ppk, faults);
     }
     raw.faulty = faults.len() > before;
-    s.finish(faults, NOT_YET_TUNNEL);
+    s.finish(faults, &[]);
     raw
 }
 

@@ -16,6 +16,7 @@ use ipnet::IpNet;
 use crate::credentials::{Authorities, Credentials};
 use crate::dataplane::Dataplane;
 use crate::kernel::KernelIpsec;
+use crate::health::{Failback, Health};
 use crate::per_cpu::PerCpu;
 use crate::port::{LanPort, WanPort};
 use crate::profile::Profile;
@@ -179,6 +180,10 @@ pub struct Connection {
     pub reauth: Option<Duration>,
     /// What happens when the peer authenticates once more.
     pub unique: Unique,
+    /// Traffic goes through all tunnels that have a weight, in proportion.
+    pub balance: bool,
+    /// When it returns to a preferred tunnel that failed.
+    pub failback: Failback,
     /// MTU of the tunnel interfaces in bytes; `None`: from the WAN interface and the suite.
     pub mtu: Option<u16>,
     /// In the order of the file; at least one.
@@ -304,8 +309,12 @@ pub struct Tunnel {
     pub xauth: Option<Xauth>,
     /// Addresses of the tunnel interface with their networks.
     pub inside: Vec<IpNet>,
-    /// 100 is active, 0 is standby; no two of a connection are equal.
+    /// 100 is active, 0 is standby; no two of a connection are equal unless it balances.
     pub weight: u8,
+    /// How it is found out whether it carries traffic; `None`: it does when it is up.
+    pub health: Option<Health>,
+    /// From where the peer checks this tunnel: answers go back through it.
+    pub health_sources: Vec<IpNet>,
     /// Whether it may come up.
     pub enabled: bool,
 }

@@ -387,7 +387,6 @@ fn engine_bpf_takes_its_only_cipher() {
 fn what_later_versions_do_is_refused_by_name() {
     let cases = [
         ("environment", with("environment = \"production\"", "")),
-        ("health", with("", "health = { target = \"172.16.10.1\" }")),
         ("forward", with("forward = { hello = { listen = \"127.0.0.1:33000\" } }", "")),
         ("asn", format!("{GATEWAY}asn = 64512\n")),
         ("routing bgp", with("routing = \"bgp\"", "")),
