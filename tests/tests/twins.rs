@@ -2,6 +2,8 @@
 
 #[path = "twins/drops.rs"]
 mod drops;
+#[path = "twins/failover.rs"]
+mod failover;
 #[path = "twins/per_core.rs"]
 mod per_core;
 #[path = "twins/split.rs"]

@@ -61,6 +61,12 @@ words! {
         Down = "down",
         /// An exchange failed.
         Failed = "failed",
+        /// Its health check is answered.
+        Healthy = "healthy",
+        /// Its health check fails.
+        Unhealthy = "unhealthy",
+        /// The connection's traffic came to it, or left it.
+        Traffic = "traffic",
     }
 }
 

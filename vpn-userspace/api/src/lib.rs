@@ -31,8 +31,8 @@ pub use protocol::{
 };
 pub use status::{
     Algorithm, Attach, Child, Connection, ConnectionState, Counter, Encap, Engine, EngineChoice,
-    EngineStatus, Gateway, Guard, Ike, IkeEnd, LanPort, Nat, Status, Tunnel, TunnelState, Verdict, Wan,
-    WanPort,
+    EngineStatus, Gateway, Guard, Health, HealthVerdict, Ike, IkeEnd, LanPort, Nat, Status, Tunnel,
+    TunnelState, Verdict, Wan, WanPort,
 };
 pub use target::{Target, TargetError};
 pub use trace::TraceRecord;

@@ -37,6 +37,11 @@ pub enum Request {
         #[serde(default)]
         ike: bool,
     },
+    /// Let traffic return now to tunnels that failed and are well again.
+    Failback {
+        /// Which.
+        target: Target,
+    },
     /// Have tunnels served by another engine, until the next reload: their child SAs are rekeyed at once.
     Engine {
         /// Whose.

@@ -66,6 +66,47 @@ pub struct Wan {
 }
 
 words! {
+    /// What a tunnel's health check says.
+    pub enum HealthVerdict {
+        /// Not enough probes yet, or the tunnel is not up.
+        Pending = "pending",
+        /// The tunnel carries traffic.
+        Healthy = "healthy",
+        /// It does not.
+        Unhealthy = "unhealthy",
+    }
+}
+
+/// A tunnel's health check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// What it says.
+    pub verdict: HealthVerdict,
+    /// Unix time in seconds since when.
+    pub since: u64,
+    /// What is probed.
+    pub target: String,
+    /// Why the latest probe that failed did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// Round trips of the latest probes in microseconds, oldest first; `null` for a lost one. At most 100.
+    #[serde(default)]
+    pub window_us: Vec<Option<u64>>,
+    /// Of these, lost, in percent; `None` before the first.
+    #[serde(default)]
+    pub loss_percent: Option<u8>,
+    /// Mean round trip of these in microseconds; `None` if none was answered.
+    #[serde(default)]
+    pub latency_us: Option<u64>,
+    /// Probes since the tunnel was configured.
+    #[serde(default)]
+    pub sent: u64,
+    /// Of these, lost.
+    #[serde(default)]
+    pub lost: u64,
+}
+
+words! {
     /// Where the guard is attached.
     pub enum Attach {
         /// XDP in the driver.
@@ -267,6 +308,12 @@ pub struct Tunnel {
     /// Whether the connection's routes point at this tunnel now.
     #[serde(default)]
     pub active: bool,
+    /// What its health check knows; `None` without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+    /// It failed and is well again: traffic may return to it in so many seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returns_in_s: Option<u64>,
     /// The interface's MTU in bytes.
     #[serde(default)]
     pub mtu: Option<u32>,

@@ -235,6 +235,18 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Tunnel {
+    /// Let traffic return now to tunnels that failed and are well again
+    #[command(
+        after_help = "A tunnel of a higher weight that failed gets its traffic back when it has been well for `failback`; with\n\
+        failback = \"manual\" only by this command. `culvert status -v` shows what it waits for.\n\n\
+        Examples:\n  \
+        culvert tunnel failback hangzhou/a\n  \
+        culvert tunnel failback hangzhou"
+    )]
+    Failback {
+        /// Which
+        target: Target,
+    },
     /// Move a tunnel to another engine, by a rekey at once: user (user space), xfrm (the kernel), bpf (eBPF)
     #[command(
         after_help = "It lasts until `culvert reload` or a restart, then the configuration holds again. A child SA that \

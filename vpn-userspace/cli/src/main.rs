@@ -119,6 +119,9 @@ fn run(args: &Args) -> Result<ExitCode> {
         Command::Rekey { target, ike } => {
             print_done(&mut client, &mut out, &Request::Rekey { target: target.clone(), ike: *ike })?;
         }
+        Command::Tunnel(Tunnel::Failback { target }) => {
+            print_done(&mut client, &mut out, &Request::Failback { target: target.clone() })?;
+        }
         Command::Tunnel(Tunnel::Engine { target, engine }) => {
             print_done(&mut client, &mut out, &Request::Engine { target: target.clone(), engine: *engine })?;
         }

@@ -338,9 +338,32 @@ pub(crate) fn only_where_probes_go(
     } else if connection.tunnels.iter().any(|t| t.clients.is_some() && t.health.is_some()) {
         ("a tunnel of many clients has no health check", "take `health` out: each client is watched by `dpd`")
     } else {
-        return;
+        return apart(connection, &at, faults);
     };
     faults.push(Fault::new(what).at(at, "nothing to probe through").help(mend));
+}
+
+/// Tunnels whose answers the peer could not tell apart: it sends both by the tunnel that it prefers, and then both checks
+/// fail when that one does.
+fn apart(connection: &Connection, at: &Range<usize>, faults: &mut Vec<Fault>) {
+    let mut seen: Vec<(IpAddr, &str)> = Vec::new();
+    for tunnel in &connection.tunnels {
+        let Some(source) = tunnel.health.as_ref().and_then(|health| health.source) else { continue };
+        if let Some((_, other)) = seen.iter().find(|(known, _)| *known == source) {
+            faults.push(
+                Fault::new(format!(
+                    "the health checks of tunnels `{other}` and `{}` have the same source {source}",
+                    tunnel.name
+                ))
+                .at(at.clone(), "answers would come back by one of the two")
+                .help(
+                    "give each tunnel a `source` of its own, and have the peer route it back by that tunnel: for Culvert \
+                     `health_sources` of the tunnel there, elsewhere a /32 route",
+                ),
+            );
+        }
+        seen.push((source, &tunnel.name));
+    }
 }
 
 fn same_family(a: &IpAddr, b: &IpAddr) -> bool {
@@ -444,11 +467,12 @@ mod tests {
 
     #[test]
     fn copies_take_the_check_along_but_not_the_peers_sources() {
-        let text = "health = { target = \"172.16.10.1\", source = \"192.168.0.1\" }\nhealth_sources = \"172.16.0.9\"\n\
-                    [connection.c.tunnel.b]\ncopy = \"a\"\nremote_address = \"203.0.113.2\"";
+        let text = "inside = \"192.168.0.1/30\"\nhealth = { target = \"172.16.10.1\" }\nhealth_sources = \"172.16.0.9\"\n\
+                    [connection.c.tunnel.b]\ncopy = \"a\"\nremote_address = \"203.0.113.2\"\ninside = \"192.168.0.5/30\"";
         let config = parse(&with("", text)).unwrap();
         let [a, b] = &config.connections[0].tunnels[..] else { panic!() };
-        assert_eq!(a.health, b.health);
+        let source = |tunnel: &crate::Tunnel| tunnel.health.as_ref().unwrap().source.unwrap().to_string();
+        assert_eq!((source(a).as_str(), source(b).as_str()), ("192.168.0.1", "192.168.0.5"));
         assert_eq!((a.health_sources.len(), b.health_sources.len()), (1, 0));
     }
 
@@ -467,6 +491,11 @@ mod tests {
             (tunnel(&format!("{target}, {source}, retries = 0")), "from 1 to 100"),
             (tunnel(&format!("{target}, {source}, action = \"reboot\"")), "\"demote\" or \"restart\""),
             (tunnel(&format!("{target}, {source}, intervall = \"3s\"")), "interval"),
+            (
+                tunnel(&format!("{target}, {source}"))
+                    + "[connection.c.tunnel.b]\ncopy = \"a\"\nremote_address = \"203.0.113.2\"\n",
+                "give each tunnel a `source` of its own",
+            ),
             (with("", "health_sources = \"10.9.9.9\""), "add the address to `remote`"),
             (with("failback = \"soon\"", ""), "how long a tunnel must be well again"),
         ] {

@@ -25,6 +25,7 @@ use crate::history::History;
 use crate::jobs::Jobs;
 use crate::log::{LevelHandle, LogStore};
 use crate::pace::Pace;
+use crate::probe::Prober;
 use crate::radius::Relay;
 use crate::resolve::{Found, Named, Names};
 use crate::revocation::Checks;
@@ -175,6 +176,7 @@ pub(crate) struct Daemon {
     addresses: mpsc::Receiver<()>,
     pub(crate) radius: Relay,
     pub(crate) checks: Checks,
+    pub(crate) prober: Prober,
 }
 
 impl Daemon {
@@ -269,6 +271,7 @@ impl Daemon {
             addresses,
             radius: Relay::new(),
             checks: Checks::new(),
+            prober: Prober::new(),
         };
         for connection in &config.connections {
             daemon.add_connection(connection).await;
@@ -304,6 +307,7 @@ impl Daemon {
                 verdict = self.checks.next() => {
                     let _ = self.ike.handle_command(Instant::now(), verdict);
                 }
+                Some(probed) = self.prober.next() => self.on_probed(probed),
                 Some(ask) = self.asks.recv() => self.on_ask(ask).await,
                 () = sleep_until(deadline) => {
                     let now = Instant::now();
@@ -391,6 +395,10 @@ impl Daemon {
                 Output::AddRoute(route) => self.add_route(&route).await,
                 Output::RemoveRoute(route) => self.remove_route(&route).await,
                 Output::Changed(id, state) => self.announce(id, state),
+                Output::Probe(id, sequence) => self.probe(id, sequence),
+                Output::HealthChanged(id, verdict) => self.health_changed(id, verdict),
+                Output::AskPeer(id) => self.ask_peer(id),
+                Output::Moved { connection, from, to } => self.moved(&connection, &from, &to),
             }
             worked = true;
         }

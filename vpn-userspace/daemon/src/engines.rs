@@ -114,7 +114,7 @@ impl Daemon {
         }))
     }
 
-    fn configured(&self, id: TunnelId) -> Option<(&Connection, &culvert_config::Tunnel)> {
+    pub(crate) fn configured(&self, id: TunnelId) -> Option<(&Connection, &culvert_config::Tunnel)> {
         let entry = self.tunnels.get(&id)?;
         let connection = self.config.connection(&entry.connection)?;
         Some((connection, connection.tunnel(entry.configured())?))
@@ -211,7 +211,11 @@ impl Daemon {
 
     /// Puts the tunnel's routes anew, each through the interface of the SA that carries its packets.
     async fn put_routes(&self, id: TunnelId) {
-        let through = |route: &&culvert_gateway::Route| route.via == Via::Tunnel(id);
+        let through = |route: &&culvert_gateway::Route| match &route.via {
+            Via::Tunnel(one) => *one == id,
+            Via::Tunnels(several) => several.iter().any(|(one, _)| *one == id),
+            Via::Unreachable => false,
+        };
         let routes: Vec<_> = self.gateway.routes().filter(through).cloned().collect();
         for route in routes {
             self.add_route(&route).await;

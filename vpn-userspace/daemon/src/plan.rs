@@ -9,7 +9,7 @@ use culvert_api::Level;
 use culvert_config::{Config, Connection, LocalProof, RemoteProof, Tunnel, TunnelAuth};
 use culvert_crypto::Encryption;
 use culvert_dataplane::{EngineChoice, HookChoice, KernelIpsec, LanPortChoice, SmallPackets, WanPortChoice};
-use culvert_gateway::{ConnectionPlan, DeadPeerAction, Start, TunnelPlan};
+use culvert_gateway::{ConnectionPlan, DeadPeerAction, HealthAction, HealthPlan, Return, Start, TunnelPlan};
 use culvert_ike::{
     Auth, Dpd, EspMode, EspProposal, ExchangeOptions, Identity, LocalAuth, Parity, PeerConfig, RemoteAuth,
     Session, Signer, Trust,
@@ -305,12 +305,32 @@ pub(crate) fn connection(connection: &Connection, id: impl Fn(&str) -> Option<Tu
             start: if tunnel.remote_address.is_any() { Start::Respond } else { start },
             dead_peer,
             enabled: tunnel.enabled,
+            health: tunnel.health.as_ref().map(health),
+            probe: tunnel.health.as_ref().and_then(|health| match health.target.address() {
+                IpAddr::V6(target) => Some(target),
+                IpAddr::V4(_) => None,
+            }),
+            back: match connection.failback {
+                culvert_config::Failback::After(wait) => Return::After(wait),
+                culvert_config::Failback::Manual => Return::Manual,
+            },
+            reverse: tunnel.health_sources.clone(),
         })
     };
     ConnectionPlan {
         name: connection.name.clone(),
         remote: if transport(connection) { Vec::new() } else { connection.remote.clone() },
+        balance: connection.balance,
         tunnels: connection.tunnels.iter().filter_map(tunnel).collect(),
+    }
+}
+
+fn health(health: &culvert_config::Health) -> HealthPlan {
+    HealthPlan {
+        interval: health.interval,
+        timeout: health.timeout,
+        retries: health.retries,
+        action: if health.restart { HealthAction::Restart } else { HealthAction::Demote },
     }
 }
 

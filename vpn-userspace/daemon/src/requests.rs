@@ -25,6 +25,10 @@ impl Daemon {
                 }
                 Ok(())
             }),
+            Request::Failback { target } => self.with_targets(&target, |daemon, id| {
+                daemon.gateway.handle(Instant::now(), Input::Release(id));
+                Ok(())
+            }),
             Request::Rekey { target, ike } => self.with_targets(&target, |daemon, id| daemon.rekey(id, ike)),
             Request::Engine { target, engine } => self.change_engine(&target, engine),
             Request::Reload => self.reload().await,

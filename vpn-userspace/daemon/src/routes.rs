@@ -7,13 +7,18 @@ use crate::daemon::Daemon;
 impl Daemon {
     fn kernel_route(&self, route: &culvert_gateway::Route) -> Option<netlink::Route> {
         use culvert_gateway::Via;
-        Some(match route.via {
+        Some(match &route.via {
             Via::Unreachable => netlink::Route::unreachable(route.destination, route.metric),
             Via::Tunnel(id) => netlink::Route::via_device(
                 route.destination,
-                self.index_towards(id, route.destination)?,
+                self.index_towards(*id, route.destination)?,
                 route.metric,
             ),
+            Via::Tunnels(several) => {
+                let hop = |(id, weight): &_| Some((self.index_towards(*id, route.destination)?, *weight));
+                let hops = several.iter().filter_map(hop).collect();
+                netlink::Route::balanced(route.destination, hops, route.metric)
+            }
         })
     }
 

@@ -156,6 +156,8 @@ impl Daemon {
             self.netlink.add_address(link.index, *net).await?;
         }
         self.netlink.set_up(link.index, true).await?;
+        // The way back may be another tunnel than the way there.
+        let _ = culvert_sys::netlink::filter_loosely(&tunnel.interface);
         Ok(link.index)
     }
 

@@ -27,6 +27,7 @@ fn tunnel(id: u32, weight: u32, health: Option<HealthPlan>) -> TunnelPlan {
         dead_peer: DeadPeerAction::Restart,
         enabled: true,
         health,
+        probe: None,
         back: Return::After(HOLD),
         reverse: Vec::new(),
     }
@@ -103,7 +104,7 @@ impl World {
                     assert!(self.routes.remove(&(route.destination, route.metric)).is_some(), "{route:?}");
                 }
                 Output::Initiate(id) => self.negotiate(id),
-                Output::Terminate(id) | Output::Restart(id) => {
+                Output::Terminate(id) => {
                     if let Some(spi) = self.paths.get_mut(&id).and_then(|path| path.child.take()) {
                         self.later(Duration::ZERO, Input::ChildDown(id, spi, Loss::Local, "local".into()));
                     }
@@ -420,6 +421,6 @@ fn loss_and_latency_are_those_of_the_window() {
     }
     let report = health.report();
     assert_eq!((report.window.len(), report.sent, report.lost), (100, 250, 25));
-    assert_eq!((report.loss(), report.latency()), (Some(10.0), Some(TRIP)));
+    assert_eq!((report.loss(), report.latency()), (Some(10), Some(TRIP)));
     assert_eq!((report.verdict, report.cause.as_deref()), (Verdict::Healthy, Some("refused")));
 }

@@ -61,9 +61,9 @@ pub struct HealthReport {
 
 impl HealthReport {
     /// Lost probes of the window, in percent; `None` without one.
-    pub fn loss(&self) -> Option<f64> {
+    pub fn loss(&self) -> Option<u8> {
         let lost = self.window.iter().filter(|trip| trip.is_none()).count();
-        (!self.window.is_empty()).then(|| 100.0 * lost as f64 / self.window.len() as f64)
+        (100 * lost).checked_div(self.window.len()).and_then(|percent| u8::try_from(percent).ok())
     }
 
     /// Mean round trip of the window; `None` if none was answered.

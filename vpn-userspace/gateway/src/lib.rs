@@ -75,6 +75,8 @@ pub struct TunnelPlan {
     pub enabled: bool,
     /// How it is found out whether it carries traffic; `None`: it does when it is up.
     pub health: Option<HealthPlan>,
+    /// Where its probes go, if to an IPv6 address: they need a route of their own through it.
+    pub probe: Option<std::net::Ipv6Addr>,
     /// When traffic comes back after a failure.
     pub back: Return,
     /// From where the peer checks this tunnel: answers go back through it whoever carries the rest.
@@ -90,6 +92,8 @@ pub enum Loss {
     PeerClosed,
     /// It could not be negotiated.
     Failed,
+    /// Its health check says that it carries nothing.
+    Unhealthy,
     /// We closed it, or another SA took its place.
     Local,
 }
@@ -138,8 +142,6 @@ pub enum Output {
     HealthChanged(TunnelId, Verdict),
     /// Find out at once if the tunnel's peer is alive.
     AskPeer(TunnelId),
-    /// Negotiate the tunnel anew though it is up.
-    Restart(TunnelId),
     /// The traffic of a connection moved: from these tunnels to those. None: nothing carries it.
     Moved {
         /// The connection's name.

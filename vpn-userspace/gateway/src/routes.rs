@@ -13,6 +13,9 @@ const ACTIVE_METRIC: u32 = 10;
 /// Metric of the floor: loses against every route through a tunnel.
 pub const UNREACHABLE_METRIC: u32 = 65_000;
 
+/// Metric of the first tunnel's probe route; one more for each further tunnel. Every route that carries traffic wins.
+const PROBE_METRIC: u32 = 60_000;
+
 /// Where a route leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Via {
@@ -85,7 +88,13 @@ pub(crate) fn wanted(remote: &[IpNet], tunnels: &[Tunnel], carriers: &[TunnelId]
             [Route { destination: *net, via: via.clone(), metric: ACTIVE_METRIC }, floor(*net)]
         })
     });
-    networks.chain(reverse).collect()
+    // The kernel sends IPv6 out of a named interface only where a route leads there.
+    let probes =
+        (PROBE_METRIC..).zip(tunnels).filter(|(_, t)| t.state.is_enabled()).filter_map(|(metric, t)| {
+            let destination = IpNet::from(std::net::IpAddr::from(t.plan.probe?));
+            Some(Route { destination, via: Via::Tunnel(t.plan.id), metric })
+        });
+    networks.chain(reverse).chain(probes).collect()
 }
 
 fn heaviest<'a>(tunnels: impl Iterator<Item = &'a Tunnel>) -> Option<TunnelId> {

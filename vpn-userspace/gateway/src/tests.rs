@@ -53,6 +53,7 @@ fn plan(start: Start, dead_peer: DeadPeerAction, tunnels: &[(TunnelId, u32)]) ->
         dead_peer,
         enabled: true,
         health: None,
+        probe: None,
         back: Return::After(Duration::ZERO),
         reverse: Vec::new(),
     };

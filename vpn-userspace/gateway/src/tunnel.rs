@@ -147,11 +147,15 @@ impl Tunnel {
         out.push_back(Output::HealthChanged(self.plan.id, after));
         let action = health.plan().action;
         self.judge(now);
-        if after == Verdict::Unhealthy {
-            out.push_back(match action {
-                HealthAction::Demote => Output::AskPeer(self.plan.id),
-                HealthAction::Restart => Output::Restart(self.plan.id),
-            });
+        match (after, action) {
+            (Verdict::Unhealthy, HealthAction::Demote) => out.push_back(Output::AskPeer(self.plan.id)),
+            (Verdict::Unhealthy, HealthAction::Restart) => {
+                self.children.clear();
+                self.state.cause = Some("its health check failed".into());
+                out.push_back(Output::Terminate(self.plan.id));
+                self.recover(now, Loss::Unhealthy, out);
+            }
+            _ => {}
         }
     }
 
@@ -265,7 +269,9 @@ impl Tunnel {
     fn recover(&mut self, now: Instant, loss: Loss, out: &mut Outputs) {
         let again = match (loss, self.plan.dead_peer) {
             (Loss::PeerDead, DeadPeerAction::Clear | DeadPeerAction::Hold) => false,
-            (Loss::PeerDead, DeadPeerAction::Restart) => self.plan.start != Start::Respond,
+            (Loss::PeerDead, DeadPeerAction::Restart) | (Loss::Unhealthy, _) => {
+                self.plan.start != Start::Respond
+            }
             _ => self.plan.start == Start::Immediate,
         };
         if !again {

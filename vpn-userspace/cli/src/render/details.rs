@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use culvert_api::{Child, Connection, Encap, Nat, Status, Tunnel};
+use culvert_api::{Child, Connection, Encap, Health, HealthVerdict, Nat, Status, Tunnel};
 
 use super::clean;
 use super::table::Table;
@@ -43,6 +43,12 @@ fn block(out: &mut String, connection: &Connection, tunnel: &Tunnel) {
     }
     if let Some(cause) = &tunnel.cause {
         line(out, "cause", cause);
+    }
+    if let Some(check) = &tunnel.health {
+        health(out, check);
+    }
+    if let Some(seconds) = tunnel.returns_in_s {
+        line(out, "failback", &format!("traffic may return in {}", units::duration(seconds)));
     }
     if tunnel.failures > 0 {
         line(out, "failures", &format!("{} attempts since culvertd started", tunnel.failures));
@@ -109,6 +115,17 @@ fn block(out: &mut String, connection: &Connection, tunnel: &Tunnel) {
     }
     for (index, reason) in tunnel.engine_reasons.iter().enumerate() {
         line(out, if index == 0 { "why" } else { "" }, reason);
+    }
+}
+
+fn health(out: &mut String, health: &Health) {
+    let loss = health
+        .loss_percent
+        .map_or(String::new(), |loss| format!(", {loss} % of the latest {} lost", health.window_us.len()));
+    let trip = health.latency_us.map_or(String::new(), |us| format!(", {} ms", us as f64 / 1000.0));
+    line(out, "health", &format!("{}, {}{trip}{loss}", health.verdict, health.target));
+    if let (HealthVerdict::Unhealthy, Some(cause)) = (health.verdict, &health.cause) {
+        line(out, "", cause);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The gateway as tables: one line per tunnel.
 
 use comfy_table::Cell;
-use culvert_api::{Nat, Status, Target, Tunnel, TunnelState};
+use culvert_api::{HealthVerdict, Nat, Status, Target, Tunnel, TunnelState};
 
 use super::details;
 use super::table::{Table, state_cell};
@@ -143,10 +143,19 @@ pub(crate) fn engine(tunnel: &Tunnel) -> String {
 fn causes(status: &Status) -> String {
     let mut out = String::new();
     for connection in &status.connections {
-        for tunnel in connection.tunnels.iter().filter(|t| t.state != TunnelState::Up) {
-            if let Some(cause) = &tunnel.cause {
+        for tunnel in &connection.tunnels {
+            let check = tunnel.health.as_ref().filter(|health| health.verdict == HealthVerdict::Unhealthy);
+            let cause = match (tunnel.state, check) {
+                (TunnelState::Up, Some(check)) => {
+                    let cause = check.cause.as_deref().unwrap_or("no answer");
+                    Some(format!("up, but its health check fails: {cause}"))
+                }
+                (TunnelState::Up, None) => None,
+                _ => tunnel.cause.clone(),
+            };
+            if let Some(cause) = cause {
                 let name = format!("{}/{}", clean(&connection.name), clean(&tunnel.name));
-                out.push_str(&format!("{name}: {}\n", clean(cause)));
+                out.push_str(&format!("{name}: {}\n", clean(&cause)));
             }
         }
     }

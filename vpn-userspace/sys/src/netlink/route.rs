@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
-    RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteNextHop, RouteProtocol,
+    RouteScope, RouteType, RouteVia,
 };
 
 use super::ROUTE_PROTOCOL;
@@ -35,7 +35,7 @@ pub struct Route {
 }
 
 /// Where a route leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RouteTarget {
     /// Out of an interface, directly or by a neighbour.
     Device {
@@ -44,6 +44,8 @@ pub enum RouteTarget {
         /// Next hop; `None` on point-to-point interfaces.
         gateway: Option<IpAddr>,
     },
+    /// Out of several interfaces, flow by flow: their indices with weights from 1 to 255.
+    Balanced(Vec<(u32, u8)>),
     /// Nowhere: senders get ICMP host unreachable, nothing leaks.
     Unreachable,
 }
@@ -80,6 +82,14 @@ impl Route {
         }
     }
 
+    /// A route out of several interfaces without next hops, in the main table; of one alone, an ordinary one.
+    pub fn balanced(destination: IpNet, hops: Vec<(u32, u8)>, metric: u32) -> Self {
+        match hops[..] {
+            [(index, _)] => Self::via_device(destination, index, metric),
+            _ => Self { target: RouteTarget::Balanced(hops), ..Self::via_device(destination, 0, metric) },
+        }
+    }
+
     /// An unreachable route in the main table.
     pub fn unreachable(destination: IpNet, metric: u32) -> Self {
         Self { target: RouteTarget::Unreachable, ..Self::via_device(destination, 0, metric) }
@@ -88,8 +98,8 @@ impl Route {
     pub(super) fn to_message(&self) -> RouteMessage {
         let mut message = self.identity();
         let header = &mut message.header;
-        match self.target {
-            RouteTarget::Device { index, gateway } => {
+        match &self.target {
+            &RouteTarget::Device { index, gateway } => {
                 header.kind = RouteType::Unicast;
                 header.scope = match (gateway, self.destination) {
                     (None, IpNet::V4(_)) => RouteScope::Link,
@@ -102,6 +112,14 @@ impl Route {
                         _ => RouteAttribute::Gateway(RouteAddress::from(gateway)),
                     });
                 }
+            }
+            RouteTarget::Balanced(hops) => {
+                header.kind = RouteType::Unicast;
+                header.scope = match self.destination {
+                    IpNet::V4(_) => RouteScope::Link,
+                    IpNet::V6(_) => RouteScope::Universe,
+                };
+                message.attributes.push(RouteAttribute::MultiPath(next_hops(hops)));
             }
             RouteTarget::Unreachable => {
                 header.kind = RouteType::Unreachable;
@@ -122,10 +140,14 @@ impl Route {
     pub(super) fn to_delete_message(&self) -> RouteMessage {
         let mut message = self.identity();
         message.header.scope = RouteScope::NoWhere; // any scope
-        match self.target {
+        match &self.target {
             RouteTarget::Device { index, .. } => {
                 message.header.kind = RouteType::Unicast;
-                message.attributes.push(RouteAttribute::Oif(index));
+                message.attributes.push(RouteAttribute::Oif(*index));
+            }
+            RouteTarget::Balanced(hops) => {
+                message.header.kind = RouteType::Unicast;
+                message.attributes.push(RouteAttribute::MultiPath(next_hops(hops)));
             }
             RouteTarget::Unreachable => message.header.kind = RouteType::Unreachable,
         }
@@ -162,6 +184,7 @@ impl Route {
         };
         let parts = Parts::of(message);
         let target = match message.header.kind {
+            RouteType::Unicast if !parts.hops.is_empty() => RouteTarget::Balanced(parts.hops),
             RouteType::Unicast => RouteTarget::Device { index: parts.device?, gateway: parts.gateway },
             RouteType::Unreachable => RouteTarget::Unreachable,
             _ => return None,
@@ -184,12 +207,18 @@ impl Route {
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.target {
+        match &self.target {
             RouteTarget::Device { index, gateway: None } => {
                 write!(f, "{} by interface {index}", self.destination)?;
             }
             RouteTarget::Device { index, gateway: Some(gateway) } => {
                 write!(f, "{} by {gateway} on interface {index}", self.destination)?;
+            }
+            RouteTarget::Balanced(hops) => {
+                write!(f, "{} by", self.destination)?;
+                for (index, weight) in hops {
+                    write!(f, " interface {index} weight {weight}")?;
+                }
             }
             RouteTarget::Unreachable => write!(f, "unreachable {}", self.destination)?,
         }
@@ -233,12 +262,24 @@ fn family(address: IpAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
+/// The kernel keeps a weight as one less (rtnetlink(7): `rtnh_hops`).
+fn next_hops(hops: &[(u32, u8)]) -> Vec<RouteNextHop> {
+    let hop = |(index, weight): &(u32, u8)| {
+        let mut hop = RouteNextHop::default();
+        hop.interface_index = *index;
+        hop.hops = weight.saturating_sub(1);
+        hop
+    };
+    hops.iter().map(hop).collect()
+}
+
 #[derive(Default)]
 struct Parts {
     destination: Option<IpAddr>,
     gateway: Option<IpAddr>,
     source: Option<IpAddr>,
     device: Option<u32>,
+    hops: Vec<(u32, u8)>,
     table: Option<u32>,
     metric: u32,
     mtu: Option<u32>,
@@ -255,6 +296,10 @@ impl Parts {
                 RouteAttribute::Via(RouteVia::Inet6(a)) => parts.gateway = Some(IpAddr::V6(*a)),
                 RouteAttribute::PrefSource(a) => parts.source = ip(a),
                 RouteAttribute::Oif(index) => parts.device = Some(*index),
+                RouteAttribute::MultiPath(hops) => {
+                    let hop = |hop: &RouteNextHop| (hop.interface_index, hop.hops.saturating_add(1));
+                    parts.hops = hops.iter().map(hop).collect();
+                }
                 RouteAttribute::Table(table) => parts.table = Some(*table),
                 RouteAttribute::Priority(metric) => parts.metric = *metric,
                 RouteAttribute::Metrics(metrics) => {

@@ -1,0 +1,287 @@
+//! Two tunnels over two paths: health checks, the move of the traffic, and its return.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use culvert_lab::measure::Echo;
+use culvert_lab::topology::{HOST_A, HOST_B, HOST_B6, LAN_A6, LAN_B6, WAN_A, WAN_B};
+use culvert_lab::{Capture, Culvert, GatewayConfig, Site, capture, wait_for};
+use culvert_tests::{Case, traffic};
+use serde_json::Value;
+
+use super::case;
+
+/// The second address of each gateway, by which the second tunnel goes.
+const WAN_A_TOO: &str = "198.51.100.2";
+const WAN_B_TOO: &str = "203.0.113.2";
+/// Longer than anything here takes; how long it took is the bench's business.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Of a tunnel, with values as TOML.
+type Keys = Vec<(&'static str, String)>;
+
+struct Pair {
+    site: Site,
+    a: Culvert,
+    b: Culvert,
+    case: Case,
+}
+
+impl Pair {
+    /// Both tunnels up, with these keys of the connection, and these of each tunnel on side A and B.
+    fn start(connection: &[(&str, &str)], tunnel: impl Fn(bool, &str) -> Keys) -> Result<Self> {
+        let site = Site::new()?;
+        site.gateway_a.ip(&format!("addr add {WAN_A_TOO}/24 dev wan"))?;
+        site.gateway_b.ip(&format!("addr add {WAN_B_TOO}/24 dev wan"))?;
+        for (gateway, at_a, six) in [(&site.gateway_a, true, "fd01::3"), (&site.gateway_b, false, "fd02::3")]
+        {
+            gateway.ip(&format!("addr add {}/24 dev lan", source(at_a, "b")))?;
+            gateway.ip(&format!("addr add {six}/64 dev lan nodad"))?;
+        }
+        let case = case("aes128gcm16-prfsha256-ecp256", "aes128gcm16-ecp256");
+        let start = |at_a: bool| {
+            let gateway = if at_a { &site.gateway_a } else { &site.gateway_b };
+            Culvert::start(gateway, &config(&case, &site, at_a, connection, &tunnel))
+        };
+        let (b, a) = (start(false)?, start(true)?);
+        for name in ["a", "b"] {
+            a.wait_up("site", name, PATIENCE)?;
+        }
+        Ok(Self { site, a, b, case })
+    }
+
+    /// Lets nothing through between the first addresses, or all again.
+    fn cut(&self, cut: bool) -> Result<()> {
+        let rule = format!(
+            "table inet cut {{ chain path {{ type filter hook forward priority 0; ip saddr {{ {WAN_A}, {WAN_B} }} drop\n }}\n }}"
+        );
+        if cut {
+            self.site.wan.run("nft", &[&rule])
+        } else {
+            self.site.wan.run("nft", &["delete table inet cut"])
+        }
+        .map(drop)
+    }
+
+    /// Waits until both sides send through this tunnel alone.
+    fn wait_active(&self, name: &str) -> Result<()> {
+        for side in [&self.a, &self.b] {
+            wait_for(&format!("traffic by tunnel {name}"), PATIENCE, || {
+                let active = |tunnel: &str| Some(side.tunnel("site", tunnel).ok()?.0["active"] == true);
+                let other = if name == "a" { "b" } else { "a" };
+                (active(name)? && !active(other)?).then_some(())
+            })
+            .with_context(|| format!("a: {}\nb: {}", self.a.log(), self.b.log()))?;
+        }
+        Ok(())
+    }
+
+    fn verdict(&self, tunnel: &str) -> Result<Value> {
+        Ok(self.a.tunnel("site", tunnel)?.0["health"]["verdict"].clone())
+    }
+}
+
+fn config(
+    case: &Case,
+    site: &Site,
+    at_a: bool,
+    connection: &[(&str, &str)],
+    tunnel: impl Fn(bool, &str) -> Keys,
+) -> GatewayConfig {
+    let mut one = case.culvert_connection(site, at_a);
+    one.extra.extend(connection.iter().map(|(key, value)| ((*key).into(), (*value).into())));
+    let (own, other) = if at_a { (LAN_A6, LAN_B6) } else { (LAN_B6, LAN_A6) };
+    one.local.push(own.into());
+    one.remote.push(other.into());
+    let mut second = one.tunnels[0].clone();
+    second.name = "b".into();
+    let (own, other) = if at_a { (WAN_A_TOO, WAN_B_TOO) } else { (WAN_B_TOO, WAN_A_TOO) };
+    (second.local_address, second.remote_address) = (own.into(), Some(other.into()));
+    one.tunnels.push(second);
+    for each in &mut one.tunnels {
+        let keys = tunnel(at_a, &each.name);
+        each.extra.extend(keys.into_iter().map(|(key, value)| (key.into(), value)));
+    }
+    GatewayConfig::new(vec![one])
+}
+
+/// Whence a side checks a tunnel: answers come back by the tunnel whose source it is.
+fn source(at_a: bool, tunnel: &str) -> String {
+    format!("10.{}.0.{}", if at_a { 1 } else { 2 }, if tunnel == "a" { 1 } else { 3 })
+}
+
+/// Both sides ask the other's host by addresses of their LAN.
+fn by_ping(interval: &'static str) -> impl Fn(bool, &str) -> Keys {
+    move |at_a, tunnel| {
+        let (source, sources) = (source(at_a, tunnel), source(!at_a, tunnel));
+        let target = if at_a { HOST_B } else { HOST_A };
+        vec![
+            (
+                "health",
+                format!("{{ source = \"{source}\", target = \"{target}\", interval = \"{interval}\" }}"),
+            ),
+            ("health_sources", format!("\"{sources}\"")),
+        ]
+    }
+}
+
+/// The active path dies, the SAs stay: traffic goes on by the other tunnel, and comes back when the path is well again.
+#[test]
+fn c2_a_failing_health_check_moves_the_traffic_and_a_mended_path_gets_it_back() -> Result<()> {
+    let pair = Pair::start(&[("failback", "\"1s\"")], by_ping("100ms"))?;
+    pair.wait_active("a")?;
+    traffic(&pair.site, &pair.case.hosts())?;
+    let watch = Capture::start(&pair.site.wan)?;
+    let echo = Echo::start(&pair.site.host_a, &pair.site.host_b, HOST_B, Duration::from_millis(5))?;
+    pair.cut(true)?;
+    pair.wait_active("b")?;
+    ensure!(pair.verdict("a")? == "unhealthy" && pair.verdict("b")? == "healthy");
+    let failed = pair.a.tunnel("site", "a")?;
+    ensure!(failed.is_up(), "its SAs went with the traffic: {:#}", failed.0);
+    ensure!(failed.0["health"]["cause"].as_str().is_some_and(|c| c.contains("no answer")), "{:#}", failed.0);
+    let shown = pair.a.cli(&["status"])?;
+    ensure!(shown.contains("site/a: up, but its health check fails"), "{shown}");
+    pair.a.wait_log(&["traffic moves from tunnel a to b"], PATIENCE)?;
+    let before = echo.stop()?;
+    // What was lost was lost before the traffic moved; nothing is from now on.
+    ensure!(before.received > 0, "{before:?}");
+    let echo = Echo::start(&pair.site.host_a, &pair.site.host_b, HOST_B, Duration::from_millis(5))?;
+    std::thread::sleep(Duration::from_millis(500));
+    pair.cut(false)?;
+    pair.wait_active("a")?;
+    let after = echo.stop()?;
+    ensure!(after.lost() == 0, "lost in the return: {after:?}");
+    let flows = watch.finish();
+    ensure!(capture::within(&flows, &["10.1.0.0/16", "10.2.0.0/16"]).is_empty(), "in clear: {flows:?}");
+    let told = pair.a.cli(&["explain", "site/b", "--json"])?;
+    for text in ["in place of a", "carries the traffic no more, a does"] {
+        ensure!(told.contains(text), "{told}");
+    }
+    Ok(())
+}
+
+/// Only the operator brings the traffic back.
+#[test]
+fn c3_a_manual_return_is_the_operators() -> Result<()> {
+    let pair = Pair::start(&[("failback", "\"manual\"")], by_ping("100ms"))?;
+    pair.wait_active("a")?;
+    pair.cut(true)?;
+    pair.wait_active("b")?;
+    pair.cut(false)?;
+    wait_for("a healthy again", PATIENCE, || (pair.verdict("a").ok()? == "healthy").then_some(()))?;
+    std::thread::sleep(Duration::from_secs(2));
+    pair.wait_active("b")?;
+    for side in [&pair.a, &pair.b] {
+        side.cli(&["tunnel", "failback", "site/a"])?;
+    }
+    pair.wait_active("a")?;
+    traffic(&pair.site, &pair.case.hosts())
+}
+
+/// Every kind of probe, through the tunnel that carries nothing as well as through the one that does.
+#[test]
+fn c2_probes_go_through_their_own_tunnel() -> Result<()> {
+    let target = |what: &'static str| {
+        let six = what.starts_with("fd");
+        let source = move |at_a, tunnel: &str| match (six, at_a, tunnel) {
+            (false, ..) => source(at_a, tunnel),
+            (true, true, "a") => "fd01::1".to_owned(),
+            (true, true, _) => "fd01::3".to_owned(),
+            (true, false, "a") => "fd02::1".to_owned(),
+            (true, false, _) => "fd02::3".to_owned(),
+        };
+        move |at_a: bool, tunnel: &str| {
+            if at_a {
+                let source = source(true, tunnel);
+                let health =
+                    format!("{{ source = \"{source}\", target = \"{what}\", interval = \"200ms\" }}");
+                return vec![("health", health)];
+            }
+            let back = if tunnel == "a" { ["10.1.0.1", "fd01::1"] } else { ["10.1.0.3", "fd01::3"] };
+            vec![("health_sources", format!("{back:?}"))]
+        }
+    };
+    let pair = Pair::start(&[], target("10.2.0.2:8099"))?;
+    let refused = wait_for("the refusal", PATIENCE, || {
+        let cause = pair.a.tunnel("site", "b").ok()?.0["health"]["cause"].as_str()?.to_owned();
+        cause.contains("refuses").then_some(cause)
+    })
+    .with_context(|| format!("{:#}", pair.a.status().unwrap_or_default()))?;
+    ensure!(refused.contains("10.2.0.2:8099"), "{refused}");
+    let page = std::net::TcpListener::bind;
+    let listener = pair.site.host_b.within(|| page("0.0.0.0:8099"))??;
+    let serve = std::thread::spawn(move || {
+        use std::io::Write;
+        for stream in listener.incoming().take(200).flatten() {
+            let _ = { stream }.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+        }
+    });
+    let healthy =
+        || ["a", "b"].iter().all(|name| pair.verdict(name).is_ok_and(|v| v == "healthy")).then_some(());
+    wait_for("TCP answered", PATIENCE, healthy)?;
+    let packets = |name: &str| -> Result<u64> {
+        pair.a.tunnel("site", name)?.child()["packets_in"].as_u64().context("no count")
+    };
+    let before = packets("b")?;
+    wait_for("answers by the standby tunnel", PATIENCE, || (packets("b").ok()? > before + 5).then_some(()))?;
+    for what in ["http://10.2.0.2:8099/x", HOST_B6, HOST_B] {
+        pair.a.setup().write(&config(&pair.case, &pair.site, true, &[], target(what)))?;
+        pair.a.cli(&["reload"])?;
+        wait_for(&format!("{what} answered"), PATIENCE, || {
+            let of = |name: &str| Some(pair.a.tunnel("site", name).ok()?.0["health"].clone());
+            let fine = |health: Value| {
+                health["target"].as_str().is_some_and(|t| t == what)
+                    && health["window_us"].as_array().is_some_and(|w| w.last().is_some_and(Value::is_number))
+            };
+            (fine(of("a")?) && fine(of("b")?)).then_some(())
+        })
+        .with_context(|| pair.a.log())?;
+    }
+    drop(serve);
+    Ok(())
+}
+
+/// Both tunnels carry flows at once, and one alone when the other fails.
+#[test]
+fn b5_balanced_tunnels_share_the_flows() -> Result<()> {
+    let pair = Pair::start(&[("balance", "true"), ("failback", "\"1s\"")], |at_a, tunnel| {
+        let mut keys = by_ping("100ms")(at_a, tunnel);
+        keys.push(("weight", "50".into()));
+        keys
+    })?;
+    for gateway in [&pair.site.gateway_a, &pair.site.gateway_b] {
+        gateway.sysctl("net/ipv4/fib_multipath_hash_policy", "1")?;
+    }
+    let both = || {
+        let active = |side: &Culvert, name| Some(side.tunnel("site", name).ok()?.0["active"] == true);
+        let all = [(&pair.a, "a"), (&pair.a, "b"), (&pair.b, "a"), (&pair.b, "b")];
+        all.iter()
+            .map(|(side, name)| active(side, name))
+            .collect::<Option<Vec<_>>>()
+            .is_some_and(|all| all.iter().all(|active| *active))
+            .then_some(())
+    };
+    wait_for("both tunnels active", PATIENCE, both)?;
+    let bytes = |name: &str| -> Result<u64> {
+        pair.a.tunnel("site", name)?.child()["bytes_out"].as_u64().context("no count")
+    };
+    let (before_a, before_b) = (bytes("a")?, bytes("b")?);
+    let socket = pair.site.host_a.within(|| {
+        (0..64).map(|_| std::net::UdpSocket::bind("0.0.0.0:0")).collect::<std::io::Result<Vec<_>>>()
+    })??;
+    for one in &socket {
+        for _ in 0..20 {
+            one.send_to(&[0; 1000], (HOST_B, 9))?;
+        }
+    }
+    // Probes are a small part of this.
+    wait_for("a good part by each", PATIENCE, || {
+        (bytes("a").ok()? > before_a + 300_000 && bytes("b").ok()? > before_b + 300_000).then_some(())
+    })
+    .with_context(|| format!("{:?} {:?}", bytes("a"), bytes("b")))?;
+    pair.cut(true)?;
+    pair.wait_active("b")?;
+    traffic(&pair.site, &pair.case.hosts())?;
+    pair.cut(false)?;
+    wait_for("both tunnels active again", PATIENCE, both)
+}
