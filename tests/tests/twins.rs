@@ -4,6 +4,8 @@
 mod drops;
 #[path = "twins/failover.rs"]
 mod failover;
+#[path = "twins/forwards.rs"]
+mod forwards;
 #[path = "twins/per_core.rs"]
 mod per_core;
 #[path = "twins/split.rs"]

@@ -15,21 +15,23 @@ use super::case;
 const WAN_A_TOO: &str = "198.51.100.2";
 const WAN_B_TOO: &str = "203.0.113.2";
 /// Longer than anything here takes; how long it took is the bench's business.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Of a tunnel, with values as TOML.
-type Keys = Vec<(&'static str, String)>;
+pub(super) type Keys = Vec<(&'static str, String)>;
 
-struct Pair {
-    site: Site,
-    a: Culvert,
+pub(super) struct Pair {
+    pub(super) site: Site,
+    pub(super) a: Culvert,
     b: Culvert,
     case: Case,
+    /// What side A was started with.
+    config_a: GatewayConfig,
 }
 
 impl Pair {
     /// Both tunnels up, with these keys of the connection, and these of each tunnel on side A and B.
-    fn start(connection: &[(&str, &str)], tunnel: impl Fn(bool, &str) -> Keys) -> Result<Self> {
+    pub(super) fn start(connection: &[(&str, &str)], tunnel: impl Fn(bool, &str) -> Keys) -> Result<Self> {
         let site = Site::new()?;
         site.gateway_a.ip(&format!("addr add {WAN_A_TOO}/24 dev wan"))?;
         site.gateway_b.ip(&format!("addr add {WAN_B_TOO}/24 dev wan"))?;
@@ -47,11 +49,12 @@ impl Pair {
         for name in ["a", "b"] {
             a.wait_up("site", name, PATIENCE)?;
         }
-        Ok(Self { site, a, b, case })
+        let config_a = config(&case, &site, true, connection, &tunnel);
+        Ok(Self { site, a, b, case, config_a })
     }
 
     /// Lets nothing through between the first addresses, or all again.
-    fn cut(&self, cut: bool) -> Result<()> {
+    pub(super) fn cut(&self, cut: bool) -> Result<()> {
         let rule = format!(
             "table inet cut {{ chain path {{ type filter hook forward priority 0; ip saddr {{ {WAN_A}, {WAN_B} }} drop\n }}\n }}"
         );
@@ -64,7 +67,7 @@ impl Pair {
     }
 
     /// Waits until both sides send through this tunnel alone.
-    fn wait_active(&self, name: &str) -> Result<()> {
+    pub(super) fn wait_active(&self, name: &str) -> Result<()> {
         for side in [&self.a, &self.b] {
             wait_for(&format!("traffic by tunnel {name}"), PATIENCE, || {
                 let active = |tunnel: &str| Some(side.tunnel("site", tunnel).ok()?.0["active"] == true);
@@ -74,6 +77,19 @@ impl Pair {
             .with_context(|| format!("a: {}\nb: {}", self.a.log(), self.b.log()))?;
         }
         Ok(())
+    }
+
+    /// Writes side A's configuration with these further sections of its connection.
+    pub(super) fn write_a(&self, sections: &str) -> Result<()> {
+        let mut config = self.config_a.clone();
+        let parsed: toml::Table = sections.parse()?;
+        let forwards = parsed["connection"]["site"]["forward"].as_table().context("no forwards")?;
+        for (name, keys) in forwards {
+            for (key, value) in keys.as_table().context("no keys")? {
+                config.connections[0].set.push((format!("forward.{name}.{key}"), value.to_string()));
+            }
+        }
+        self.a.setup().write(&config)
     }
 
     fn verdict(&self, tunnel: &str) -> Result<Value> {
@@ -111,7 +127,7 @@ fn source(at_a: bool, tunnel: &str) -> String {
 }
 
 /// Both sides ask the other's host by addresses of their LAN.
-fn by_ping(interval: &'static str) -> impl Fn(bool, &str) -> Keys {
+pub(super) fn by_ping(interval: &'static str) -> impl Fn(bool, &str) -> Keys {
     move |at_a, tunnel| {
         let (source, sources) = (source(at_a, tunnel), source(!at_a, tunnel));
         let target = if at_a { HOST_B } else { HOST_A };

@@ -31,7 +31,7 @@ pub use protocol::{
 };
 pub use status::{
     Algorithm, Attach, Child, Connection, ConnectionState, Counter, Encap, Engine, EngineChoice,
-    EngineStatus, Gateway, Guard, Health, HealthVerdict, Ike, IkeEnd, LanPort, Nat, Status, Tunnel,
+    EngineStatus, Forward, Gateway, Guard, Health, HealthVerdict, Ike, IkeEnd, LanPort, Nat, Status, Tunnel,
     TunnelState, Verdict, Wan, WanPort,
 };
 pub use target::{Target, TargetError};

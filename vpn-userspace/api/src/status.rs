@@ -210,6 +210,46 @@ pub struct Algorithm {
     pub reason: Option<String>,
 }
 
+/// A port forward.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forward {
+    /// Its name in the configuration.
+    pub name: String,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// Where clients come to.
+    pub listen: String,
+    /// Where it leads.
+    pub to: String,
+    /// Why it does not listen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+    /// Connections, or UDP clients, that came and were let in.
+    #[serde(default)]
+    pub clients: u64,
+    /// Of these, there now.
+    #[serde(default)]
+    pub active: u64,
+    /// Refused: not from an allowed network.
+    #[serde(default)]
+    pub not_allowed: u64,
+    /// Refused: as many there as may be at once.
+    #[serde(default)]
+    pub too_many: u64,
+    /// Let in, but the far side could not be reached.
+    #[serde(default)]
+    pub failed: u64,
+    /// Bytes from clients to the far side.
+    #[serde(default)]
+    pub bytes_there: u64,
+    /// Bytes from the far side to clients.
+    #[serde(default)]
+    pub bytes_back: u64,
+    /// Why the far side could not be reached the last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
 /// A connection and its tunnels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
@@ -226,6 +266,9 @@ pub struct Connection {
     /// In the order of the configuration file.
     #[serde(default)]
     pub tunnels: Vec<Tunnel>,
+    /// Its port forwards.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forwards: Vec<Forward>,
 }
 
 words! {

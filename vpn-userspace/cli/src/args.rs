@@ -185,7 +185,10 @@ pub(crate) enum Command {
         #[arg(long)]
         ike: bool,
     },
-    /// Choose which engine seals and opens a tunnel's packets
+    /// Port forwards: what they do, and names for them
+    #[command(subcommand)]
+    Forward(Forward),
+    /// Choose a tunnel's engine, or let traffic return to it
     #[command(subcommand)]
     Tunnel(Tunnel),
     /// Read the configuration again and apply what changed
@@ -231,6 +234,32 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Forward {
+    /// Show port forwards: where they listen and lead, clients, bytes, and what failed
+    #[command(after_help = "Example:\n  culvert forward list --json | jq '.hangzhou[].active'")]
+    List {
+        /// As JSON, by connection
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print lines for /etc/hosts, so that a name leads to the forwards: `curl vpn:33000`
+    #[command(after_help = "Example:\n  culvert forward hosts --name vpn >> /etc/hosts")]
+    Hosts {
+        /// The name
+        #[arg(long, default_value = "vpn", value_parser = parse_host)]
+        name: String,
+    },
+}
+
+fn parse_host(text: &str) -> Result<String, String> {
+    let sound = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    if !text.is_empty() && text.len() <= 253 && text.chars().all(sound) {
+        return Ok(text.to_owned());
+    }
+    Err("write letters, digits, `-` and `.`".to_owned())
 }
 
 #[derive(Debug, Subcommand)]

@@ -6,6 +6,7 @@ mod args;
 mod capture;
 mod client;
 mod drops;
+mod forward;
 mod monitor;
 mod pcap;
 mod pki;
@@ -14,6 +15,7 @@ mod trace;
 mod units;
 mod up;
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -22,7 +24,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use culvert_api::{LogsRequest, Request, Response};
 
-use args::{Args, Command, Tunnel};
+use args::{Args, Command, Forward, Tunnel};
 use client::{Client, ClientError};
 
 fn main() -> ExitCode {
@@ -119,6 +121,13 @@ fn run(args: &Args) -> Result<ExitCode> {
         Command::Rekey { target, ike } => {
             print_done(&mut client, &mut out, &Request::Rekey { target: target.clone(), ike: *ike })?;
         }
+        Command::Forward(Forward::List { json: true }) => {
+            let connections = client.status()?.connections.into_iter();
+            let by_connection: BTreeMap<_, _> = connections.map(|c| (c.name, c.forwards)).collect();
+            writeln!(out, "{}", serde_json::to_string_pretty(&by_connection)?)?;
+        }
+        Command::Forward(Forward::List { .. }) => forward::list(&mut out, &client.status()?)?,
+        Command::Forward(Forward::Hosts { name }) => forward::hosts(&mut out, &client.status()?, name)?,
         Command::Tunnel(Tunnel::Failback { target }) => {
             print_done(&mut client, &mut out, &Request::Failback { target: target.clone() })?;
         }

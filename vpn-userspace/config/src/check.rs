@@ -21,7 +21,7 @@ use crate::port::{self, LanPort, WanPort};
 use crate::profile::Profile;
 use crate::secret::Files;
 use crate::section::{At, missing, nearest};
-use crate::{DEFAULT_CONTROL_SOCKET, apart, auth, dataplane, health, interface, transport};
+use crate::{DEFAULT_CONTROL_SOCKET, apart, auth, dataplane, forward, health, interface, transport};
 
 const REPLAY_WINDOW: u32 = 1024;
 const DPD: Dpd =
@@ -47,6 +47,9 @@ pub(crate) fn check(
     apart::inside_apart(&raw.connections, faults);
     apart::tunnels_apart(&raw.connections, faults);
     apart::interfaces_apart(&raw.connections, faults);
+    let forwards =
+        raw.connections.iter().flat_map(|c| c.forwards.iter().map(|f| (c.name.get_ref().as_str(), f)));
+    forward::listeners_apart(forwards, faults);
 
     // Every connection is built even after a fault, so that its own faults show as well.
     let connections: Vec<_> =
@@ -236,6 +239,8 @@ fn connection(
     let engine_span = raw.engine.as_ref().map(At::span);
     let per_cpu_span = raw.per_cpu.as_ref().map(At::span);
     let (small, kernel) = (raw.small, raw.kernel);
+    let networks: Vec<IpNet> = remote.iter().map(|net| *net.get_ref()).collect();
+    let forwards = forward::check(raw.forwards, (local.as_deref(), &networks), faults);
     let mut connection = Connection {
         name,
         local: nets(raw.local),
@@ -275,6 +280,7 @@ fn connection(
         unique,
         mtu: raw.mtu.and_then(|mtu| u16::try_from(mtu.into_inner()).ok()),
         tunnels: tunnels.into_iter().collect::<Option<_>>()?,
+        forwards,
     };
     dataplane::engine_serves(&connection, engine_span, faults);
     per_cpu::check(&connection, per_cpu_span, faults);

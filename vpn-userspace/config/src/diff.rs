@@ -176,6 +176,7 @@ fn diff_connection(old: &Connection, new: &Connection, changes: &mut Vec<Change>
     keys.compare("dpd.timeout", &old.dpd.timeout, &new.dpd.timeout, Effect::Renegotiate);
     keys.compare("dpd.action", &old.dpd.action, &new.dpd.action, Effect::Live);
     keys.compare("balance", &old.balance, &new.balance, Effect::Live);
+    keys.compare("forward", &old.forwards, &new.forwards, Effect::Live);
     keys.compare("failback", &old.failback, &new.failback, Effect::Live);
     keys.compare("mtu", &old.mtu, &new.mtu, Effect::Renegotiate);
     keys.finish(Subject::Connection(new.name.clone()), changes);

@@ -18,6 +18,7 @@ use crate::duration;
 use crate::error::Fault;
 use crate::exchange;
 use crate::kernel::{self, RawKernel};
+use crate::forward::{self, RawForward};
 use crate::health::{self, Failback, RawHealth};
 use crate::model::{Attach, DpdAction, Encap, Engine, Guard, LogFormat, LogLevel, Start};
 use crate::per_cpu::{self, PerCpu};
@@ -90,6 +91,7 @@ pub(crate) struct RawConnection {
     pub(crate) failback: Failback,
     pub(crate) session: RawSession,
     pub(crate) tunnels: Vec<RawTunnel>,
+    pub(crate) forwards: Vec<RawForward>,
 }
 
 #[derive(Clone)]
@@ -122,10 +124,8 @@ const NOT_YET_GATEWAY: &[NotYet] = &[
     ("asn", "BGP comes in a later version; routes are static"),
     ("metrics", "metrics come in a later version"),
 ];
-const NOT_YET_CONNECTION: &[NotYet] = &[
-    ("environment", "environments come in a later version; every connection is in one environment now"),
-    ("forward", "forwards come in a later version"),
-];
+const NOT_YET_CONNECTION: &[NotYet] =
+    &[("environment", "environments come in a later version; every connection is in one environment now")];
 
 /// Reads the whole document; what could not be read stands in `faults`.
 pub(crate) fn read<'t>(document: &'t Spanned<DeTable<'t>>, faults: &mut Vec<Fault>) -> RawFile {
@@ -203,6 +203,7 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
     let title = format!("[connection.{}]", name.get_ref());
     let nets = "a list of networks such as [\"192.168.0.0/24\"]";
     let before = faults.len();
+    let forwards = forward::read(&mut s, name.get_ref(), faults);
     let (balance, failback) = health::read_connection(&mut s, faults);
     let mut raw = RawConnection {
         local: s.list(faults, "local", nets, false, network),
@@ -260,6 +261,7 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
         exchange: ExchangeOptions::default(),
         balance,
         failback,
+        forwards,
         session: RawSession::default(),
         tunnels: Vec::new(),
         name,

@@ -16,6 +16,7 @@ mod duration;
 mod error;
 mod exchange;
 mod file;
+mod forward;
 mod health;
 mod interface;
 mod kernel;
@@ -43,6 +44,7 @@ pub use dataplane::{BpfHook, Dataplane, Latency, Offload};
 pub use diff::{Change, Effect, Kind, Subject};
 pub use error::ConfigError;
 pub use kernel::KernelIpsec;
+pub use forward::{Forward, ForwardTo};
 pub use health::{Failback, Health, Probe};
 pub use model::{
     Attach, Config, Connection, Dpd, DpdAction, Encap, Engine, Esp, Gateway, Guard, Ike, LocalProof, Log,

@@ -16,6 +16,7 @@ use ipnet::IpNet;
 use crate::credentials::{Authorities, Credentials};
 use crate::dataplane::Dataplane;
 use crate::kernel::KernelIpsec;
+use crate::forward::Forward;
 use crate::health::{Failback, Health};
 use crate::per_cpu::PerCpu;
 use crate::port::{LanPort, WanPort};
@@ -188,6 +189,8 @@ pub struct Connection {
     pub mtu: Option<u16>,
     /// In the order of the file; at least one.
     pub tunnels: Vec<Tunnel>,
+    /// In the order of the file.
+    pub forwards: Vec<Forward>,
 }
 
 /// `start`

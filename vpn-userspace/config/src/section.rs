@@ -71,6 +71,7 @@ const HOMES: [(&str, &[&str]); 8] = [
             "small_packets",
             "balance",
             "failback",
+            "forward",
             "tunnel",
         ],
     ),

@@ -387,7 +387,6 @@ fn engine_bpf_takes_its_only_cipher() {
 fn what_later_versions_do_is_refused_by_name() {
     let cases = [
         ("environment", with("environment = \"production\"", "")),
-        ("forward", with("forward = { hello = { listen = \"127.0.0.1:33000\" } }", "")),
         ("asn", format!("{GATEWAY}asn = 64512\n")),
         ("routing bgp", with("routing = \"bgp\"", "")),
         ("routing policy", with("routing = \"policy\"", "")),

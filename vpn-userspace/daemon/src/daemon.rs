@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use culvert_config::Config;
 use culvert_crypto::{Suite, SystemRandom};
 use culvert_dataplane::{Dataplane, DataplaneConfig, DataplaneEvent, Engine, TunnelReport};
+use culvert_forward::Forwards;
 use culvert_gateway::{Gateway, Input};
 use culvert_ike::{Command, Endpoint, EndpointConfig, IkeInfo, Purpose};
 use culvert_sys::netlink::Netlink;
@@ -177,6 +178,9 @@ pub(crate) struct Daemon {
     pub(crate) radius: Relay,
     pub(crate) checks: Checks,
     pub(crate) prober: Prober,
+    pub(crate) forwards: Forwards,
+    /// Forwards that cannot listen, and why.
+    pub(crate) forward_faults: BTreeMap<String, String>,
 }
 
 impl Daemon {
@@ -272,6 +276,8 @@ impl Daemon {
             radius: Relay::new(),
             checks: Checks::new(),
             prober: Prober::new(),
+            forwards: Forwards::default(),
+            forward_faults: BTreeMap::new(),
         };
         for connection in &config.connections {
             daemon.add_connection(connection).await;
@@ -285,6 +291,7 @@ impl Daemon {
         }
         daemon.settle().await;
         daemon.sweep_routes().await;
+        daemon.settle_forwards().await;
         tracing::info!("culvertd {} runs: {}", env!("CARGO_PKG_VERSION"), plan::summary(&config));
         Ok(daemon)
     }
@@ -436,9 +443,12 @@ impl Daemon {
         if self.tracing && !self.watchers.any() {
             self.trace(false);
         }
-        if !self.missing.is_empty() && self.next_retry <= Instant::now() {
+        if !(self.missing.is_empty() && self.forward_faults.is_empty()) && self.next_retry <= Instant::now() {
             self.next_retry = Instant::now() + RETRY;
             self.retry_missing().await;
+            if !self.forward_faults.is_empty() {
+                self.settle_forwards().await;
+            }
         }
     }
 

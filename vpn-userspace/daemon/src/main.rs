@@ -11,6 +11,7 @@ mod engines;
 mod events;
 mod failover;
 mod fetch;
+mod forwards;
 mod guard;
 mod history;
 mod jobs;

@@ -26,6 +26,12 @@ impl Daemon {
         if let Some(path) = &self.paths.control_socket {
             new.gateway.control_socket.clone_from(path);
         }
+        let refused = self.refused_forwards(&new).await;
+        if !refused.is_empty() {
+            let text = refused.join("\n");
+            tracing::error!("reload refused, the running configuration stays: {text}");
+            return Response::error(ErrorCode::Configuration, text, "mend the file and reload again");
+        }
         let changes = Config::diff(&self.config, &new);
         // What needs a restart keeps its old value until then, so that the next reload still tells of it.
         let old = std::mem::replace(&mut self.config, new);
@@ -44,6 +50,7 @@ impl Daemon {
         self.forget_wishes();
         self.additional.look_at(self.tunnels.keys().copied());
         self.settle().await;
+        self.settle_forwards().await;
         self.drop_unused_sockets();
         let config = &self.config;
         let configured = |c: &str, t: &str| config.connection(c).is_some_and(|c| c.tunnel(t).is_some());

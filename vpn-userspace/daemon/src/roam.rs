@@ -61,6 +61,8 @@ impl Daemon {
             }
         }
         self.wan_addresses = all;
+        // What they send from may be gone, or there at last.
+        self.settle_forwards().await;
         let _ = self.ike.handle_command(Instant::now(), Command::Addresses(self.wan_addresses.clone()));
         let moving = self.moved_tunnels(&self.netlink).await;
         for (id, local) in moving {

@@ -56,6 +56,7 @@ impl Daemon {
                 local: list(&connection.local),
                 remote: list(&connection.remote),
                 tunnels,
+                forwards: self.forwards_of(connection),
             }
         });
         Status {

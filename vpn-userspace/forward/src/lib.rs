@@ -96,7 +96,9 @@ impl Destination {
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
     /// Another program has the port.
-    #[error("{protocol} {listen} is taken by another program; `ss -lnp` tells by which: write another `listen`")]
+    #[error(
+        "{protocol} {listen} is taken by another program; `ss -lnp` tells by which: write another `listen`"
+    )]
     Taken {
         /// TCP or UDP.
         protocol: Protocol,

@@ -94,7 +94,8 @@ async fn connect(forward: &Forward) -> io::Result<TcpStream> {
         }
         Err(last)
     };
-    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", CONNECT.as_secs()));
+    let late =
+        || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", CONNECT.as_secs()));
     tokio::time::timeout(CONNECT, all).await.unwrap_or_else(|_| Err(late()))
 }
 

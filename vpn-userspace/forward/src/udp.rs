@@ -120,7 +120,8 @@ async fn client(
 async fn open(forward: &Forward) -> io::Result<UdpSocket> {
     let fits = |to: &SocketAddr| forward.source.is_none_or(|source| source.is_ipv4() == to.is_ipv4());
     let to = forward.to.resolve().await?.into_iter().find(fits);
-    let to = to.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no address of the source's family"))?;
+    let to =
+        to.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no address of the source's family"))?;
     let source = forward.source.unwrap_or(if to.is_ipv4() {
         std::net::Ipv4Addr::UNSPECIFIED.into()
     } else {

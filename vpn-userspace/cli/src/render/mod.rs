@@ -17,7 +17,7 @@ pub(crate) use status::{engine, narrow, status};
 use culvert_api::{ChangeKind, Counters, Reloaded};
 
 use crate::units;
-use table::Table;
+pub(crate) use table::Table;
 
 /// How the status is shown.
 pub(crate) struct View {
