@@ -35,10 +35,11 @@ impl Pair {
         let site = Site::new()?;
         site.gateway_a.ip(&format!("addr add {WAN_A_TOO}/24 dev wan"))?;
         site.gateway_b.ip(&format!("addr add {WAN_B_TOO}/24 dev wan"))?;
-        for (gateway, at_a, six) in [(&site.gateway_a, true, "fd01::3"), (&site.gateway_b, false, "fd02::3")]
-        {
-            gateway.ip(&format!("addr add {}/24 dev lan", source(at_a, "b")))?;
-            gateway.ip(&format!("addr add {six}/64 dev lan nodad"))?;
+        for (gateway, at_a, six) in [(&site.gateway_a, true, "fd01"), (&site.gateway_b, false, "fd02")] {
+            for (tunnel, last) in [("a", 3), ("b", 4)] {
+                gateway.ip(&format!("addr add {}/24 dev lan", source(at_a, tunnel)))?;
+                gateway.ip(&format!("addr add {six}::{last}/64 dev lan nodad"))?;
+            }
         }
         let case = case("aes128gcm16-prfsha256-ecp256", "aes128gcm16-ecp256");
         let start = |at_a: bool| {
@@ -118,12 +119,13 @@ fn config(
         let keys = tunnel(at_a, &each.name);
         each.extra.extend(keys.into_iter().map(|(key, value)| (key.into(), value)));
     }
-    GatewayConfig::new(vec![one])
+    let hosts = format!("127.0.0.1 localhost\n{HOST_B} intranet.example\n");
+    GatewayConfig { hosts: Some(hosts), ..GatewayConfig::new(vec![one]) }
 }
 
 /// Whence a side checks a tunnel: answers come back by the tunnel whose source it is.
 fn source(at_a: bool, tunnel: &str) -> String {
-    format!("10.{}.0.{}", if at_a { 1 } else { 2 }, if tunnel == "a" { 1 } else { 3 })
+    format!("10.{}.0.{}", if at_a { 1 } else { 2 }, if tunnel == "a" { 3 } else { 4 })
 }
 
 /// Both sides ask the other's host by addresses of their LAN.
@@ -201,10 +203,10 @@ fn c2_probes_go_through_their_own_tunnel() -> Result<()> {
         let six = what.starts_with("fd");
         let source = move |at_a, tunnel: &str| match (six, at_a, tunnel) {
             (false, ..) => source(at_a, tunnel),
-            (true, true, "a") => "fd01::1".to_owned(),
-            (true, true, _) => "fd01::3".to_owned(),
-            (true, false, "a") => "fd02::1".to_owned(),
-            (true, false, _) => "fd02::3".to_owned(),
+            (true, true, "a") => "fd01::3".to_owned(),
+            (true, true, _) => "fd01::4".to_owned(),
+            (true, false, "a") => "fd02::3".to_owned(),
+            (true, false, _) => "fd02::4".to_owned(),
         };
         move |at_a: bool, tunnel: &str| {
             if at_a {
@@ -213,7 +215,7 @@ fn c2_probes_go_through_their_own_tunnel() -> Result<()> {
                     format!("{{ source = \"{source}\", target = \"{what}\", interval = \"200ms\" }}");
                 return vec![("health", health)];
             }
-            let back = if tunnel == "a" { ["10.1.0.1", "fd01::1"] } else { ["10.1.0.3", "fd01::3"] };
+            let back = if tunnel == "a" { ["10.1.0.3", "fd01::3"] } else { ["10.1.0.4", "fd01::4"] };
             vec![("health_sources", format!("{back:?}"))]
         }
     };

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use culvert_lab::topology::{HOST_A, HOST_B, HOST_B6};
+use culvert_lab::topology::{HOST_A, HOST_B6};
 use culvert_lab::{Capture, Namespace, capture, wait_for};
 use serde_json::Value;
 
@@ -59,7 +59,6 @@ fn a5_forwards_come_and_go_while_others_run() -> Result<()> {
     let pair = Pair::start(&[], by_ping("1s"))?;
     let (gateway, host) = (&pair.site.gateway_a, &pair.site.host_a);
     echo(&pair.site.host_b, "[::]:8080", "0.0.0.0:5353")?;
-    pair.a.setup().hosts(&format!("127.0.0.1 localhost\n{HOST_B} intranet.example\n"))?;
     let watch = Capture::start(&pair.site.wan)?;
     let reload = |forwards: &str| -> Result<String> {
         pair.write_a(forwards)?;

@@ -106,7 +106,12 @@ fn destination(to: &ForwardTo) -> Destination {
 /// A forward as the proxy takes it. What the far side sees must be inside `local`, or the tunnel does not carry it.
 fn plan(connection: &Connection, forward: &culvert_config::Forward, own: &[IpAddr]) -> Forward {
     let to = destination(&forward.to);
-    let source = forward.source.or_else(|| source(&connection.local, &to, own));
+    // The peer answers those of health checks by one tunnel, whoever carries the traffic.
+    let checks = connection.tunnels.iter().filter_map(|t| t.health.as_ref()?.source);
+    let checks: Vec<IpAddr> = checks.collect();
+    let free: Vec<IpAddr> = own.iter().copied().filter(|address| !checks.contains(address)).collect();
+    let any = |own: &[IpAddr]| source(&connection.local, &to, own);
+    let source = forward.source.or_else(|| any(&free)).or_else(|| any(own));
     Forward {
         protocol: if forward.udp { Protocol::Udp } else { Protocol::Tcp },
         listen: forward.listen,
