@@ -43,9 +43,9 @@ pub use credentials::{Authorities, Credentials};
 pub use dataplane::{BpfHook, Dataplane, Latency, Offload};
 pub use diff::{Change, Effect, Kind, Subject};
 pub use error::ConfigError;
-pub use kernel::KernelIpsec;
 pub use forward::{Forward, ForwardTo};
 pub use health::{Failback, Health, Probe};
+pub use kernel::KernelIpsec;
 pub use model::{
     Attach, Config, Connection, Dpd, DpdAction, Encap, Engine, Esp, Gateway, Guard, Ike, LocalProof, Log,
     LogFormat, LogLevel, RemoteProof, Revocation, RevocationPolicy, Start, Tunnel, TunnelAuth,

@@ -15,9 +15,9 @@ use ipnet::IpNet;
 
 use crate::credentials::{Authorities, Credentials};
 use crate::dataplane::Dataplane;
-use crate::kernel::KernelIpsec;
 use crate::forward::Forward;
 use crate::health::{Failback, Health};
+use crate::kernel::KernelIpsec;
 use crate::per_cpu::PerCpu;
 use crate::port::{LanPort, WanPort};
 use crate::profile::Profile;
