@@ -13,6 +13,7 @@ use culvert_dataplane::{
 };
 use culvert_lab::Namespace;
 use culvert_lab::topology::{LAN_A, LAN_A6, LAN_B, LAN_B6};
+use culvert_sys::wan::WanError;
 use culvert_types::{Spi, TrafficSelector, TunnelId};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -112,8 +113,19 @@ impl<'a> Gateway<'a> {
             wan_devices: vec!["wan".to_owned()],
             ..DataplaneConfig::default()
         };
-        let (dataplane, events) =
-            namespace.within(|| runtime.block_on(Dataplane::start(config))).unwrap().unwrap();
+        // A process that another test has just started holds copies of this one's sockets, those of a gateway that is gone
+        // among them, until its `exec`.
+        let mut patience = 100;
+        let (dataplane, events) = loop {
+            let config = config.clone();
+            match namespace.within(|| runtime.block_on(Dataplane::start(config))).unwrap() {
+                Err(DataplaneError::Wan(WanError::PortTaken { .. })) if patience > 0 => {
+                    patience -= 1;
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                started => break started.unwrap(),
+            }
+        };
         let mut gateway =
             Self { namespace, runtime, dataplane, events, local, options: options.clone(), is_a };
         let spec = gateway.spec();
