@@ -59,6 +59,8 @@ pub struct Case {
     pub client_at_a: bool,
     /// Changes to Culvert's connection, see [`Connection::set`].
     pub ours: Vec<(String, String)>,
+    /// Lines of Culvert's `[gateway]`, see [`GatewayConfig::gateway`].
+    pub our_gateway: Vec<(String, String)>,
     /// Changes to strongSwan's, see [`SwanConnection::set`].
     pub theirs: Vec<(String, String)>,
     /// Changes to charon's own settings, see [`SwanConfig::charon`].
@@ -98,6 +100,7 @@ impl Case {
             more_hosts: Vec::new(),
             client_at_a: false,
             ours: Vec::new(),
+            our_gateway: Vec::new(),
             theirs: Vec::new(),
             charon: Vec::new(),
             our_files: Vec::new(),
@@ -173,7 +176,8 @@ impl Case {
     pub fn culvert_config(&self, site: &Site) -> GatewayConfig {
         let connection = self.culvert_connection(site, self.culvert_at_a());
         let (files, hosts) = (self.our_files.clone(), self.our_hosts.clone());
-        GatewayConfig { files, hosts, ..GatewayConfig::new(vec![connection]) }
+        let config = GatewayConfig { files, hosts, ..GatewayConfig::new(vec![connection]) };
+        self.our_gateway.iter().fold(config, |config, (key, value)| config.gateway(key, value))
     }
 
     /// The configuration of strongSwan against Culvert.

@@ -36,9 +36,20 @@ fn up(engine: &str, udp: bool, initiator: Initiator, ike: &str, esp: &str) -> Re
         culvert_encap: if udp { "udp" } else { "esp" }.into(),
         swan_encap: udp,
         swan_engine: SwanEngine::Kernel,
+        // The kernel's ESP behind XDP and a CPU map.
+        our_gateway: if engine == "xfrm" { vec![("steer".into(), "true".into())] } else { Vec::new() },
         ..Case::new(ike, esp, initiator)
     };
     let pair = case.bring_up()?;
+    if engine == "xfrm" {
+        let status = pair.culvert.status()?;
+        ensure!(status["gateway"]["wan"][0]["attach"] == "xdp-native", "{:#}", status["gateway"]);
+        let (warnings, engines) = (status["warnings"].to_string(), status["engines"].to_string());
+        ensure!(
+            !warnings.contains("steer") && engines.contains("XDP spreads inbound packets over 2 CPUs"),
+            "{warnings}\n{engines}"
+        );
+    }
     let status = pair.culvert.site()?;
     ensure!(status.0["engine"] == engine, "engine: {:#}", status.0);
     ensure!(status.child()["encap"] == if udp { "udp" } else { "none" }, "{:#}", status.0);

@@ -46,6 +46,7 @@ pub fn culvert_xdp(ctx: XdpContext) -> u32 {
         Verdict::Pass if judgement.path == Sa::PATH_XSK => {
             redirect::to_worker(&ctx, judgement.worker, length)
         }
+        Verdict::Pass if judgement.path == Sa::PATH_CPU => redirect::to_cpu(judgement.worker),
         Verdict::Pass if judgement.path == Sa::PATH_BPF => redirect::to_next(&ctx, NEXT_WAN),
         Verdict::Pass => xdp_action::XDP_PASS,
     }

@@ -1,9 +1,10 @@
-//! Handing packets to AF_XDP sockets, and to the programs of the engine `bpf`. What has neither goes on to the stack.
+//! Handing packets to AF_XDP sockets, to the programs of the engine `bpf`, and to other CPUs. What has none of them goes on to the
+//! stack where it is.
 use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::btf_maps::{HashMap, ProgramArray, XskMap};
+use aya_ebpf::btf_maps::{CpuMap, HashMap, ProgramArray, XskMap};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::XdpContext;
-use culvert_ebpf_shared::redirect::{MAX_XSKS, NEXTS, XskKey, XskSlot};
+use culvert_ebpf_shared::redirect::{MAX_CPUS, MAX_XSKS, NEXTS, XskKey, XskSlot};
 
 #[btf_map]
 static XSKS: XskMap<{ MAX_XSKS as usize }> = XskMap::new();
@@ -14,6 +15,18 @@ pub(crate) static XSK_SLOTS: HashMap<XskKey, XskSlot, { MAX_XSKS as usize }> = H
 /// Programs of the engine `bpf`, which stand behind ours where both want the one place that a device has.
 #[btf_map]
 static NEXT: ProgramArray<{ NEXTS as usize }> = ProgramArray::new();
+
+/// Queues to CPUs; user space fills in those that packets are spread over, and makes the map no longer than the host has CPUs.
+#[btf_map]
+static CPUS: CpuMap<{ MAX_CPUS as usize }> = CpuMap::new();
+
+/// To the stack on that CPU; on this one where packets are not spread over that.
+#[inline(always)]
+pub(crate) fn to_cpu(cpu: u32) -> u32 {
+    match CPUS.redirect(cpu, xdp_action::XDP_PASS as u64) {
+        Ok(action) | Err(action) => action,
+    }
+}
 
 /// To that program; on to the stack where there is none.
 #[inline(always)]

@@ -78,6 +78,8 @@ impl Sa {
     pub const PATH_XSK: u32 = 1;
     /// [`Sa::path`]: to ESP in eBPF.
     pub const PATH_BPF: u32 = 2;
+    /// [`Sa::path`]: to the kernel's stack on the CPU with the number that stands in [`Sa::worker`].
+    pub const PATH_CPU: u32 = 3;
 }
 
 /// Key of `SAS`: the SPI as it is on the wire (network byte order). The gateway chooses its inbound SPIs itself, so

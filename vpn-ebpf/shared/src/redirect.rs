@@ -5,6 +5,9 @@ use core::mem::size_of;
 /// Sockets that the map `XSKS` has room for: devices x queues x workers.
 pub const MAX_XSKS: u32 = 1024;
 
+/// CPUs that the map `CPUS` has room for, as far as the host has so many.
+pub const MAX_CPUS: u32 = 1024;
+
 /// Index into `NEXT` of the program behind the guard's at WAN devices.
 pub const NEXT_WAN: u32 = 0;
 /// And of the one behind the guard's at LAN devices.

@@ -42,6 +42,7 @@ pub(crate) fn check(
     port::xsk_needs_xdp(&raw, faults);
     port::lan(&raw, faults);
     dataplane::hook_fits_guard(&raw, faults);
+    dataplane::guard_spreads(&raw, faults);
     apart::remotes_apart(&raw.connections, faults);
     apart::peers_outside(&raw.connections, faults);
     apart::inside_apart(&raw.connections, faults);

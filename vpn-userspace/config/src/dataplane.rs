@@ -18,6 +18,8 @@ pub struct Dataplane {
     pub offload: Offload,
     /// `bpf_hook`
     pub bpf_hook: BpfHook,
+    /// `steer`: packets for kernel ESP are spread over the CPUs by XDP.
+    pub steer: bool,
 }
 
 /// `bpf_hook`: where the programs of the engine `bpf` stand at the devices of `wan` and `lan`.
@@ -85,7 +87,8 @@ pub(crate) fn read(s: &mut Section<'_>, faults: &mut Vec<Fault>) -> Dataplane {
     }
     let hooks = [("auto", BpfHook::Auto), ("xdp", BpfHook::Xdp), ("tc", BpfHook::Tc)];
     let bpf_hook = s.word(faults, "bpf_hook", &hooks, &[]).map(At::into_inner).unwrap_or_default();
-    Dataplane { latency, offload, bpf_hook }
+    let steer = s.boolean(faults, "steer").is_some_and(At::into_inner);
+    Dataplane { latency, offload, bpf_hook, steer }
 }
 
 /// Refuses a guard that would stand behind the programs whose packets it is to judge first.
@@ -98,6 +101,24 @@ pub(crate) fn hook_fits_guard(raw: &RawFile, faults: &mut Vec<Fault>) {
             Fault::new("`bpf_hook = \"xdp\"` wants the guard in native XDP too")
                 .at(attach.span(), "would see packets after the engine `bpf` has taken them")
                 .help("take `attach` out, or write attach = \"xdp-native\", or bpf_hook = \"tc\""),
+        );
+    }
+}
+
+/// Refuses a guard that could not spread packets over CPUs.
+pub(crate) fn guard_spreads(raw: &RawFile, faults: &mut Vec<Fault>) {
+    let off = raw.gateway.guard.as_ref().filter(|guard| *guard.get_ref() == Guard::Off);
+    let tc = raw.gateway.attach.as_ref().filter(|attach| *attach.get_ref() == Attach::Tcx);
+    let (span, mend) = match (off, tc) {
+        (Some(off), _) => (off.span(), "take `guard` out"),
+        (_, Some(tc)) => (tc.span(), "take `attach` out, or write attach = \"xdp-native\""),
+        _ => return,
+    };
+    if raw.gateway.dataplane.steer {
+        faults.push(
+            Fault::new("`steer` is the guard's work, under XDP")
+                .at(span, "hands no packet to another CPU")
+                .help(format!("{mend}, or take `steer` out")),
         );
     }
 }
@@ -128,5 +149,26 @@ pub(crate) fn engine_serves(connection: &Connection, engine: Option<Range<usize>
                 .at(engine, "more than that here")
                 .help("write fewer and larger networks, or engine = \"user\""),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::tests::parse;
+
+    #[test]
+    fn spreading_wants_the_guard_under_xdp() {
+        let gateway = "[gateway]\nwan = \"eth0\"\nsteer = true\n";
+        assert!(parse(gateway).unwrap().gateway.dataplane.steer);
+        assert!(!parse(&gateway.replace("true", "false")).unwrap().gateway.dataplane.steer);
+        for fits in ["attach = \"xdp-generic\"\n", "guard = \"learn\"\n"] {
+            parse(&format!("{gateway}{fits}")).unwrap();
+        }
+        for (wrong, mend) in
+            [("attach = \"tcx\"\n", "take `attach` out"), ("guard = \"off\"\n", "take `guard` out")]
+        {
+            let refused = parse(&format!("{gateway}{wrong}")).unwrap_err().to_string();
+            assert!(refused.contains("`steer` is the guard's work") && refused.contains(mend), "{refused}");
+        }
     }
 }

@@ -102,6 +102,7 @@ impl Config {
         let (before, after) = (&old.gateway.dataplane, &new.gateway.dataplane);
         gateway.compare("latency", &before.latency, &after.latency, Effect::Restart);
         gateway.compare("bpf_hook", &before.bpf_hook, &after.bpf_hook, Effect::Restart);
+        gateway.compare("steer", &before.steer, &after.steer, Effect::Restart);
         gateway.compare("offload", &before.offload, &after.offload, Effect::Restart);
         gateway.compare("ike_port", &old.gateway.ike_port, &new.gateway.ike_port, Effect::Restart);
         gateway.compare("natt_port", &old.gateway.natt_port, &new.gateway.natt_port, Effect::Restart);

@@ -51,6 +51,7 @@ const HOMES: [(&str, &[&str]); 8] = [
             "workers",
             "latency",
             "offload",
+            "steer",
             "ike_port",
             "natt_port",
         ],

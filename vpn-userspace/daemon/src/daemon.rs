@@ -223,6 +223,7 @@ impl Daemon {
             workers: config.gateway.workers.unwrap_or(defaults.workers),
             wan_devices: wan.iter().map(|(name, _)| name.clone()).collect(),
             share_natt_port: true,
+            steer: crate::spread::cpus(&config),
             busy_poll: config.gateway.dataplane.latency == culvert_config::Latency::Low,
             offloads: plan::offloads(&config.gateway.dataplane.offload),
             bpf_hook: plan::bpf_hook(&config),

@@ -24,6 +24,8 @@ pub(crate) struct WanGuard {
     guard: Option<Guard>,
     pub(crate) mode: culvert_config::Guard,
     pub(crate) wan: Vec<WanInterface>,
+    /// Why packets are not spread over the CPUs that they shall be spread over.
+    pub(crate) unspread: Option<String>,
     locals: Vec<IpAddr>,
     /// Inbound SAs that drain: their entries go at that time.
     leaving: Vec<(Instant, Spi)>,
@@ -62,6 +64,7 @@ impl WanGuard {
             guard: None,
             mode,
             wan,
+            unspread: None,
             locals,
             leaving: Vec::new(),
             proven: BTreeMap::new(),
@@ -100,6 +103,7 @@ impl WanGuard {
         for interface in &mut this.wan {
             attach(&mut guard, interface, config);
         }
+        this.unspread = guard.spread(crate::spread::cpus(config)).err().map(|error| error.to_string());
         this.guard = Some(guard);
         this
     }
@@ -325,12 +329,14 @@ fn lan_refusal(error: &GuardError) -> String {
     }
 }
 
-/// Whether a connection's packets come by AF_XDP, or shall be the engine's `bpf` under XDP, before which it must stand.
+/// Whether packets are spread over CPUs, a connection's packets come by AF_XDP, or shall be the engine's `bpf` under XDP, before
+/// which it must stand.
 fn wants_xdp(config: &Config) -> bool {
     let early = config.gateway.dataplane.bpf_hook == culvert_config::BpfHook::Xdp;
-    config.connections.iter().any(|c| {
-        c.wan_port == culvert_config::WanPort::Xsk || early && c.engine == culvert_config::Engine::Bpf
-    })
+    config.gateway.dataplane.steer
+        || config.connections.iter().any(|c| {
+            c.wan_port == culvert_config::WanPort::Xsk || early && c.engine == culvert_config::Engine::Bpf
+        })
 }
 
 /// Attaches as asked for, or else as the interface takes it: a slower guard is better than none. AF_XDP asks for XDP.

@@ -28,6 +28,7 @@ mod resolve;
 mod revocation;
 mod roam;
 mod routes;
+mod spread;
 mod status;
 mod trace;
 mod trust;

@@ -99,6 +99,7 @@ impl Daemon {
         let undivided =
             self.plane.undivided().map(|why| format!("each WAN address has one inbound worker: {why}"));
         let devices = self.plane.xsk_faults().into_iter().chain(self.guard.faults());
+        let devices = devices.chain(crate::spread::faults(&self.config, &self.guard));
         secrets.into_iter().chain(undivided).chain(devices).collect()
     }
 

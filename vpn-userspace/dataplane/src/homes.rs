@@ -291,7 +291,7 @@ impl Dataplane {
             };
             match installed {
                 Ok(note) => {
-                    self.sas.add(setup.inbound, owner, engine);
+                    self.sas.add(setup.inbound, owner, engine, setup.purpose);
                     why.extend(note);
                     why.extend(candidates.map(|c| format!("{}: {}", c.engine, c.behind)));
                     return Ok(InstallReport { engine, why });

@@ -72,6 +72,8 @@ pub struct Dataplane {
     natt_port: u16,
     /// How fast the engines are here, as far as it is known.
     measured: Measured,
+    /// CPUs that packets of engine `xfrm` are spread over.
+    steer: Vec<u32>,
     samples: Samples,
 }
 
@@ -104,6 +106,7 @@ impl Dataplane {
                 steerings,
                 natt_port,
                 measured: Measured::default(),
+                steer: config.steer,
                 samples,
             },
             receiver,
@@ -117,7 +120,11 @@ impl Dataplane {
 
     /// What engines there are, whether they can serve here, and with which suites.
     pub fn engines(&self) -> Vec<EngineInfo> {
-        vec![self.xfrm.info(), EngineInfo::user(self.user.notes()), self.bpf.info()]
+        let mut xfrm = self.xfrm.info();
+        if !self.steer.is_empty() {
+            xfrm.notes.push(format!("XDP spreads inbound packets over {} CPUs, SA by SA", self.steer.len()));
+        }
+        vec![xfrm, EngineInfo::user(self.user.notes()), self.bpf.info()]
     }
 
     /// Why each WAN address has one inbound worker of the engine `user` only; `None` if there are more, or shall not be.
@@ -243,6 +250,9 @@ impl Dataplane {
     pub fn sa_path(&self, inbound: Spi) -> SaPath {
         match self.sas.get(inbound).map(|sa| sa.engine()) {
             Ok(Engine::Bpf) => SaPath::Bpf,
+            Ok(Engine::Xfrm) => {
+                self.sas.share(inbound, &self.steer).map_or(SaPath::Stack, |cpu| SaPath::Cpu { cpu })
+            }
             _ => self.user.sa_path(inbound),
         }
     }

@@ -43,6 +43,8 @@ pub struct DataplaneConfig {
     pub share_natt_port: bool,
     /// Workers that serve a tunnel poll for half a millisecond after packets before they sleep: less latency, more CPU time.
     pub busy_poll: bool,
+    /// CPUs that inbound packets of the engine `xfrm` are spread over, SA by SA; without any they stay where they arrive.
+    pub steer: Vec<u32>,
     /// Offloads of the engine `user` that may be used.
     pub offloads: OffloadSwitches,
 }
@@ -80,6 +82,7 @@ impl Default for DataplaneConfig {
             wan_devices: Vec::new(),
             share_natt_port: false,
             busy_poll: false,
+            steer: Vec::new(),
             offloads: OffloadSwitches::default(),
         }
     }

@@ -4,6 +4,7 @@
 mod address;
 pub mod batch;
 pub mod capture;
+pub mod cpus;
 pub mod encap;
 pub mod errno;
 pub mod esp_bpf;

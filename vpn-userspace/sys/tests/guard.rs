@@ -3,6 +3,8 @@
 #![allow(unsafe_code)]
 #[path = "guard/bench.rs"]
 mod bench;
+#[path = "guard/steer.rs"]
+mod steer;
 #[path = "guard/xsk.rs"]
 mod xsk;
 

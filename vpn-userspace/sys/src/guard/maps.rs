@@ -1,7 +1,8 @@
 //! The guard's maps, typed: names and layouts are those of vpn-ebpf.
 use super::GuardError;
+use aya::maps::xdp::XdpMapError;
 use aya::maps::{
-    Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, ProgramArray, RingBuf, XskMap,
+    Array, CpuMap, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, ProgramArray, RingBuf, XskMap,
 };
 use aya::programs::ProgramFd;
 use culvert_ebpf_shared::lan::{Lan, LanTunnel};
@@ -38,6 +39,7 @@ pub(super) struct Maps {
     lans: HashMap<MapData, u32, Wire<Lan>>,
     lan_tunnels: HashMap<MapData, u32, Wire<LanTunnel>>,
     next: ProgramArray<MapData>,
+    cpus: CpuMap<MapData>,
     samples: RingBuf<MapData>,
 }
 
@@ -57,6 +59,7 @@ impl Maps {
             lans: map("LANS")?.try_into().map_err(GuardError::map("LANS"))?,
             lan_tunnels: map("LAN_TUNNELS")?.try_into().map_err(GuardError::map("LAN_TUNNELS"))?,
             next: map("NEXT")?.try_into().map_err(GuardError::map("NEXT"))?,
+            cpus: map("CPUS")?.try_into().map_err(GuardError::map("CPUS"))?,
             samples: map("SAMPLES")?.try_into().map_err(GuardError::map("SAMPLES"))?,
         })
     }
@@ -94,9 +97,7 @@ impl Maps {
     }
 
     pub(super) fn clear_sa_counter(&mut self, slot: u32) -> Result<(), GuardError> {
-        let cpus = aya::util::nr_cpus()
-            .map_err(|(_, cause)| GuardError::Kernel { what: "ask for the number of CPUs", cause })?;
-        PerCpuValues::try_from(vec![Wire(Counter::default()); cpus])
+        PerCpuValues::try_from(vec![Wire(Counter::default()); host_cpus()? as usize])
             .map_err(|cause| GuardError::Kernel { what: "ask for the number of CPUs", cause })
             .and_then(|zeroes| self.sa_counters.set(slot, zeroes, 0).map_err(GuardError::map("SA_COUNTERS")))
     }
@@ -134,6 +135,14 @@ impl Maps {
         gone(self.xsks.unset(slot)).map_err(GuardError::map("XSKS"))
     }
 
+    pub(super) fn set_cpu(&mut self, cpu: u32, queue: u32) -> Result<(), GuardError> {
+        let refused = |cause| match cause {
+            XdpMapError::MapError(cause) => GuardError::map("CPUS")(cause),
+            XdpMapError::ChainedProgramNotSupported => GuardError::Missing("CPUS"),
+        };
+        self.cpus.set(cpu, queue, None, 0).map_err(refused)
+    }
+
     pub(super) fn set_next(&mut self, place: u32, program: &ProgramFd) -> Result<(), GuardError> {
         self.next.set(place, program, 0).map_err(GuardError::map("NEXT"))
     }
@@ -153,6 +162,13 @@ impl Maps {
     pub(super) fn remove_lan_tunnel(&mut self, interface: u32) -> Result<(), GuardError> {
         gone(self.lan_tunnels.remove(&interface)).map_err(GuardError::map("LAN_TUNNELS"))
     }
+}
+
+/// CPUs that the host could have.
+pub(super) fn host_cpus() -> Result<u32, GuardError> {
+    let cpus = aya::util::nr_cpus();
+    let cpus = cpus.map_err(|(_, cause)| GuardError::Kernel { what: "ask for the number of CPUs", cause })?;
+    Ok(u32::try_from(cpus).unwrap_or(u32::MAX))
 }
 
 fn key(spi: Spi) -> Wire<SaKey> {

@@ -17,12 +17,13 @@ pub use attach::{AttachMode, Attached, AttachedMode};
 pub(crate) use attach::{TcHook, TcPlace, XdpHook, hook_tc, hook_xdp};
 pub use error::GuardError;
 pub(crate) use error::{chain, os_error};
-pub use redirect::SaPath;
+pub use redirect::{CPU_QUEUE, SaPath};
 pub use samples::GuardSample;
 
 use attach::Hook;
 use culvert_ebpf_shared::layout::{Config, MAX_SAS, MODE_LEARN, MODE_OFF, MODE_ON, Sa};
 use culvert_ebpf_shared::limit::Rate;
+use culvert_ebpf_shared::redirect::MAX_CPUS;
 use culvert_ebpf_shared::{Address, Reason, Verdict};
 use culvert_types::Spi;
 pub(crate) use link::Link;
@@ -138,7 +139,10 @@ impl Guard {
     ///
     /// [`GuardError::NotPermitted`] without privileges, [`GuardError::Load`] when the kernel refuses the maps.
     pub fn load(options: GuardOptions) -> Result<Guard, GuardError> {
-        let mut ebpf = aya::EbpfLoader::new().load(OBJECT).map_err(GuardError::load)?;
+        // The kernel refuses a map of more CPUs than it was built for.
+        let cpus = maps::host_cpus()?.min(MAX_CPUS);
+        let object = aya::EbpfLoader::new().map_max_entries("CPUS", cpus).load(OBJECT);
+        let mut ebpf = object.map_err(GuardError::load)?;
         let mut maps = Maps::take(&mut ebpf)?;
         let config = Config {
             ike_source: Rate::new(options.ike_rate, options.ike_burst),

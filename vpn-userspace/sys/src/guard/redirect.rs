@@ -20,9 +20,18 @@ pub enum SaPath {
         /// The worker.
         worker: u32,
     },
+    /// The kernel's stack on this CPU, if packets are spread over it ([`Guard::spread`]) and the guard of the interface is
+    /// XDP; else on the CPU where the packet arrived.
+    Cpu {
+        /// Its number.
+        cpu: u32,
+    },
     /// The engine `bpf`, where it stands behind the guard; elsewhere on to the stack, and so to the engine under TC.
     Bpf,
 }
+
+/// Packets that wait for a CPU at most: twice what a driver takes from a ring of usual size at once.
+pub const CPU_QUEUE: u32 = 2048;
 
 /// The sockets that the guard knows, by where they are in the map.
 #[derive(Debug, Default)]
@@ -51,8 +60,19 @@ impl Guard {
             SaPath::Stack => (Sa::PATH_STACK, 0),
             SaPath::Xsk { worker } => (Sa::PATH_XSK, worker),
             SaPath::Bpf => (Sa::PATH_BPF, 0),
+            SaPath::Cpu { cpu } => (Sa::PATH_CPU, cpu),
         };
         self.maps.update_sa(spi, *entry)
+    }
+
+    /// Lets packets be handed to these CPUs ([`SaPath::Cpu`]): for each the kernel starts a thread and a queue, beyond whose
+    /// [`CPU_QUEUE`] packets it drops.
+    ///
+    /// # Errors
+    ///
+    /// [`GuardError::Map`] for a CPU that the host does not have.
+    pub fn spread(&mut self, cpus: impl IntoIterator<Item = u32>) -> Result<(), GuardError> {
+        cpus.into_iter().try_for_each(|cpu| self.maps.set_cpu(cpu, CPU_QUEUE))
     }
 
     /// How it stands at an interface, if it does.

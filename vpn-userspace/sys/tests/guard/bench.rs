@@ -103,7 +103,8 @@ impl Bench {
             ip(&format!("addr add {PEER6}/64 dev uplink nodad"));
             ip("link set uplink up");
             ip(&format!("neigh add {GATEWAY4} lladdr 02:00:00:00:00:01 dev uplink"));
-            packet_socket("uplink")
+            // Protocol 0: it sends only.
+            packet_socket("uplink", 0)
         });
         let received = gateway.run(|| {
             wait_for_carrier("wan");
@@ -185,14 +186,42 @@ fn raw_socket(domain: Domain, protocol: i32) -> Socket {
     socket
 }
 
-fn packet_socket(interface: &str) -> Socket {
+/// Two sockets that see all packets of `wan`, each those that every second CPU hands to the stack.
+pub(crate) fn sockets_by_cpu(bench: &Bench) -> [Socket; 2] {
+    let by_cpu = (nix::libc::PACKET_FANOUT_CPU as i32) << 16;
+    bench.gateway.run(|| {
+        [(); 2].map(|()| {
+            let socket = packet_socket("wan", (nix::libc::ETH_P_ALL as u16).to_be());
+            socket.set_nonblocking(true).unwrap();
+            // SAFETY: the option's value is an int of its own.
+            let done = unsafe {
+                nix::libc::setsockopt(
+                    socket.as_raw_fd(),
+                    nix::libc::SOL_PACKET,
+                    nix::libc::PACKET_FANOUT,
+                    (&raw const by_cpu).cast(),
+                    size_of::<i32>() as nix::libc::socklen_t,
+                )
+            };
+            assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+            socket
+        })
+    })
+}
+
+/// Whether this packet is among those that wait at a socket of [`sockets_by_cpu`].
+pub(crate) fn has_seen(socket: &Socket, packet: &[u8]) -> bool {
+    std::iter::from_fn(|| receive(socket, Duration::ZERO))
+        .fold(false, |seen, frame| seen | frame.ends_with(packet))
+}
+
+fn packet_socket(interface: &str, protocol: u16) -> Socket {
     wait_for_carrier(interface);
-    // Protocol 0: it sends only.
     let socket = Socket::new(Domain::PACKET, Type::RAW, None).unwrap();
     let index = nix::net::if_::if_nametoindex(interface).unwrap();
     let address = nix::libc::sockaddr_ll {
         sll_family: nix::libc::AF_PACKET as u16,
-        sll_protocol: 0,
+        sll_protocol: protocol,
         sll_ifindex: index as i32,
         sll_hatype: 0,
         sll_pkttype: 0,
