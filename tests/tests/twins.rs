@@ -6,6 +6,8 @@ mod drops;
 mod failover;
 #[path = "twins/forwards.rs"]
 mod forwards;
+#[path = "twins/paper.rs"]
+mod paper;
 #[path = "twins/per_core.rs"]
 mod per_core;
 #[path = "twins/split.rs"]

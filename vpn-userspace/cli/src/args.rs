@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use culvert_api::{DEFAULT_SOCKET, EngineChoice, Level, Target};
 
+use crate::paper::Paper;
 use crate::pki::Pki;
 use crate::units::Span;
 
@@ -225,6 +226,8 @@ pub(crate) enum Command {
         culvert pki show gw.pem"
     )]
     Pki(Pki),
+    #[command(flatten)]
+    Paper(Paper),
     /// Show what the guard of the WAN passed and dropped, and why; `culvert drops` shows all drops
     #[command(
         after_help = "Example:\n  culvert counters --json | jq '.guard[] | select(.verdict == \"drop\")'"

@@ -8,6 +8,7 @@ mod client;
 mod drops;
 mod forward;
 mod monitor;
+mod paper;
 mod pcap;
 mod pki;
 mod render;
@@ -57,9 +58,12 @@ fn run(args: &Args) -> Result<ExitCode> {
         })?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let Command::Paper(command) = &args.command {
+        return paper::run(command, &args.socket, &mut out);
+    }
     let mut client = Client::connect(&args.socket)?;
     match &args.command {
-        Command::Pki(_) => {}
+        Command::Pki(_) | Command::Paper(_) => {}
         Command::Status { json: true, .. } => print_json(&mut client, &mut out, &Request::Status)?,
         Command::Counters { json: true } => print_json(&mut client, &mut out, &Request::Counters)?,
         Command::Status { target, verbose, .. } => {

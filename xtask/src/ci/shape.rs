@@ -19,6 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("culvert-forward", &[]),
     ("culvert-gateway", &["culvert-types"]),
     ("culvert-config", &["culvert-types", "culvert-crypto", "culvert-pki", "culvert-ike"]),
+    ("culvert-paper", &["culvert-crypto", "culvert-ike", "culvert-config"]),
     ("culvert-sys", &["culvert-types", "culvert-crypto", "culvert-ebpf-shared"]),
     (
         "culvert-dataplane",
@@ -49,7 +50,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "culvert-ebpf-shared",
         ],
     ),
-    ("culvert", &["culvert-api", "culvert-crypto", "culvert-pki"]),
+    // Paperwork is done where there may be no daemon: on the file itself.
+    ("culvert", &["culvert-api", "culvert-crypto", "culvert-pki", "culvert-config", "culvert-paper"]),
     ("culvert-lab", &["culvert-traffic"]),
     ("culvert-load", &["culvert-types", "culvert-crypto", "culvert-pki", "culvert-ike"]),
     ("culvert-traffic", &[]),
@@ -61,12 +63,13 @@ const ARROWS: &[(&str, &[&str])] = &[
 const UNSAFE: [&str; 2] = ["vpn-userspace/sys/", "vpn-ebpf/"];
 
 /// Crates without I/O, clock and randomness of their own.
-const PURE: [&str; 5] = [
+const PURE: [&str; 6] = [
     "vpn-userspace/crypto/src",
     "vpn-userspace/pki/src",
     "vpn-userspace/ike/src",
     "vpn-userspace/esp/src",
     "vpn-userspace/gateway/src",
+    "vpn-userspace/paper/src",
 ];
 
 /// What a pure crate must not say.
