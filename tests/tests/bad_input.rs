@@ -353,7 +353,7 @@ fn one() -> Connection {
 }
 
 #[test]
-fn overlapping_networks() -> Result<()> {
+fn b10_overlapping_networks() -> Result<()> {
     let mut other = Connection::new(WAN_A, OTHER_B, &[LAN_A], &["10.2.0.128/25"]).named("other");
     other.tunnels[0].name = "b".into();
     refuses(

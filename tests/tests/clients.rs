@@ -24,7 +24,7 @@ fn clients(server: &Culvert) -> Result<Vec<Value>> {
 }
 
 #[test]
-fn each_has_an_ike_sa_an_address_a_line_and_a_history() -> Result<()> {
+fn a3_each_has_an_ike_sa_an_address_a_line_and_a_history() -> Result<()> {
     let site = Site::new()?;
     let ca = authority("Test CA", Key::P256)?;
     let names = format!("DNS:{ID_B}");

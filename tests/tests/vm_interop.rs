@@ -102,7 +102,6 @@ macro_rules! engines {
 }
 
 engines! {
-    user_udp_gcm: "user", true, Culvert, "aes128gcm16-prfsha256-ecp256", "aes128gcm16-ecp256";
     user_plain_gcm: "user", false, Culvert, "aes256gcm16-prfsha384-ecp384", "aes256gcm16-ecp384";
     xfrm_udp_gcm: "xfrm", true, Culvert, "aes128gcm16-prfsha256-ecp256", "aes128gcm16-ecp256";
     xfrm_plain_gcm: "xfrm", false, Culvert, "aes256gcm16-prfsha384-ecp384", "aes256gcm16-ecp384";

@@ -4,6 +4,7 @@ mod build;
 mod ci;
 mod debian;
 mod demo;
+mod features;
 mod fuzz;
 mod lab;
 mod page;
@@ -30,6 +31,7 @@ enum Command {
     Demo(demo::Args),
     Lab(lab::Args),
     Test(test::Args),
+    Features(features::Args),
     Fuzz(fuzz::Args),
     Bench(bench::Args),
     Ci(ci::Args),
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Features(args) => features::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Ci(args) => ci::run(&args),

@@ -19,6 +19,8 @@ pub struct Ping {
     pub sent: u32,
     /// Answers.
     pub received: u32,
+    /// The longest run of requests without an answer; 0 where only `ping` was asked.
+    pub longest_gap: u32,
     /// Median is not to be had from ping: the mean, in microseconds; 0 without answers.
     pub mean_us: f64,
 }
@@ -39,7 +41,7 @@ impl Ping {
             let (_, values) = line.strip_prefix("rtt ")?.split_once(" = ")?;
             values.split('/').nth(1)?.parse::<f64>().ok()
         });
-        Some(Self { sent, received, mean_us: mean.unwrap_or(0.0) * 1000.0 })
+        Some(Self { sent, received, longest_gap: 0, mean_us: mean.unwrap_or(0.0) * 1000.0 })
     }
 }
 
@@ -194,14 +196,17 @@ fn exchange(socket: &UdpSocket, to: SocketAddr, interval: Duration, bytes: usize
         }
     }
     let mean_us = if received == 0 { 0.0 } else { sum.as_secs_f64() * 1e6 / f64::from(received) };
-    Ping { sent: sent_at.len() as u32, received, mean_us }
+    let unanswered = sent_at.split(Option::is_none).map(|run| run.len() as u32);
+    Ping { sent: sent_at.len() as u32, received, longest_gap: unanswered.max().unwrap_or(0), mean_us }
 }
 
 /// What to send by iperf3.
 #[derive(Debug, Clone)]
 pub struct Iperf {
-    /// Seconds.
+    /// Seconds; with `bytes`, how long it may take.
     pub seconds: u32,
+    /// Ends after so many bytes.
+    pub bytes: Option<u32>,
     /// Streams in parallel.
     pub streams: u32,
     /// The server sends.
@@ -210,11 +215,13 @@ pub struct Iperf {
     pub udp: Option<String>,
     /// Seconds at the start that do not count.
     pub omit: u32,
+    /// Milliseconds between two samples.
+    pub sample_ms: u32,
 }
 
 impl Default for Iperf {
     fn default() -> Self {
-        Self { seconds: 1, streams: 1, reverse: false, udp: None, omit: 0 }
+        Self { seconds: 1, bytes: None, streams: 1, reverse: false, udp: None, omit: 0, sample_ms: 500 }
     }
 }
 
@@ -296,18 +303,15 @@ impl IperfServer {
             &self.port.to_string(),
             "-J",
             "-i",
-            "0.5",
+            &format!("{}", f64::from(what.sample_ms) / 1000.0),
             "--connect-timeout",
             "3000",
         ]);
-        command.args([
-            "-t",
-            &what.seconds.to_string(),
-            "-P",
-            &what.streams.to_string(),
-            "-O",
-            &what.omit.to_string(),
-        ]);
+        match what.bytes {
+            Some(bytes) => command.args(["-n", &bytes.to_string()]),
+            None => command.args(["-t", &what.seconds.to_string(), "-O", &what.omit.to_string()]),
+        };
+        command.args(["-P", &what.streams.to_string()]);
         if what.reverse {
             command.arg("-R");
         }
@@ -408,9 +412,9 @@ mod tests {
     fn ping_is_read() {
         let text = "5 packets transmitted, 4 received, +1 errors, 20% packet loss, time 201ms\n\
                     rtt min/avg/max/mdev = 0.728/1.119/1.510/0.391 ms\n";
-        assert_eq!(Ping::parse(text), Some(Ping { sent: 5, received: 4, mean_us: 1119.0 }));
+        assert_eq!(Ping::parse(text), Some(Ping { sent: 5, received: 4, longest_gap: 0, mean_us: 1119.0 }));
         let none = "2 packets transmitted, 0 received, 100% packet loss, time 1ms\n";
-        assert_eq!(Ping::parse(none), Some(Ping { sent: 2, received: 0, mean_us: 0.0 }));
+        assert_eq!(Ping::parse(none), Some(Ping { sent: 2, received: 0, longest_gap: 0, mean_us: 0.0 }));
         assert_eq!(Ping::parse("ping: unknown host"), None);
     }
 

@@ -20,7 +20,7 @@ pub(crate) fn rows() -> Vec<Cell> {
         gcm("ipv6_outside").case(|case| case.ipv6_outside = true),
         Cell::new(THEME, "ipv6_outside_cbc", "aes256-sha256-ecp256", "aes256-sha256")
             .case(|case| case.ipv6_outside = true),
-        virtual_address("virtual_address"),
+        virtual_address("a3_virtual_address"),
         virtual_address("virtual_address_through_rekeys")
             .then("Culvert rekeys the IKE SA", |pair| pair.culvert.rekey_ike())
             .then("strongSwan rekeys the child", |pair| pair.swan.rekey_child("net")),

@@ -36,7 +36,7 @@ const OTHERS: [(&str, &str, &str); 14] = [
 pub(crate) fn rows() -> Vec<Cell> {
     let mut rows = Vec::new();
     for (name, ike, esp) in OTHERS {
-        rows.push(Cell::new(THEME, name, ike, esp));
+        rows.push(Cell::new(THEME, &format!("b2_{name}"), ike, esp));
     }
     let why = "strongSwan's ESP in user space has no GMAC; not tested with kernel ESP, no virtual machine runs this row";
     let cell = Cell::new(THEME, "aes256gmac", "aes256gcm16-prfsha384-ecp384", "aes256gmac");
@@ -57,8 +57,8 @@ pub(crate) fn rows() -> Vec<Cell> {
     rows.push(cell);
     for (name, ike, esp) in SUITES {
         let cell = |name: &str| Cell::new(THEME, name, ike, esp);
-        rows.push(cell(name).bulk());
-        rows.push(cell(&format!("{name}_nat")).behind_nat());
+        rows.push(cell(&format!("b2_{name}")).bulk());
+        rows.push(cell(&format!("b1_b2_{name}_nat")).behind_nat());
     }
     rows
 }

@@ -11,7 +11,7 @@ use crate::{eap, radius};
 pub(crate) const THEME: &str = "auth";
 
 pub(crate) fn rows() -> Vec<Cell> {
-    let mut rows = vec![cell("psk")];
+    let mut rows = vec![cell("b1_psk")];
     match Pki::new() {
         Ok(pki) => {
             rows.extend(certificates(&pki));
@@ -106,9 +106,9 @@ fn both(pki: &Pki, name: &str, ours: Key, theirs: Key) -> Cell {
 
 fn certificates(pki: &Pki) -> Vec<Cell> {
     let mut rows = vec![
-        both(pki, "cert_rsa2048", Key::Rsa2048, Key::Rsa2048),
+        both(pki, "a2_cert_rsa2048", Key::Rsa2048, Key::Rsa2048),
         both(pki, "cert_rsa3072", Key::Rsa3072, Key::Rsa3072),
-        both(pki, "cert_ecdsa_p256", Key::P256, Key::P256),
+        both(pki, "a2_cert_ecdsa_p256", Key::P256, Key::P256),
         both(pki, "cert_ecdsa_p384", Key::P384, Key::P384),
         both(pki, "cert_ecdsa_p521", Key::P521, Key::P521),
         both(pki, "cert_ed25519", Key::Ed25519, Key::Ed25519),

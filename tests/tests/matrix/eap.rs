@@ -11,15 +11,15 @@ use crate::ppk;
 pub(crate) fn rows(pki: &Pki) -> Vec<Cell> {
     let foreign = || Some(pki.other_ca.clone());
     vec![
-        mschapv2(pki, "eap_mschapv2", "correct horse"),
-        mschapv2(pki, "eap_mschapv2_wrong_password", "incorrect horse")
+        mschapv2(pki, "a1_eap_mschapv2", "correct horse"),
+        mschapv2(pki, "a1_eap_mschapv2_wrong_password", "incorrect horse")
             .fails(&["EAP failed"])
             .says(Role::Initiates, &["691"])
             .says(Role::Responds, &["joe", "password"])
             .explains(&["RFC 2759 6", "user \"joe\"", "configuration"])
             .explains_as(Role::Initiates, &["ours", "set the password that the server has for this user"])
             .explains_as(Role::Responds, &["the peer's", "set the same password at the client"]),
-        tls(pki, "eap_tls", None, None),
+        tls(pki, "a2_eap_tls", None, None),
         // RFC 5998: no AUTH of the server's before EAP. RFC 8784: a post-quantum key in the last round.
         tls(pki, "eap_tls_only", None, None)
             .ours("tunnel.a.eap_only", "\"yes\"")

@@ -107,7 +107,7 @@ pub(crate) fn rows() -> Vec<Cell> {
             }),
     );
     for (name, (ike, esp), what, rekey) in REKEYS {
-        let cell = Cell::new(THEME, &format!("rekey_{name}"), ike, esp);
+        let cell = Cell::new(THEME, &format!("b3_rekey_{name}"), ike, esp);
         // In one role without a NAT, in the other with one in front of strongSwan.
         rows.push(cell.then(what, move |pair| rekey_under_traffic(pair, rekey)).by_role(|case, role| {
             case.nat = role == Role::Responds;

@@ -14,14 +14,19 @@ const THEME: &str = "liveness";
 pub(crate) fn rows() -> Vec<Cell> {
     let vanishes = |action: &str| {
         let dpd = format!("{{ interval = \"1s\", timeout = \"2s\", action = \"{action}\" }}");
-        Cell::new(THEME, &format!("peer_vanishes_{action}"), "aes128gcm16-prfsha256-ecp256", "aes128gcm16")
-            .ours("dpd", &dpd)
-            .then("nothing passes any more", |pair| cut(pair, true))
-            .then("Culvert notices", |pair| {
-                let down = pair.culvert.wait_down("site", "a", Duration::from_secs(8))?;
-                ensure!(down.cause().contains("does not answer"), "the cause is: {}", down.cause());
-                cut(pair, false)
-            })
+        Cell::new(
+            THEME,
+            &format!("b4_d5_peer_vanishes_{action}"),
+            "aes128gcm16-prfsha256-ecp256",
+            "aes128gcm16",
+        )
+        .ours("dpd", &dpd)
+        .then("nothing passes any more", |pair| cut(pair, true))
+        .then("Culvert notices", |pair| {
+            let down = pair.culvert.wait_down("site", "a", Duration::from_secs(8))?;
+            ensure!(down.cause().contains("does not answer"), "the cause is: {}", down.cause());
+            cut(pair, false)
+        })
     };
     vec![
         vanishes("restart")

@@ -15,7 +15,7 @@ const SECRET: &str = "testing 123 and more";
 pub(crate) fn rows(pki: &Pki) -> Vec<Cell> {
     let server = HOST_B;
     vec![
-        row(pki, "radius_mschapv2", "correct horse", server, SECRET),
+        row(pki, "a3_radius_mschapv2", "correct horse", server, SECRET),
         // The first server does not exist: the second is asked.
         row(pki, "radius_tls_failover", "", &format!("10.2.0.77\", \"{server}"), SECRET),
         row(pki, "radius_wrong_password", "incorrect horse", server, SECRET)

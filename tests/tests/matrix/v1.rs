@@ -79,21 +79,21 @@ fn several_children(cell: Cell) -> Cell {
 
 pub(crate) fn rows() -> Vec<Cell> {
     vec![
-        plain("main_mode")
+        plain("b1_main_mode")
             .then("strongSwan rekeys the child", |pair| pair.swan.rekey_child("net"))
             .then("Culvert rekeys the child", |pair| pair.culvert.rekey_child())
             .then("Culvert replaces phase 1", |pair| pair.culvert.rekey_ike()),
         cell("main_mode_sha1_without_pfs", "aes128-sha1-modp2048", "aes128-sha1"),
         cell("main_mode_ecp_gcm", "aes256-sha384-ecp384", "aes256gcm16-ecp384"),
         cell("main_mode_curve25519_gcm", "aes128-sha512-curve25519", "aes128gcm16-curve25519"),
-        plain("behind_nat").behind_nat(),
+        plain("b1_behind_nat").behind_nat(),
         aggressive(plain("aggressive_mode"))
             .then("Culvert rekeys the child", |pair| pair.culvert.rekey_child())
             .then("Culvert replaces phase 1", |pair| pair.culvert.rekey_ike()),
         aggressive(plain("aggressive_mode_behind_nat")).behind_nat(),
         plain("ipv6_outside").case(|case| case.ipv6_outside = true),
         // In one role Culvert asks, in the other strongSwan: who asks first spares the other one the question.
-        plain("liveness")
+        plain("b4_liveness")
             .by_role(|case, role| match role {
                 Role::Initiates => case.ours.push(("dpd.interval".into(), "\"1s\"".into())),
                 Role::Responds => case.theirs.push(("dpd_delay".into(), "1s".into())),
