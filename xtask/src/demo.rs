@@ -1,4 +1,5 @@
 //! `cargo xtask demo`: two gateways, a tunnel, and what iperf3 measures through it, beside strongSwan and no encryption.
+mod failover;
 mod figures;
 mod legs;
 mod report;
@@ -18,6 +19,10 @@ use std::process::ExitCode;
 /// user-space ESP, and without encryption. Ends with a table and target/demo/report.html. Needs root.
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    /// Measure a failover instead: two tunnels, iperf3 running, the path of the active one cut and mended; ends with the
+    /// time for which nothing came through, and target/demo/failover.html.
+    #[arg(long, conflicts_with_all = ["seconds", "rounds", "only"])]
+    failover: bool,
     /// Write the figures to this file as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -41,12 +46,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     }
     setup::ensure(setup::Part::All)?;
+    if args.failover {
+        build()?;
+        cleanup::start();
+        failover::run(args.json.as_deref())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let legs = if args.only.is_empty() { Leg::ALL.to_vec() } else { args.only.clone() };
     if legs.contains(&Leg::Culvert) {
-        step("Building (release)");
-        process::run(cargo().args(["build", "--release", "-p", "culvertd", "-p", "culvert"]))?;
-        let directory = process::target_dir().join("release");
-        legs::set_binaries(directory);
+        build()?;
     }
     cleanup::start();
     let mut figures = Figures::new(args.seconds, args.rounds);
@@ -65,6 +73,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         println!("figures: {}", path.display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn build() -> Result<()> {
+    step("Building (release)");
+    process::run(cargo().args(["build", "--release", "-p", "culvertd", "-p", "culvert"]))?;
+    legs::set_binaries(process::target_dir().join("release"));
+    Ok(())
 }
 
 fn step(text: &str) {

@@ -445,6 +445,17 @@ impl Culvert {
             .args(arguments))
     }
 
+    /// The same, also when it fails: whether it did well, and what it printed, errors last.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn cli_any(&self, arguments: &[&str]) -> Result<(bool, String)> {
+        let mut command = Command::new(self.setup.binary("culvert")?);
+        let output = command.arg("--socket").arg(self.setup.socket()).args(arguments).output()?;
+        let text = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
+    }
+
     /// The command line tool running beside the test.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ pub mod strongswan;
 mod swan_sas;
 pub mod topology;
 pub mod transfer;
+pub mod two_paths;
 pub mod vici;
 pub mod wireguard;
 

@@ -17,6 +17,11 @@ pub(super) fn set_binaries(directory: PathBuf) {
     let _ = BINARIES.set(directory);
 }
 
+/// The directory with culvertd and culvert.
+pub(super) fn binaries() -> Option<PathBuf> {
+    BINARIES.get().cloned()
+}
+
 /// What runs in the gateways.
 enum Daemons {
     None,
@@ -114,7 +119,7 @@ fn raise(leg: Leg, figures: &mut Figures) -> Result<Standing> {
 }
 
 fn culvert(site: &Site, figures: &mut Figures) -> Result<Daemons> {
-    let config = |connection| GatewayConfig::new(vec![connection]).binaries(BINARIES.get().cloned());
+    let config = |connection| GatewayConfig::new(vec![connection]).binaries(binaries());
     let mut answering = Connection::new(WAN_B, WAN_A, &[LAN_B], &[LAN_A]).respond();
     let mut starting = Connection::new(WAN_A, WAN_B, &[LAN_A], &[LAN_B]);
     for connection in [&mut answering, &mut starting] {
