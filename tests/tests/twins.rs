@@ -8,6 +8,8 @@ mod failover;
 mod forwards;
 #[path = "twins/paper.rs"]
 mod paper;
+#[path = "twins/notices.rs"]
+mod notices;
 #[path = "twins/per_core.rs"]
 mod per_core;
 #[path = "twins/split.rs"]

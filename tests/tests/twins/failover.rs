@@ -5,15 +5,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use culvert_lab::measure::Echo;
 use culvert_lab::topology::{HOST_A, HOST_B, HOST_B6, LAN_A6, LAN_B6, WAN_A, WAN_B};
+use culvert_lab::two_paths::{self, WAN_A_TOO, WAN_B_TOO, source};
 use culvert_lab::{Capture, Culvert, GatewayConfig, Site, capture, wait_for};
 use culvert_tests::{Case, traffic};
 use serde_json::Value;
 
 use super::case;
 
-/// The second address of each gateway, by which the second tunnel goes.
-const WAN_A_TOO: &str = "198.51.100.2";
-const WAN_B_TOO: &str = "203.0.113.2";
 /// Longer than anything here takes; how long it took is the bench's business.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -32,39 +30,33 @@ pub(super) struct Pair {
 impl Pair {
     /// Both tunnels up, with these keys of the connection, and these of each tunnel on side A and B.
     pub(super) fn start(connection: &[(&str, &str)], tunnel: impl Fn(bool, &str) -> Keys) -> Result<Self> {
+        Self::start_to(WAN_B_TOO, connection, tunnel)
+    }
+
+    /// The same with another address of side B for the second tunnel.
+    fn start_to(
+        second: &'static str,
+        connection: &[(&str, &str)],
+        tunnel: impl Fn(bool, &str) -> Keys,
+    ) -> Result<Self> {
         let site = Site::new()?;
-        site.gateway_a.ip(&format!("addr add {WAN_A_TOO}/24 dev wan"))?;
-        site.gateway_b.ip(&format!("addr add {WAN_B_TOO}/24 dev wan"))?;
-        for (gateway, at_a, six) in [(&site.gateway_a, true, "fd01"), (&site.gateway_b, false, "fd02")] {
-            for (tunnel, last) in [("a", 3), ("b", 4)] {
-                gateway.ip(&format!("addr add {}/24 dev lan", source(at_a, tunnel)))?;
-                gateway.ip(&format!("addr add {six}::{last}/64 dev lan nodad"))?;
-            }
-        }
+        two_paths::prepare(&site)?;
         let case = case("aes128gcm16-prfsha256-ecp256", "aes128gcm16-ecp256");
         let start = |at_a: bool| {
             let gateway = if at_a { &site.gateway_a } else { &site.gateway_b };
-            Culvert::start(gateway, &config(&case, &site, at_a, connection, &tunnel))
+            Culvert::start(gateway, &config(&case, &site, at_a, second, connection, &tunnel))
         };
         let (b, a) = (start(false)?, start(true)?);
         for name in ["a", "b"] {
             a.wait_up("site", name, PATIENCE)?;
         }
-        let config_a = config(&case, &site, true, connection, &tunnel);
+        let config_a = config(&case, &site, true, second, connection, &tunnel);
         Ok(Self { site, a, b, case, config_a })
     }
 
     /// Lets nothing through between the first addresses, or all again.
     pub(super) fn cut(&self, cut: bool) -> Result<()> {
-        let rule = format!(
-            "table inet cut {{ chain path {{ type filter hook forward priority 0; ip saddr {{ {WAN_A}, {WAN_B} }} drop\n }}\n }}"
-        );
-        if cut {
-            self.site.wan.run("nft", &[&rule])
-        } else {
-            self.site.wan.run("nft", &["delete table inet cut"])
-        }
-        .map(drop)
+        two_paths::cut(&self.site, cut)
     }
 
     /// Waits until both sides send through this tunnel alone.
@@ -93,6 +85,13 @@ impl Pair {
         self.a.setup().write(&config)
     }
 
+    /// Adds to side A's configuration.
+    pub(super) fn append_a(&self, sections: &str) -> Result<()> {
+        let path = self.a.setup().config();
+        let text = std::fs::read_to_string(&path)?;
+        Ok(std::fs::write(path, format!("{text}\n{sections}"))?)
+    }
+
     fn verdict(&self, tunnel: &str) -> Result<Value> {
         Ok(self.a.tunnel("site", tunnel)?.0["health"]["verdict"].clone())
     }
@@ -102,6 +101,7 @@ fn config(
     case: &Case,
     site: &Site,
     at_a: bool,
+    second_b: &str,
     connection: &[(&str, &str)],
     tunnel: impl Fn(bool, &str) -> Keys,
 ) -> GatewayConfig {
@@ -110,22 +110,13 @@ fn config(
     let (own, other) = if at_a { (LAN_A6, LAN_B6) } else { (LAN_B6, LAN_A6) };
     one.local.push(own.into());
     one.remote.push(other.into());
-    let mut second = one.tunnels[0].clone();
-    second.name = "b".into();
-    let (own, other) = if at_a { (WAN_A_TOO, WAN_B_TOO) } else { (WAN_B_TOO, WAN_A_TOO) };
-    (second.local_address, second.remote_address) = (own.into(), Some(other.into()));
-    one.tunnels.push(second);
+    two_paths::second_tunnel(&mut one, at_a, second_b);
     for each in &mut one.tunnels {
         let keys = tunnel(at_a, &each.name);
         each.extra.extend(keys.into_iter().map(|(key, value)| (key.into(), value)));
     }
     let hosts = format!("127.0.0.1 localhost\n{HOST_B} intranet.example\n");
     GatewayConfig { hosts: Some(hosts), ..GatewayConfig::new(vec![one]) }
-}
-
-/// Whence a side checks a tunnel: answers come back by the tunnel whose source it is.
-fn source(at_a: bool, tunnel: &str) -> String {
-    format!("10.{}.0.{}", if at_a { 1 } else { 2 }, if tunnel == "a" { 3 } else { 4 })
 }
 
 /// Both sides ask the other's host by addresses of their LAN.
@@ -178,17 +169,32 @@ fn c2_a_failing_health_check_moves_the_traffic_and_a_mended_path_gets_it_back() 
     Ok(())
 }
 
-/// Only the operator brings the traffic back.
+/// Only the operator brings the traffic back. The graph shows by whom it went.
 #[test]
-fn c3_a_manual_return_is_the_operators() -> Result<()> {
+fn c3_c8_a_manual_return_is_the_operators_and_the_graph_shows_it() -> Result<()> {
     let pair = Pair::start(&[("failback", "\"manual\"")], by_ping("100ms"))?;
     pair.wait_active("a")?;
+    let hosts = (&pair.site.host_a, "0.0.0.0");
+    let load = Echo::between(hosts, (&pair.site.host_b, HOST_B), Duration::from_millis(1), 1000)?;
+    std::thread::sleep(Duration::from_millis(2500));
     pair.cut(true)?;
     pair.wait_active("b")?;
     pair.cut(false)?;
     wait_for("a healthy again", PATIENCE, || (pair.verdict("a").ok()? == "healthy").then_some(()))?;
-    std::thread::sleep(Duration::from_secs(2));
+    std::thread::sleep(Duration::from_millis(2500));
     pair.wait_active("b")?;
+    load.stop()?;
+    let graph: Value = serde_json::from_str(&pair.a.cli(&["graph", "site", "--since", "30s", "--json"])?)?;
+    // The load is a megabit in a second, the probes are some kilobits.
+    let busy = |tunnel: usize| -> Vec<usize> {
+        let list = graph["tunnels"][tunnel]["bits_out"].as_array().cloned().unwrap_or_default();
+        let busy = list.iter().enumerate().filter(|(_, rate)| rate.as_u64().is_some_and(|r| r > 300_000));
+        busy.map(|(second, _)| second).collect()
+    };
+    let (by_a, by_b) = (busy(0), busy(1));
+    ensure!(by_a.len() >= 2 && by_b.len() >= 2 && by_a.iter().max() <= by_b.iter().min(), "{graph}");
+    let drawn = pair.a.cli(&["graph", "site", "--since", "30s"])?;
+    ensure!(drawn.contains("site/a in") && drawn.contains("site/b in") && drawn.contains('█'), "{drawn}");
     for side in [&pair.a, &pair.b] {
         side.cli(&["tunnel", "failback", "site/a"])?;
     }
@@ -198,7 +204,7 @@ fn c3_a_manual_return_is_the_operators() -> Result<()> {
 
 /// Every kind of probe, through the tunnel that carries nothing as well as through the one that does.
 #[test]
-fn c2_probes_go_through_their_own_tunnel() -> Result<()> {
+fn c2_c7_probes_go_through_their_own_tunnel() -> Result<()> {
     let target = |what: &'static str| {
         let six = what.starts_with("fd");
         let source = move |at_a, tunnel: &str| match (six, at_a, tunnel) {
@@ -243,7 +249,7 @@ fn c2_probes_go_through_their_own_tunnel() -> Result<()> {
     let before = packets("b")?;
     wait_for("answers by the standby tunnel", PATIENCE, || (packets("b").ok()? > before + 5).then_some(()))?;
     for what in ["http://10.2.0.2:8099/x", HOST_B6, HOST_B] {
-        pair.a.setup().write(&config(&pair.case, &pair.site, true, &[], target(what)))?;
+        pair.a.setup().write(&config(&pair.case, &pair.site, true, WAN_B_TOO, &[], target(what)))?;
         pair.a.cli(&["reload"])?;
         wait_for(&format!("{what} answered"), PATIENCE, || {
             let of = |name: &str| Some(pair.a.tunnel("site", name).ok()?.0["health"].clone());
@@ -256,6 +262,55 @@ fn c2_probes_go_through_their_own_tunnel() -> Result<()> {
         .with_context(|| pair.a.log())?;
     }
     drop(serve);
+    Ok(())
+}
+
+/// Two public addresses here, one there: when the way from the first is dead, the second carries everything.
+#[test]
+fn c1_two_addresses_reach_the_same_gateway() -> Result<()> {
+    let pair = Pair::start_to(WAN_B, &[("failback", "\"1s\"")], by_ping("100ms"))?;
+    pair.wait_active("a")?;
+    for (tunnel, address) in [("a", WAN_A), ("b", WAN_A_TOO)] {
+        let ike = pair.a.tunnel("site", tunnel)?.0["ike"].clone();
+        let end = |side: &str| ike[side]["address"].as_str().unwrap_or_default().to_owned();
+        ensure!(end("local").starts_with(address) && end("remote").starts_with(WAN_B), "{ike:#}");
+    }
+    let rule = format!(
+        "table inet cut {{ chain path {{ type filter hook forward priority 0; ip saddr {WAN_A} drop; ip daddr {WAN_A} drop\n }}\n }}"
+    );
+    pair.site.wan.run("nft", &[&rule])?;
+    pair.wait_active("b")?;
+    traffic(&pair.site, &pair.case.hosts())?;
+    pair.cut(false)?;
+    pair.wait_active("a")?;
+    traffic(&pair.site, &pair.case.hosts())
+}
+
+/// Loss and latency of each tunnel, also of the one that carries nothing; a dead path is told from a live one.
+#[test]
+fn d6_ping_goes_through_the_tunnel_that_is_named() -> Result<()> {
+    let pair = Pair::start(&[], by_ping("1s"))?;
+    let ping = |args: &[&str]| -> Result<Value> {
+        let all =
+            [&["ping", "--count", "5", "--interval", "20ms", "--timeout", "500ms", "--json"], args].concat();
+        Ok(serde_json::from_str(&pair.a.cli_any(&all)?.1)?)
+    };
+    let both = ping(&["site"])?;
+    for tunnel in ["site/a", "site/b"] {
+        let one = &both[tunnel];
+        ensure!(one["sent"] == 5 && one["answered"] == 5 && one["loss_percent"] == 0.0, "{both:#}");
+        ensure!(one["median_us"].as_u64().is_some_and(|us| (1..500_000).contains(&us)), "{both:#}");
+    }
+    let six = ping(&["site/a", HOST_B6, "--source", "fd01::3"])?;
+    ensure!(six["site/a"]["answered"] == 5 && six.get("site/b").is_none(), "{six:#}");
+    pair.cut(true)?;
+    let cut = ping(&["site", HOST_B])?;
+    ensure!(cut["site/a"]["loss_percent"] == 100.0 && cut["site/b"]["answered"] == 5, "{cut:#}");
+    let (code, said) = pair.a.cli_any(&["ping", "site/a", HOST_B, "--count", "1", "--timeout", "200ms"])?;
+    ensure!(!code && said.contains("100 % lost"), "{said}");
+    let (code, said) =
+        pair.a.cli_any(&["ping", "site/a", HOST_B, "--count", "1", "--source", "192.0.2.77"])?;
+    ensure!(!code && said.contains("no address 192.0.2.77"), "{said}");
     Ok(())
 }
 

@@ -16,6 +16,8 @@ mod capture;
 mod drops;
 mod explain;
 pub mod frame;
+mod graph;
+mod ping;
 mod protocol;
 mod status;
 mod target;
@@ -25,14 +27,16 @@ mod words;
 pub use capture::{Capture, CapturePlace};
 pub use drops::{DropCount, DropEnd, DropInner, DropPlace, DropRecord, Drops, DropsRequest, ROUTINE};
 pub use explain::{Explanation, Happening, Reason, TunnelHistory, What};
+pub use graph::{Graph, TunnelGraph};
+pub use ping::{Ping, PingRequest, Pings};
 pub use protocol::{
     Change, ChangeKind, Counters, Done, ErrorCode, Failure, Level, LogRecord, LogsRequest, Reloaded, Request,
     Response, TunnelDrops,
 };
 pub use status::{
     Algorithm, Attach, Child, Connection, ConnectionState, Counter, Encap, Engine, EngineChoice,
-    EngineStatus, Forward, Gateway, Guard, Health, HealthVerdict, Ike, IkeEnd, LanPort, Nat, Status, Tunnel,
-    TunnelState, Verdict, Wan, WanPort,
+    EngineStatus, Forward, Gateway, Guard, Health, HealthVerdict, Ike, IkeEnd, LanPort, Nat, Notice, Status,
+    Tunnel, TunnelState, Verdict, Wan, WanPort,
 };
 pub use target::{Target, TargetError};
 pub use trace::TraceRecord;

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::capture::Capture;
 use crate::drops::{DropRecord, Drops, DropsRequest};
 use crate::explain::Explanation;
+use crate::graph::Graph;
+use crate::ping::{PingRequest, Pings};
 use crate::status::{Counter, EngineChoice, Status};
 use crate::target::Target;
 use crate::trace::TraceRecord;
@@ -49,6 +51,11 @@ pub enum Request {
         /// Which one.
         engine: EngineChoice,
     },
+    /// Send something that did not happen by one of the ways to tell somebody.
+    TestNotice {
+        /// Its name in the configuration.
+        name: String,
+    },
     /// Read the configuration file again and apply what changed; answered with [`Response::Reload`].
     Reload,
     /// Log records: those kept in memory, oldest first, then with `follow` new ones as they come.
@@ -74,6 +81,15 @@ pub enum Request {
         /// Whose.
         target: Target,
     },
+    /// Rates of the past; answered with [`Response::Graph`].
+    Graph {
+        /// Of which tunnels.
+        target: Target,
+        /// How far back; more than 600 are told by the minute, at most a day.
+        seconds: u32,
+    },
+    /// An echo through each of some tunnels; answered with [`Response::Pings`] when the last is back or late.
+    Ping(PingRequest),
     /// What happened to a connection or tunnel and why; answered with [`Response::Explanation`].
     Explain {
         /// What to explain.
@@ -176,6 +192,10 @@ pub enum Response {
     Explanation(Explanation),
     /// To [`Request::Capture`].
     Capture(Capture),
+    /// To [`Request::Graph`].
+    Graph(Graph),
+    /// To [`Request::Ping`].
+    Pings(Pings),
     /// The request was not carried out.
     Error(Failure),
     /// An answer that this version does not know.

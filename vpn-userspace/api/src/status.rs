@@ -33,6 +33,9 @@ pub struct Status {
     /// IKE messages that were dropped before they belonged to a tunnel, by reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ike_drops: BTreeMap<String, u64>,
+    /// The ways by which somebody is told what happens.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<Notice>,
     /// Milliseconds that the latest successful negotiation took, from the first IKE message to a usable
     /// child SA; `None` before the first.
     #[serde(default)]
@@ -208,6 +211,28 @@ pub struct Algorithm {
     /// Why not, in words.
     #[serde(default)]
     pub reason: Option<String>,
+}
+
+/// A way by which somebody is told what happens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notice {
+    /// Its name in the configuration.
+    pub name: String,
+    /// What it is; of a webhook only the host.
+    #[serde(default)]
+    pub way: String,
+    /// Happenings that were told.
+    #[serde(default)]
+    pub told: u64,
+    /// Happenings that were given up after the last attempt.
+    #[serde(default)]
+    pub failed: u64,
+    /// Happenings that were never tried, because too many waited.
+    #[serde(default)]
+    pub dropped: u64,
+    /// Why the latest attempt that failed did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// A port forward.

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -12,7 +13,7 @@ use crate::units::Span;
 /// Watch and steer the Culvert IPsec gateway.
 ///
 /// TARGET is CONNECTION, for all tunnels of a connection, or CONNECTION/TUNNEL, as `culvert status`
-/// shows them. DURATION is a number and its unit: 30s, 10m, 2h or 1d.
+/// shows them. DURATION is a number and its unit: 200ms, 30s, 10m, 2h or 1d.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -172,6 +173,55 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Draw the traffic of tunnels in the past, all on one scale: a failover shows
+    #[command(
+        after_help = "The last ten minutes are kept by the second, the last day by the minute, as long as culvertd runs.\n\n\
+        Examples:\n  \
+        culvert graph hangzhou\n  \
+        culvert graph hangzhou/a --since 8h\n  \
+        culvert graph hangzhou --json | jq '.tunnels[] | {tunnel, out: .bits_out}'   bit/s, oldest first"
+    )]
+    Graph {
+        /// Of which tunnels
+        target: Target,
+        /// How far back
+        #[arg(long, value_name = "DURATION", default_value = "2m")]
+        since: Span,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask an address of the far side through given tunnels, and say how much was lost and how long answers took
+    #[command(
+        after_help = "Each echo goes through the tunnel's own interface, whichever tunnel carries the traffic. The answer comes back \
+        by the\npeer's choice: by the same tunnel if it has a route to the source through it. Exits with 1 if a tunnel \
+        brings no answer.\n\n\
+        Examples:\n  \
+        culvert ping hangzhou/b 172.16.10.1\n  \
+        culvert ping hangzhou --count 100 --interval 100ms --json   the targets of the health checks"
+    )]
+    Ping {
+        /// Through which tunnels
+        target: Target,
+        /// The address to ask [default: the target of the tunnel's health check]
+        #[arg(value_name = "ADDRESS")]
+        to: Option<IpAddr>,
+        /// From this address of the gateway [default: the health check's, the inside address, or one in a local network]
+        #[arg(short, long, value_name = "ADDRESS")]
+        source: Option<IpAddr>,
+        /// How many echoes
+        #[arg(short, long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u32).range(1..))]
+        count: u32,
+        /// Time from one to the next
+        #[arg(short, long, value_name = "DURATION", default_value = "1s")]
+        interval: Span,
+        /// How long an answer may take
+        #[arg(short = 'W', long, value_name = "DURATION", default_value = "2s")]
+        timeout: Span,
+        /// As JSON, times in microseconds
+        #[arg(long)]
+        json: bool,
+    },
     /// Give a connection or tunnel new keys now
     #[command(
         after_help = "A rekey right after set-up shows whether both sides agree on perfect forward secrecy.\n\n\
@@ -189,6 +239,9 @@ pub(crate) enum Command {
     /// Port forwards: what they do, and names for them
     #[command(subcommand)]
     Forward(Forward),
+    /// Commands and webhooks that are told what happens: what became of them, and a test
+    #[command(subcommand)]
+    Notice(Notice),
     /// Choose a tunnel's engine, or let traffic return to it
     #[command(subcommand)]
     Tunnel(Tunnel),
@@ -236,6 +289,23 @@ pub(crate) enum Command {
         /// As JSON
         #[arg(long)]
         json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Notice {
+    /// Show the ways to tell somebody: how much was told, what was given up, and why
+    #[command(after_help = "Example:\n  culvert notice list --json | jq '.[] | select(.failed > 0)'")]
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send something that did not happen, to see whether it arrives
+    #[command(after_help = "Example:\n  culvert notice test ops && culvert notice list")]
+    Test {
+        /// Its name in the configuration
+        name: String,
     },
 }
 

@@ -7,9 +7,12 @@ mod capture;
 mod client;
 mod drops;
 mod forward;
+mod graph;
 mod monitor;
+mod notice;
 mod paper;
 mod pcap;
+mod ping;
 mod pki;
 mod render;
 mod trace;
@@ -25,7 +28,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use culvert_api::{LogsRequest, Request, Response};
 
-use args::{Args, Command, Forward, Tunnel};
+use args::{Args, Command, Forward, Notice, Tunnel};
 use client::{Client, ClientError};
 
 fn main() -> ExitCode {
@@ -113,6 +116,30 @@ fn run(args: &Args) -> Result<ExitCode> {
             let options = trace::Options { target: target.as_ref(), json: *json, pcap: pcap.as_deref() };
             trace::trace(&mut client, &mut out, &options)?;
         }
+        Command::Graph { target, since, json } => {
+            let seconds = u32::try_from(since.0.as_secs()).unwrap_or(u32::MAX);
+            let request = Request::Graph { target: target.clone(), seconds };
+            if *json {
+                print_json(&mut client, &mut out, &request)?;
+            } else {
+                match client.ask(&request)? {
+                    Response::Graph(graph) => out.write_all(graph::draw(&graph, columns()).as_bytes())?,
+                    other => return Err(ClientError::unexpected(&other).into()),
+                }
+            }
+        }
+        Command::Ping { target, to, source, count, interval, timeout, json } => {
+            let options = ping::Options {
+                target,
+                to: *to,
+                source: *source,
+                count: *count,
+                interval: interval.0,
+                timeout: timeout.0,
+                json: *json,
+            };
+            return ping::ping(&mut client, &mut out, &options);
+        }
         Command::Up { target, no_wait, timeout } => {
             if !no_wait {
                 return up::up(&mut client, &mut out, target, timeout.0);
@@ -132,6 +159,13 @@ fn run(args: &Args) -> Result<ExitCode> {
         }
         Command::Forward(Forward::List { .. }) => forward::list(&mut out, &client.status()?)?,
         Command::Forward(Forward::Hosts { name }) => forward::hosts(&mut out, &client.status()?, name)?,
+        Command::Notice(Notice::List { json: true }) => {
+            writeln!(out, "{}", serde_json::to_string_pretty(&client.status()?.notices)?)?;
+        }
+        Command::Notice(Notice::List { .. }) => notice::list(&mut out, &client.status()?)?,
+        Command::Notice(Notice::Test { name }) => {
+            print_done(&mut client, &mut out, &Request::TestNotice { name: name.clone() })?;
+        }
         Command::Tunnel(Tunnel::Failback { target }) => {
             print_done(&mut client, &mut out, &Request::Failback { target: target.clone() })?;
         }
@@ -206,6 +240,11 @@ fn print_done(client: &mut Client, out: &mut impl Write, request: &Request) -> R
 /// Unix time in seconds.
 fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs())
+}
+
+/// Of the terminal; 100 where there is none.
+fn columns() -> usize {
+    ratatui::crossterm::terminal::size().map_or(100, |(columns, _)| usize::from(columns))
 }
 
 fn colour() -> bool {

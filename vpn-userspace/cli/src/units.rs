@@ -3,25 +3,26 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-/// A duration on the command line: `30s`, `10m`, `2h`, `1d`.
+/// A duration on the command line: `200ms`, `30s`, `10m`, `2h`, `1d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span(pub(crate) Duration);
 
 impl FromStr for Span {
     type Err = &'static str;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const MEND: &str = "write a number and its unit, such as 30s, 10m, 2h or 1d";
+        const MEND: &str = "write a number and its unit, such as 200ms, 30s, 10m, 2h or 1d";
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at(digits);
         let factor = match unit {
-            "s" => 1,
-            "m" => 60,
-            "h" => 3600,
-            "d" => 86_400,
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
             _ => return Err(MEND),
         };
         let number: u64 = number.parse().map_err(|_| MEND)?;
-        Ok(Self(Duration::from_secs(number.checked_mul(factor).ok_or(MEND)?)))
+        Ok(Self(Duration::from_millis(number.checked_mul(factor).ok_or(MEND)?)))
     }
 }
 
@@ -59,6 +60,16 @@ pub(crate) fn bytes(count: u64) -> String {
     if value < 10 { format!("{value}.{tenths} {unit}") } else { format!("{value} {unit}") }
 }
 
+/// A rate: `999 bit/s`, `12.3 Mbit/s`, `8.40 Gbit/s`.
+pub(crate) fn bits(rate: f64) -> String {
+    match rate {
+        r if r >= 1e9 => format!("{:.2} Gbit/s", r / 1e9),
+        r if r >= 1e6 => format!("{:.1} Mbit/s", r / 1e6),
+        r if r >= 1e3 => format!("{:.1} kbit/s", r / 1e3),
+        r => format!("{r:.0} bit/s"),
+    }
+}
+
 /// Unix milliseconds as `2026-11-22T01:37:08.123Z` (RFC 3339, UTC).
 pub(crate) fn timestamp(unix_ms: u64) -> String {
     let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
@@ -83,6 +94,7 @@ mod tests {
     fn spans_have_units() {
         let cases = [
             ("30s", Some(30)),
+            ("2000ms", Some(2)),
             ("10m", Some(600)),
             ("2h", Some(7200)),
             ("1d", Some(86_400)),
@@ -94,6 +106,14 @@ mod tests {
         for text in ["", "s", "30", "-1s", "1.5h", "1h30m", "18446744073709551615d"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn rates_have_units() {
+        assert_eq!(
+            [0.0, 999.0, 1e3, 12.34e6, 8.4e9].map(bits),
+            ["0 bit/s", "999 bit/s", "1.0 kbit/s", "12.3 Mbit/s", "8.40 Gbit/s"]
+        );
     }
 
     #[test]

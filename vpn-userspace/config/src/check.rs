@@ -21,7 +21,7 @@ use crate::port::{self, LanPort, WanPort};
 use crate::profile::Profile;
 use crate::secret::Files;
 use crate::section::{At, missing, nearest};
-use crate::{DEFAULT_CONTROL_SOCKET, apart, auth, dataplane, forward, health, interface, transport};
+use crate::{DEFAULT_CONTROL_SOCKET, apart, auth, dataplane, forward, health, interface, notice, transport};
 
 const REPLAY_WINDOW: u32 = 1024;
 const DPD: Dpd =
@@ -52,6 +52,8 @@ pub(crate) fn check(
         raw.connections.iter().flat_map(|c| c.forwards.iter().map(|f| (c.name.get_ref().as_str(), f)));
     forward::listeners_apart(forwards, faults);
 
+    let notices = notice::check(raw.notices, &raw.connections, folder, &mut *secrets, faults);
+
     // Every connection is built even after a fault, so that its own faults show as well.
     let connections: Vec<_> =
         raw.connections.into_iter().map(|c| connection(c, folder, &mut *secrets, faults)).collect();
@@ -76,6 +78,7 @@ pub(crate) fn check(
             ike_secrets: raw.log.ike_secrets.map(|path| PathBuf::from(path.into_inner())),
         },
         connections: connections.into_iter().collect::<Option<_>>()?,
+        notices,
         origin,
     })
 }

@@ -114,6 +114,10 @@ impl Config {
         log.compare("ike_secrets", &old.log.ike_secrets, &new.log.ike_secrets, Effect::Restart);
         log.finish(Subject::Log, &mut changes);
 
+        let mut notices = Keys::default();
+        notices.compare("notice", &old.notices, &new.notices, Effect::Live);
+        notices.finish(Subject::Gateway, &mut changes);
+
         for connection in &old.connections {
             match new.connection(&connection.name) {
                 None => changes.push(Change {

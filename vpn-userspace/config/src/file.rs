@@ -21,6 +21,7 @@ use crate::forward::{self, RawForward};
 use crate::health::{self, Failback, RawHealth};
 use crate::kernel::{self, RawKernel};
 use crate::model::{Attach, DpdAction, Encap, Engine, Guard, LogFormat, LogLevel, Start};
+use crate::notice::{self, RawNotice};
 use crate::per_cpu::{self, PerCpu};
 use crate::port::{LanPort, WanPort};
 use crate::profile::{self, Profile};
@@ -35,6 +36,7 @@ pub(crate) struct RawFile {
     pub(crate) gateway: RawGateway,
     pub(crate) log: RawLog,
     pub(crate) connections: Vec<RawConnection>,
+    pub(crate) notices: Vec<RawNotice>,
 }
 
 #[derive(Default)]
@@ -148,6 +150,7 @@ pub(crate) fn read<'t>(document: &'t Spanned<DeTable<'t>>, faults: &mut Vec<Faul
     for (name, section) in top.named(faults, "connection", |name| format!("[connection.{name}]")) {
         file.connections.push(connection(name, section, faults));
     }
+    file.notices = notice::read(&mut top, faults);
     top.finish(faults, NOT_YET_TOP);
     file
 }

@@ -23,6 +23,7 @@ mod kernel;
 mod load;
 mod mask;
 mod model;
+mod notice;
 mod per_cpu;
 mod port;
 mod profile;
@@ -50,6 +51,7 @@ pub use model::{
     Attach, Config, Connection, Dpd, DpdAction, Encap, Engine, Esp, Gateway, Guard, Ike, LocalProof, Log,
     LogFormat, LogLevel, RemoteProof, Revocation, RevocationPolicy, Start, Tunnel, TunnelAuth,
 };
+pub use notice::{Notice, NoticeHow, NoticeOn};
 pub use per_cpu::PerCpu;
 pub use port::{LanPort, WanPort};
 pub use profile::Profile;

@@ -18,6 +18,7 @@ use crate::dataplane::Dataplane;
 use crate::forward::Forward;
 use crate::health::{Failback, Health};
 use crate::kernel::KernelIpsec;
+use crate::notice::Notice;
 use crate::per_cpu::PerCpu;
 use crate::port::{LanPort, WanPort};
 use crate::profile::Profile;
@@ -37,6 +38,8 @@ pub struct Config {
     pub log: Log,
     /// In the order of the file.
     pub connections: Vec<Connection>,
+    /// Who is told what happens.
+    pub notices: Vec<Notice>,
     pub(crate) origin: crate::error::Origin,
 }
 
@@ -46,6 +49,7 @@ impl fmt::Debug for Config {
             .field("gateway", &self.gateway)
             .field("log", &self.log)
             .field("connections", &self.connections)
+            .field("notices", &self.notices)
             .finish_non_exhaustive()
     }
 }

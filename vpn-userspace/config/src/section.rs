@@ -39,7 +39,7 @@ struct Entry<'t> {
 }
 
 /// Keys that read nowhere but in these sections, to say where a key belongs.
-const HOMES: [(&str, &[&str]); 8] = [
+const HOMES: [(&str, &[&str]); 9] = [
     (
         "[gateway]",
         &[
@@ -117,6 +117,7 @@ const HOMES: [(&str, &[&str]); 8] = [
     ("`ike` of a connection", &["fragmentation", "fragment_size", "mobike", "childless"]),
     ("`esp` of a connection", &["replay_window", "esn", "mode", "pairs", "rekey_test"]),
     ("[log]", &["level", "format", "ike_secrets"]),
+    ("[notice.NAME]", &["on", "connections", "command", "webhook", "webhook_file", "secret_file"]),
     ("`dpd` of a connection", &["interval", "timeout", "action"]),
 ];
 

@@ -21,10 +21,12 @@ use crate::additional::Additional;
 use crate::children::Children;
 use crate::control::{self, Ask, ControlSocket, Live};
 use crate::drops::Following;
+use crate::graph::Graphs;
 use crate::guard::WanGuard;
 use crate::history::History;
 use crate::jobs::Jobs;
 use crate::log::{LevelHandle, LogStore};
+use crate::notices::Teller;
 use crate::pace::Pace;
 use crate::probe::Prober;
 use crate::radius::Relay;
@@ -181,6 +183,8 @@ pub(crate) struct Daemon {
     pub(crate) forwards: Forwards,
     /// Forwards that cannot listen, and why.
     pub(crate) forward_faults: BTreeMap<String, String>,
+    pub(crate) teller: Teller,
+    pub(crate) graphs: Graphs,
 }
 
 impl Daemon {
@@ -279,7 +283,10 @@ impl Daemon {
             prober: Prober::new(),
             forwards: Forwards::default(),
             forward_faults: BTreeMap::new(),
+            teller: Teller::default(),
+            graphs: Graphs::default(),
         };
+        daemon.settle_notices();
         for connection in &config.connections {
             daemon.add_connection(connection).await;
         }
@@ -429,8 +436,11 @@ impl Daemon {
     async fn on_tick(&mut self) {
         if !self.children.is_empty() {
             let mut stats = self.plane.stats().await;
+            self.sample_rates(&stats);
             self.hear_esp(&mut stats);
             self.guard.publish(&stats);
+        } else {
+            self.sample_rates(&[]);
         }
         self.next_addresses().await;
         self.lose_patience(Instant::now());
@@ -441,6 +451,7 @@ impl Daemon {
         self.guard.redirect(self.plane.take_redirects());
         self.guard.precede(&mut self.plane);
         self.ask_for_additional(Instant::now());
+        self.look_at_certificates();
         if self.tracing && !self.watchers.any() {
             self.trace(false);
         }
@@ -472,10 +483,11 @@ impl Daemon {
         }
     }
 
-    fn announce(&self, id: TunnelId, state: culvert_gateway::State) {
+    fn announce(&mut self, id: TunnelId, state: culvert_gateway::State) {
         use culvert_gateway::State;
         let Some(tunnel) = self.tunnels.get(&id) else { return };
-        let (connection, tunnel) = (&tunnel.connection, &tunnel.name);
+        let (connection, tunnel) = (tunnel.connection.clone(), tunnel.name.clone());
+        self.tell_change(id, &connection, &tunnel, state == State::Up);
         match state {
             State::Up => tracing::info!(connection, tunnel, "tunnel up"),
             State::Connecting => tracing::info!(connection, tunnel, "negotiating"),

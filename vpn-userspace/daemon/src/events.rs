@@ -151,6 +151,13 @@ impl Daemon {
                     Some(t) => self.history.failed(&t.connection, &t.name, &failure),
                     None => self.history.stranger_failed(&failure),
                 }
+                // What it has still carries traffic; not for long.
+                if let Some(id) = failure.tunnel.filter(|id| self.children.of(*id).next().is_some())
+                    && let Some((connection, tunnel)) =
+                        self.tunnels.get(&id).map(|t| (t.connection.clone(), t.name.clone()))
+                {
+                    self.tell_rekey(&connection, &tunnel, &failure.to_string());
+                }
                 // A tunnel that carries traffic is not lost because another attempt failed.
                 if let Some(id) = failure.tunnel
                     && !self.is_client(id)

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use culvert_api::{HealthVerdict, What};
+use culvert_config::NoticeOn;
 use culvert_gateway::{HealthReport, Verdict};
 use culvert_ike::Command;
 use culvert_types::TunnelId;
@@ -43,10 +44,13 @@ impl Daemon {
         match verdict {
             Verdict::Healthy => {
                 tracing::info!(connection, tunnel, "health check of {target} is answered");
-                self.history.happened(&connection, &tunnel, What::Healthy, format!("{target} answers"));
+                let text = format!("{target} answers");
+                self.tell(NoticeOn::Health, &connection, &tunnel, &text);
+                self.history.happened(&connection, &tunnel, What::Healthy, text);
             }
             Verdict::Unhealthy => {
                 tracing::warn!(connection, tunnel, "health check fails: {cause}{}", loss(report.as_ref()));
+                self.tell(NoticeOn::Health, &connection, &tunnel, &cause);
                 self.history.happened(&connection, &tunnel, What::Unhealthy, cause);
             }
             Verdict::Unknown => {}
@@ -61,8 +65,16 @@ impl Daemon {
         let (before, after) = (names(from), names(to));
         match (from, to) {
             ([], _) => tracing::info!(connection, "traffic goes by tunnel {after}"),
-            (_, []) => tracing::warn!(connection, "no tunnel carries the traffic: it is dropped"),
-            _ => tracing::warn!(connection, "traffic moves from tunnel {before} to {after}"),
+            (_, []) => {
+                let text = "no tunnel carries the traffic: it is dropped";
+                tracing::warn!(connection, "{text}");
+                self.tell(NoticeOn::Failover, connection, "", text);
+            }
+            _ => {
+                let text = format!("traffic moves from tunnel {before} to {after}");
+                tracing::warn!(connection, "{text}");
+                self.tell(NoticeOn::Failover, connection, &after, &text);
+            }
         }
         let all: Vec<TunnelId> = from.iter().chain(to).copied().collect();
         for id in all {

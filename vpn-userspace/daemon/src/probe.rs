@@ -107,7 +107,12 @@ async fn connect(interface: &str, source: Option<IpAddr>, to: SocketAddr) -> io:
 }
 
 /// One ICMP echo and its reply (RFC 792, RFC 4443 4.1).
-async fn echo(sequence: u64, interface: &str, source: Option<IpAddr>, to: IpAddr) -> io::Result<()> {
+pub(crate) async fn echo(
+    sequence: u64,
+    interface: &str,
+    source: Option<IpAddr>,
+    to: IpAddr,
+) -> io::Result<()> {
     let (domain, protocol) =
         if to.is_ipv4() { (Domain::IPV4, Protocol::ICMPV4) } else { (Domain::IPV6, Protocol::ICMPV6) };
     let socket = Socket::new(domain, Type::RAW, Some(protocol))?;

@@ -51,6 +51,9 @@ impl Daemon {
         self.additional.look_at(self.tunnels.keys().copied());
         self.settle().await;
         self.settle_forwards().await;
+        self.settle_notices();
+        self.forget_told();
+        self.forget_graphs();
         self.drop_unused_sockets();
         let config = &self.config;
         let configured = |c: &str, t: &str| config.connection(c).is_some_and(|c| c.tunnel(t).is_some());

@@ -13,6 +13,8 @@ use crate::daemon::Daemon;
 impl Daemon {
     pub(crate) async fn on_ask(&mut self, ask: Ask) {
         let response = match ask.request {
+            // Answered when the echoes are back.
+            Request::Ping(request) => return self.ping(&request, ask.answer),
             Request::Status => Response::Status(Box::new(self.status().await)),
             Request::Counters => Response::Counters(self.counters()),
             Request::Explain { target } => self.explain(&target),
@@ -31,6 +33,8 @@ impl Daemon {
             }),
             Request::Rekey { target, ike } => self.with_targets(&target, |daemon, id| daemon.rekey(id, ike)),
             Request::Engine { target, engine } => self.change_engine(&target, engine),
+            Request::Graph { target, seconds } => self.graph(&target, seconds),
+            Request::TestNotice { name } => self.test_notice(&name),
             Request::Reload => self.reload().await,
             // The stream itself is served at the socket; it begins when this is answered.
             Request::Trace { .. } => {

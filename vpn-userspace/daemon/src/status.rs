@@ -69,6 +69,7 @@ impl Daemon {
             connections: connections.collect(),
             counters: self.guard_counters(),
             ike_drops: self.ike_drops(),
+            notices: self.notices(),
             negotiation_ms: self.latest_negotiation.map(millis),
         }
     }
