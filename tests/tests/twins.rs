@@ -1,5 +1,7 @@
 //! Culvert with Culvert: suites, NAT, IPv6, and rekeying that loses no packet.
 
+#[path = "twins/bgp.rs"]
+mod bgp;
 #[path = "twins/drops.rs"]
 mod drops;
 #[path = "twins/failover.rs"]

@@ -67,6 +67,8 @@ words! {
         Unhealthy = "unhealthy",
         /// The connection's traffic came to it, or left it.
         Traffic = "traffic",
+        /// A BGP session over it came up or went down.
+        Routing = "routing",
     }
 }
 

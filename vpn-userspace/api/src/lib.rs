@@ -12,6 +12,7 @@
 //!
 //! This crate does no I/O; [`frame`] turns bytes into lines and lines into values.
 
+mod bgp;
 mod capture;
 mod drops;
 mod explain;
@@ -24,6 +25,7 @@ mod target;
 mod trace;
 mod words;
 
+pub use bgp::{BgpSession, BgpStatus, RouteEntry, RouteOrigin, Routes};
 pub use capture::{Capture, CapturePlace};
 pub use drops::{DropCount, DropEnd, DropInner, DropPlace, DropRecord, Drops, DropsRequest, ROUTINE};
 pub use explain::{Explanation, Happening, Reason, TunnelHistory, What};

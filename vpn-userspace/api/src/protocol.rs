@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bgp::{BgpStatus, Routes};
 use crate::capture::Capture;
 use crate::drops::{DropRecord, Drops, DropsRequest};
 use crate::explain::Explanation;
@@ -90,6 +91,10 @@ pub enum Request {
     },
     /// An echo through each of some tunnels; answered with [`Response::Pings`] when the last is back or late.
     Ping(PingRequest),
+    /// Routing by BGP; answered with [`Response::Bgp`].
+    Bgp,
+    /// Every route of every connection; answered with [`Response::Routes`].
+    Routes,
     /// What happened to a connection or tunnel and why; answered with [`Response::Explanation`].
     Explain {
         /// What to explain.
@@ -196,6 +201,10 @@ pub enum Response {
     Graph(Graph),
     /// To [`Request::Ping`].
     Pings(Pings),
+    /// To [`Request::Bgp`].
+    Bgp(BgpStatus),
+    /// To [`Request::Routes`].
+    Routes(Routes),
     /// The request was not carried out.
     Error(Failure),
     /// An answer that this version does not know.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::bgp::BgpSession;
 use crate::words::words;
 
 /// The gateway at one moment.
@@ -376,6 +377,9 @@ pub struct Tunnel {
     /// Whether the connection's routes point at this tunnel now.
     #[serde(default)]
     pub active: bool,
+    /// Its BGP sessions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bgp: Vec<BgpSession>,
     /// What its health check knows; `None` without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,

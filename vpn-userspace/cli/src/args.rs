@@ -242,6 +242,18 @@ pub(crate) enum Command {
     /// Commands and webhooks that are told what happens: what became of them, and a test
     #[command(subcommand)]
     Notice(Notice),
+    /// Show routing by BGP: neighbours, states, prefixes received, accepted and advertised, and the last error
+    #[command(
+        after_help = "Example:\n  culvert bgp --json | jq -r '.sessions[] | select(.state != \"established\") | .neighbor'"
+    )]
+    Bgp {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show routes
+    #[command(subcommand)]
+    Route(Route),
     /// Choose a tunnel's engine, or let traffic return to it
     #[command(subcommand)]
     Tunnel(Tunnel),
@@ -306,6 +318,20 @@ pub(crate) enum Notice {
     Test {
         /// Its name in the configuration
         name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Route {
+    /// Show every route of every connection: where to, by which tunnel, from the configuration or from BGP
+    #[command(
+        after_help = "Traffic takes those with `*`: the smallest metric of a destination, so that static routes win over learned ones.\n\
+        The routes that say `refused` keep what is protected from leaving in clear."
+    )]
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed (no culvertd, refused, a tunnel did not come up), 2 wrong usage.
 
 mod args;
+mod bgp;
 mod capture;
 mod client;
 mod drops;
@@ -28,7 +29,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use culvert_api::{LogsRequest, Request, Response};
 
-use args::{Args, Command, Forward, Notice, Tunnel};
+use args::{Args, Command, Forward, Notice, Route, Tunnel};
 use client::{Client, ClientError};
 
 fn main() -> ExitCode {
@@ -166,6 +167,16 @@ fn run(args: &Args) -> Result<ExitCode> {
         Command::Notice(Notice::Test { name }) => {
             print_done(&mut client, &mut out, &Request::TestNotice { name: name.clone() })?;
         }
+        Command::Bgp { json: true } => print_json(&mut client, &mut out, &Request::Bgp)?,
+        Command::Bgp { .. } => match client.ask(&Request::Bgp)? {
+            Response::Bgp(status) => bgp::sessions(&mut out, &status, now_s())?,
+            other => return Err(ClientError::unexpected(&other).into()),
+        },
+        Command::Route(Route::List { json: true }) => print_json(&mut client, &mut out, &Request::Routes)?,
+        Command::Route(Route::List { .. }) => match client.ask(&Request::Routes)? {
+            Response::Routes(routes) => bgp::routes(&mut out, &routes)?,
+            other => return Err(ClientError::unexpected(&other).into()),
+        },
         Command::Tunnel(Tunnel::Failback { target }) => {
             print_done(&mut client, &mut out, &Request::Failback { target: target.clone() })?;
         }

@@ -34,7 +34,11 @@ pub(crate) fn remotes_apart(connections: &[RawConnection], faults: &mut Vec<Faul
         while open.last().is_some_and(|(outer, _, _)| !outer.contains(*net)) {
             open.pop();
         }
-        let other = open.iter().rev().find(|(_, _, other)| other.name.get_ref() != connection.name.get_ref());
+        let other = open.iter().rev().find(|(_, _, other)| {
+            // What is learned may have several ways; what the file says wins.
+            let learned = other.bgp.dynamic() || connection.bgp.dynamic();
+            other.name.get_ref() != connection.name.get_ref() && !learned
+        });
         if let Some((outer, outer_span, other)) = other {
             // The later line is the one to look at.
             let (first, second) = if outer_span.start < span.start {

@@ -21,7 +21,10 @@ use crate::port::{self, LanPort, WanPort};
 use crate::profile::Profile;
 use crate::secret::Files;
 use crate::section::{At, missing, nearest};
-use crate::{DEFAULT_CONTROL_SOCKET, apart, auth, dataplane, forward, health, interface, notice, transport};
+use crate::{
+    DEFAULT_CONTROL_SOCKET, apart, auth, bgp, dataplane, forward, health, interface, notice, remote, session,
+    transport,
+};
 
 const REPLAY_WINDOW: u32 = 1024;
 const DPD: Dpd =
@@ -48,15 +51,20 @@ pub(crate) fn check(
     apart::inside_apart(&raw.connections, faults);
     apart::tunnels_apart(&raw.connections, faults);
     apart::interfaces_apart(&raw.connections, faults);
+    bgp::possible(&raw, faults);
     let forwards =
         raw.connections.iter().flat_map(|c| c.forwards.iter().map(|f| (c.name.get_ref().as_str(), f)));
     forward::listeners_apart(forwards, faults);
 
     let notices = notice::check(raw.notices, &raw.connections, folder, &mut *secrets, faults);
 
+    let routing = raw.gateway.bgp.check();
     // Every connection is built even after a fault, so that its own faults show as well.
-    let connections: Vec<_> =
-        raw.connections.into_iter().map(|c| connection(c, folder, &mut *secrets, faults)).collect();
+    let connections: Vec<_> = raw
+        .connections
+        .into_iter()
+        .map(|c| connection(c, routing.asn, folder, &mut *secrets, faults))
+        .collect();
     let names = |list: Option<At<Vec<At<String>>>>| -> Vec<String> {
         list.into_iter().flat_map(|list| list.into_inner()).map(At::into_inner).collect()
     };
@@ -71,6 +79,7 @@ pub(crate) fn check(
             ike_port: port(raw.gateway.ike_port, 500),
             natt_port: port(raw.gateway.natt_port, 4500),
             dataplane: raw.gateway.dataplane,
+            bgp: routing,
         },
         log: Log {
             level: or(raw.log.level, LogLevel::Info),
@@ -162,6 +171,7 @@ fn resolve_copies(connection: &mut RawConnection, faults: &mut Vec<Fault>) {
             fill(&mut tunnel.ppk, &source.ppk);
             tunnel.xauth.fill(&source.xauth);
             tunnel.health.fill(&source.health);
+            tunnel.bgp.fill(&source.bgp);
             from = source.copy.clone();
         }
         fill(&mut tunnel.local_id, &connection.local_id);
@@ -191,6 +201,7 @@ fn ports(raw: &RawFile, faults: &mut Vec<Fault>) {
 
 fn connection(
     mut raw: RawConnection,
+    own_asn: u32,
     folder: &Path,
     secrets: Files<'_>,
     faults: &mut Vec<Fault>,
@@ -198,9 +209,9 @@ fn connection(
     let before = faults.len();
     transport::settle(&mut raw, faults);
     own_networks(&raw, faults);
-    asks_for_all(&raw, faults);
+    session::asks_for_all(&raw, faults);
     weights_differ(&raw, faults);
-    start_possible(&raw, faults);
+    remote::start_possible(&raw, faults);
     durations_sound(&raw, faults);
     sayable_in_v1(&raw, faults);
     let encap = port::encap(&raw, faults);
@@ -218,6 +229,8 @@ fn connection(
     let any_only =
         raw.tunnels.iter().all(|t| t.remote_address.as_ref().is_some_and(|a| a.get_ref().is_any()));
     let default_start = if any_only { Start::Respond } else { Start::Immediate };
+    let mut neighbors: Vec<_> =
+        raw.tunnels.iter().map(|t| bgp::neighbors(t, &raw, own_asn, faults)).collect();
     let name = raw.name.into_inner();
     let remote = raw.remote.as_ref().map_or_else(Vec::new, |r| r.get_ref().clone());
     let local: Option<Vec<IpNet>> =
@@ -229,7 +242,15 @@ fn connection(
         .into_iter()
         .enumerate()
         .map(|(index, t)| {
-            tunnel(t, &name, index, (local.as_deref(), &remote, folder, v1), &mut *secrets, faults)
+            let neighbors = std::mem::take(&mut neighbors[index]);
+            tunnel(
+                t,
+                &name,
+                (index, neighbors),
+                (local.as_deref(), &remote, folder, v1),
+                &mut *secrets,
+                faults,
+            )
         })
         .collect();
     let nets = |list: Option<At<Vec<At<IpNet>>>>| -> Vec<IpNet> {
@@ -245,6 +266,7 @@ fn connection(
     let (small, kernel) = (raw.small, raw.kernel);
     let networks: Vec<IpNet> = remote.iter().map(|net| *net.get_ref()).collect();
     let forwards = forward::check(raw.forwards, (local.as_deref(), &networks), faults);
+    let bgp = raw.bgp.check((local.as_deref().unwrap_or_default(), &networks), folder, secrets, faults);
     let mut connection = Connection {
         name,
         local: nets(raw.local),
@@ -278,6 +300,7 @@ fn connection(
             action: or(raw.dpd_action, DPD.action),
         },
         exchange: raw.exchange,
+        bgp,
         balance: raw.balance,
         failback: raw.failback,
         reauth,
@@ -356,18 +379,6 @@ fn own_networks(raw: &RawConnection, faults: &mut Vec<Fault>) {
     }
 }
 
-/// Networks of this side have no place behind an address that the peer gives.
-fn asks_for_all(raw: &RawConnection, faults: &mut Vec<Fault>) {
-    let asks = raw.tunnels.iter().any(|t| t.addresses.asks());
-    if let (true, Some(local)) = (asks, &raw.local) {
-        faults.push(
-            Fault::new("`local` has no meaning with `virtual_ip`")
-                .at(local.span(), "not reachable by the peer")
-                .help("take `local` out: this side has the address that the peer gives it"),
-        );
-    }
-}
-
 /// The weight of a tunnel that does not say: the first is active, the others stand by.
 fn default_weight(index: usize) -> u32 {
     if index == 0 { 100 } else { 0 }
@@ -396,21 +407,6 @@ fn weights_differ(raw: &RawConnection, faults: &mut Vec<Fault>) {
         } else {
             seen.insert(weight, tunnel);
         }
-    }
-}
-
-/// Only the peer can begin when its address is not known.
-fn start_possible(raw: &RawConnection, faults: &mut Vec<Fault>) {
-    let Some(start) = raw.start.as_ref().filter(|s| *s.get_ref() != Start::Respond) else { return };
-    let any = raw.tunnels.iter().find_map(|t| t.remote_address.as_ref().filter(|a| a.get_ref().is_any()));
-    if let Some(any) = any {
-        let word = if *start.get_ref() == Start::Immediate { "immediate" } else { "on-traffic" };
-        faults.push(
-            Fault::new(format!("start = \"{word}\" needs the peer's address"))
-                .at(start.span(), "whom to call?")
-                .at(any.span(), "any address")
-                .help("write the peer's address, or start = \"respond\" to let the peer begin"),
-        );
     }
 }
 
@@ -558,7 +554,7 @@ fn durations_sound(raw: &RawConnection, faults: &mut Vec<Fault>) {
 fn tunnel(
     mut raw: RawTunnel,
     connection: &str,
-    index: usize,
+    (index, neighbors): (usize, Vec<bgp::BgpNeighbor>),
     (local, remote, folder, v1): (Option<&[IpNet]>, &[At<IpNet>], &Path, bool),
     secrets: Files<'_>,
     faults: &mut Vec<Fault>,
@@ -662,7 +658,15 @@ fn tunnel(
     let weight = raw.weight.as_ref().map_or(default_weight(index), |w| *w.get_ref());
     let inside: Vec<IpNet> = raw.inside.into_iter().flat_map(At::into_inner).map(At::into_inner).collect();
     let networks: Vec<IpNet> = remote.iter().map(|net| *net.get_ref()).collect();
-    let (health, health_sources) = raw.health.check((local, &networks), &inside, faults);
+    let (health, health_sources) = match local {
+        // With BGP the inner addresses are reached through the tunnel as well.
+        Some(local) if !neighbors.is_empty() => {
+            let local: Vec<IpNet> = local.iter().chain(&inside).copied().collect();
+            let far: Vec<IpNet> = networks.iter().chain(&inside).map(IpNet::trunc).collect();
+            raw.health.check((Some(&local), &far), &inside, faults)
+        }
+        _ => raw.health.check((local, &networks), &inside, faults),
+    };
     Some(Tunnel {
         interface: interface::name(connection, raw.name.get_ref()),
         local_address: raw.local_address.map(At::into_inner),
@@ -676,6 +680,7 @@ fn tunnel(
         xauth,
         inside,
         weight: u8::try_from(weight).ok()?,
+        bgp: neighbors,
         health,
         health_sources,
         enabled: or(raw.enabled, true),

@@ -106,6 +106,10 @@ impl Config {
         gateway.compare("offload", &before.offload, &after.offload, Effect::Restart);
         gateway.compare("ike_port", &old.gateway.ike_port, &new.gateway.ike_port, Effect::Restart);
         gateway.compare("natt_port", &old.gateway.natt_port, &new.gateway.natt_port, Effect::Restart);
+        let (before, after) = (&old.gateway.bgp, &new.gateway.bgp);
+        gateway.compare("asn", &before.asn, &after.asn, Effect::Live);
+        gateway.compare("router_id", &before.router_id, &after.router_id, Effect::Live);
+        gateway.compare("bgp_daemon", &before.daemon, &after.daemon, Effect::Live);
         gateway.finish(Subject::Gateway, &mut changes);
 
         let mut log = Keys::default();
@@ -147,8 +151,13 @@ impl Config {
 
 fn diff_connection(old: &Connection, new: &Connection, changes: &mut Vec<Change>) {
     let mut keys = Keys::default();
-    keys.compare("local", &old.local, &new.local, Effect::Renegotiate);
-    keys.compare("remote", &old.remote, &new.remote, Effect::Renegotiate);
+    keys.compare("routing", &old.bgp.is_some(), &new.bgp.is_some(), Effect::Renegotiate);
+    keys.compare("bgp", &old.bgp, &new.bgp, Effect::Live);
+    // With BGP a peer is asked for every address, whatever the networks are.
+    let same_for_peers = old.bgp.is_some() && new.bgp.is_some() && old.asks() == new.asks();
+    let networks = if same_for_peers { Effect::Live } else { Effect::Renegotiate };
+    keys.compare("local", &old.local, &new.local, networks);
+    keys.compare("remote", &old.remote, &new.remote, networks);
     keys.compare("start", &old.start, &new.start, Effect::Live);
     keys.compare("engine", &old.engine, &new.engine, Effect::Renegotiate);
     keys.compare("wan_port", &old.wan_port, &new.wan_port, Effect::Renegotiate);
@@ -219,6 +228,7 @@ fn diff_tunnel(old: &Tunnel, new: &Tunnel) -> Keys {
     keys.compare("weight", &old.weight, &new.weight, Effect::Live);
     keys.compare("health", &old.health, &new.health, Effect::Live);
     keys.compare("health_sources", &old.health_sources, &new.health_sources, Effect::Live);
+    keys.compare("bgp", &old.bgp, &new.bgp, Effect::Live);
     keys.compare("enabled", &old.enabled, &new.enabled, Effect::Renegotiate);
     keys
 }

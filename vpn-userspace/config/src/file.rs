@@ -13,6 +13,7 @@ use serde_spanned::Spanned;
 use toml::de::DeTable;
 
 use crate::auth::RawAuth;
+use crate::bgp::{RawBgp, RawGatewayBgp, RawTunnelBgp};
 use crate::dataplane::{self, Dataplane};
 use crate::duration;
 use crate::error::Fault;
@@ -26,7 +27,7 @@ use crate::per_cpu::{self, PerCpu};
 use crate::port::{LanPort, WanPort};
 use crate::profile::{self, Profile};
 use crate::remote::{Remote, is_host_name};
-use crate::section::{At, NotYet, Refused, Section, nearest};
+use crate::section::{At, NotYet, Section, nearest};
 use crate::session::{RawAddresses, RawSession};
 use crate::small::{self, RawSmall};
 use crate::xauth::RawXauth;
@@ -50,6 +51,7 @@ pub(crate) struct RawGateway {
     pub(crate) ike_port: Option<At<u32>>,
     pub(crate) natt_port: Option<At<u32>>,
     pub(crate) dataplane: Dataplane,
+    pub(crate) bgp: RawGatewayBgp,
 }
 
 #[derive(Default)]
@@ -89,6 +91,7 @@ pub(crate) struct RawConnection {
     pub(crate) local_id: Option<At<Identity>>,
     pub(crate) remote_id: Option<At<Identity>>,
     pub(crate) exchange: ExchangeOptions,
+    pub(crate) bgp: RawBgp,
     pub(crate) balance: bool,
     pub(crate) failback: Failback,
     pub(crate) session: RawSession,
@@ -112,20 +115,16 @@ pub(crate) struct RawTunnel {
     pub(crate) inside: Option<At<Vec<At<IpNet>>>>,
     pub(crate) weight: Option<At<u32>>,
     pub(crate) health: RawHealth,
+    pub(crate) bgp: RawTunnelBgp,
     pub(crate) enabled: Option<At<bool>>,
     pub(crate) clients: Option<At<u32>>,
     /// Keys that were there and wrong: not to be called missing as well.
     pub(crate) faulty: bool,
 }
 
-const NOT_YET_TOP: &[NotYet] = &[
-    ("environment", "environments come in a later version; every connection is in one environment now"),
-    ("bgp", "dynamic routing comes in a later version; routes are static"),
-];
-const NOT_YET_GATEWAY: &[NotYet] = &[
-    ("asn", "BGP comes in a later version; routes are static"),
-    ("metrics", "metrics come in a later version"),
-];
+const NOT_YET_TOP: &[NotYet] =
+    &[("environment", "environments come in a later version; every connection is in one environment now")];
+const NOT_YET_GATEWAY: &[NotYet] = &[("metrics", "metrics come in a later version")];
 const NOT_YET_CONNECTION: &[NotYet] =
     &[("environment", "environments come in a later version; every connection is in one environment now")];
 
@@ -183,6 +182,7 @@ fn gateway(mut s: Section<'_>, faults: &mut Vec<Fault>) -> RawGateway {
         ike_port: s.integer(faults, "ike_port", "a UDP port", 1..=65535),
         natt_port: s.integer(faults, "natt_port", "a UDP port", 1..=65535),
         dataplane: dataplane::read(&mut s, faults),
+        bgp: RawGatewayBgp::read(&mut s, faults),
     };
     if raw.wan.is_none() && faults.len() == before {
         faults.push(s.missing("wan", "name the interface that faces the peers: wan = \"eth0\""));
@@ -208,6 +208,7 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
     let before = faults.len();
     let forwards = forward::read(&mut s, name.get_ref(), faults);
     let (balance, failback) = health::read_connection(&mut s, faults);
+    let bgp = RawBgp::read(&mut s, name.get_ref(), faults);
     let mut raw = RawConnection {
         local: s.list(faults, "local", nets, false, network),
         remote: s.list(faults, "remote", nets, false, network),
@@ -262,6 +263,7 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
         local_id: s.parsed(faults, "local_id", ID, identity),
         remote_id: s.parsed(faults, "remote_id", ID, identity),
         exchange: ExchangeOptions::default(),
+        bgp,
         balance,
         failback,
         forwards,
@@ -269,16 +271,6 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
         tunnels: Vec::new(),
         name,
     };
-    // Read for its errors: there is but one kind of routing.
-    s.word(
-        faults,
-        "routing",
-        &[("static", ())],
-        &[
-            ("bgp", Refused::NotYet("routes learned by BGP come in a later version")),
-            ("policy", Refused::NotYet("policy-based tunnels come in a later version")),
-        ],
-    );
     let sound = faults.len() == before;
     at_most(faults, "local", &raw.local, 255);
     at_most(faults, "remote", &raw.remote, 255);
@@ -372,9 +364,11 @@ fn read_dpd(mut s: Section<'_>, raw: &mut RawConnection, faults: &mut Vec<Fault>
 fn tunnel(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> RawTunnel {
     let before = faults.len();
     let health = RawHealth::read(&mut s, name.get_ref(), faults);
+    let bgp = RawTunnelBgp::read(&mut s, name.get_ref(), faults);
     let mut raw = RawTunnel {
         name,
         health,
+        bgp,
         copy: s.string(faults, "copy", "the name of another tunnel of the connection"),
         local_address: s.parsed(faults, "local_address", "an address", |text, faults| {
             address("local_address", text, faults)

@@ -8,6 +8,7 @@ mod apart;
 mod auth;
 #[cfg(test)]
 mod auth_tests;
+mod bgp;
 mod check;
 mod credentials;
 mod dataplane;
@@ -40,6 +41,7 @@ mod tests;
 mod transport;
 mod xauth;
 
+pub use bgp::{Bgp, BgpBfd, BgpDaemon, BgpNeighbor, GatewayBgp};
 pub use credentials::{Authorities, Credentials};
 pub use dataplane::{BpfHook, Dataplane, Latency, Offload};
 pub use diff::{Change, Effect, Kind, Subject};

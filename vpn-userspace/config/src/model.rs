@@ -13,6 +13,7 @@ use culvert_ike::{
 };
 use ipnet::IpNet;
 
+use crate::bgp::{Bgp, BgpNeighbor, GatewayBgp};
 use crate::credentials::{Authorities, Credentials};
 use crate::dataplane::Dataplane;
 use crate::forward::Forward;
@@ -75,6 +76,8 @@ pub struct Gateway {
     pub natt_port: u16,
     /// How the engine `user` moves packets.
     pub dataplane: Dataplane,
+    /// What all BGP sessions have in common.
+    pub bgp: GatewayBgp,
 }
 
 /// `guard`
@@ -185,6 +188,8 @@ pub struct Connection {
     pub reauth: Option<Duration>,
     /// What happens when the peer authenticates once more.
     pub unique: Unique,
+    /// How the networks of the far side are learned; `None`: they are those of `remote`.
+    pub bgp: Option<Bgp>,
     /// Traffic goes through all tunnels that have a weight, in proportion.
     pub balance: bool,
     /// When it returns to a preferred tunnel that failed.
@@ -318,6 +323,8 @@ pub struct Tunnel {
     pub inside: Vec<IpNet>,
     /// 100 is active, 0 is standby; no two of a connection are equal unless it balances.
     pub weight: u8,
+    /// Whom it speaks BGP with: at most one of each family.
+    pub bgp: Vec<BgpNeighbor>,
     /// How it is found out whether it carries traffic; `None`: it does when it is up.
     pub health: Option<Health>,
     /// From where the peer checks this tunnel: answers go back through it.
@@ -442,17 +449,31 @@ impl Config {
 }
 
 impl Tunnel {
-    /// Networks of this side as they are offered to the peer: those of its connection, or any address where the peer
-    /// gives one.
+    /// Networks of this side as they are offered to the peer: those of its connection, any address where the peer
+    /// gives one or routes decide.
     pub fn offers(&self, connection: &Connection) -> Vec<IpNet> {
         match &self.addresses {
             Addresses::Request(_) => crate::session::any_of(&self.addresses),
+            _ if connection.bgp.is_some() => connection.any_address(),
             _ => connection.local.clone(),
         }
     }
 }
 
 impl Connection {
+    /// Networks of the far side as they are offered to the peer: any where they are learned.
+    pub fn asks(&self) -> Vec<IpNet> {
+        if self.bgp.is_some() { self.any_address() } else { self.remote.clone() }
+    }
+
+    /// Every address of the families that its networks have.
+    fn any_address(&self) -> Vec<IpNet> {
+        let has = |six: bool| self.local.iter().chain(&self.remote).any(|net| net.addr().is_ipv6() == six);
+        let all = [(false, IpNet::from(IpAddr::from([0; 4]))), (true, IpNet::from(IpAddr::from([0; 16])))];
+        let any = |net: IpNet| IpNet::new(net.addr(), 0).unwrap_or(net);
+        all.into_iter().filter(|(six, _)| has(*six)).map(|(_, net)| any(net)).collect()
+    }
+
     /// A tunnel by its name.
     pub fn tunnel(&self, name: &str) -> Option<&Tunnel> {
         self.tunnels.iter().find(|t| t.name == name)

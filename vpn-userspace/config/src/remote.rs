@@ -3,6 +3,10 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use crate::error::Fault;
+use crate::file::RawConnection;
+use crate::model::Start;
+
 /// Where the peer is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Remote {
@@ -58,6 +62,21 @@ pub(crate) fn is_host_name(text: &str) -> bool {
     };
     let last = text.rsplit('.').next().unwrap_or_default();
     text.len() <= 253 && text.split('.').all(label) && !last.chars().all(|c| c.is_ascii_digit())
+}
+
+/// Only the peer can begin when its address is not known.
+pub(crate) fn start_possible(raw: &RawConnection, faults: &mut Vec<Fault>) {
+    let Some(start) = raw.start.as_ref().filter(|s| *s.get_ref() != Start::Respond) else { return };
+    let any = raw.tunnels.iter().find_map(|t| t.remote_address.as_ref().filter(|a| a.get_ref().is_any()));
+    if let Some(any) = any {
+        let word = if *start.get_ref() == Start::Immediate { "immediate" } else { "on-traffic" };
+        faults.push(
+            Fault::new(format!("start = \"{word}\" needs the peer's address"))
+                .at(start.span(), "whom to call?")
+                .at(any.span(), "any address")
+                .help("write the peer's address, or start = \"respond\" to let the peer begin"),
+        );
+    }
 }
 
 #[cfg(test)]

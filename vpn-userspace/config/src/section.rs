@@ -54,6 +54,9 @@ const HOMES: [(&str, &[&str]); 9] = [
             "steer",
             "ike_port",
             "natt_port",
+            "asn",
+            "router_id",
+            "bgp_daemon",
         ],
     ),
     (
@@ -72,6 +75,8 @@ const HOMES: [(&str, &[&str]); 9] = [
             "small_packets",
             "balance",
             "failback",
+            "routing",
+            "bgp",
             "forward",
             "tunnel",
         ],

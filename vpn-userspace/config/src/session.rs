@@ -7,7 +7,7 @@ use culvert_ike::{Addresses, Pool, Unique};
 use ipnet::IpNet;
 
 use crate::error::Fault;
-use crate::file;
+use crate::file::{self, RawConnection};
 use crate::section::{At, Section};
 
 /// `reauth` and `unique`.
@@ -213,4 +213,16 @@ pub(crate) fn any_of(addresses: &Addresses) -> Vec<IpNet> {
             IpAddr::V6(_) => IpNet::new(Ipv6Addr::UNSPECIFIED.into(), 0).ok(),
         })
         .collect()
+}
+
+/// Networks of this side have no place behind an address that the peer gives.
+pub(crate) fn asks_for_all(raw: &RawConnection, faults: &mut Vec<Fault>) {
+    let asks = raw.tunnels.iter().any(|t| t.addresses.asks());
+    if let (true, Some(local)) = (asks, &raw.local) {
+        faults.push(
+            Fault::new("`local` has no meaning with `virtual_ip`")
+                .at(local.span(), "not reachable by the peer")
+                .help("take `local` out: this side has the address that the peer gives it"),
+        );
+    }
 }

@@ -65,7 +65,7 @@ pub(crate) fn with(connection: &str, tunnel: &str) -> String {
 const OTHER: &str = "[connection.d]\nlocal = [\"192.168.0.0/24\"]\nremote = [\"172.31.0.0/16\"]\n\
     [connection.d.tunnel.a]\nremote_address = \"203.0.113.9\"\npsk_file = \"good.psk\"\n";
 
-fn check(name: &str, cases: &[(&str, String)]) {
+pub(crate) fn check(name: &str, cases: &[(&str, String)]) {
     let mut all = String::new();
     for (title, text) in cases {
         let error = match parse(text) {
@@ -387,8 +387,6 @@ fn engine_bpf_takes_its_only_cipher() {
 fn what_later_versions_do_is_refused_by_name() {
     let cases = [
         ("environment", with("environment = \"production\"", "")),
-        ("asn", format!("{GATEWAY}asn = 64512\n")),
-        ("routing bgp", with("routing = \"bgp\"", "")),
         ("routing policy", with("routing = \"policy\"", "")),
         ("mode without IKEv1", with("ike = { mode = \"aggressive\" }", "")),
         ("IKEv1 with EAP", with("ike = { version = 1 }", "remote_auth = \"eap-mschapv2\"")),

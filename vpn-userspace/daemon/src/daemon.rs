@@ -18,6 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::additional::Additional;
+use crate::bgp::Routing;
 use crate::children::Children;
 use crate::control::{self, Ask, ControlSocket, Live};
 use crate::drops::Following;
@@ -180,6 +181,7 @@ pub(crate) struct Daemon {
     pub(crate) radius: Relay,
     pub(crate) checks: Checks,
     pub(crate) prober: Prober,
+    pub(crate) routing: Routing,
     pub(crate) forwards: Forwards,
     /// Forwards that cannot listen, and why.
     pub(crate) forward_faults: BTreeMap<String, String>,
@@ -281,6 +283,7 @@ impl Daemon {
             radius: Relay::new(),
             checks: Checks::new(),
             prober: Prober::new(),
+            routing: Routing::new(),
             forwards: Forwards::default(),
             forward_faults: BTreeMap::new(),
             teller: Teller::default(),
@@ -322,6 +325,7 @@ impl Daemon {
                 verdict = self.checks.next() => {
                     let _ = self.ike.handle_command(Instant::now(), verdict);
                 }
+                Some(event) = self.routing.next() => self.on_bgp(event),
                 Some(probed) = self.prober.next() => self.on_probed(probed),
                 Some(ask) = self.asks.recv() => self.on_ask(ask).await,
                 () = sleep_until(deadline) => {
@@ -372,6 +376,7 @@ impl Daemon {
             let ike = self.settle_ike().await;
             let (gateway, worked) = self.settle_gateway().await;
             if !worked {
+                self.settle_bgp();
                 return [ike, gateway].into_iter().flatten().min();
             }
         }
@@ -410,12 +415,17 @@ impl Daemon {
                 Output::AddRoute(route) => self.add_route(&route).await,
                 Output::RemoveRoute(route) => self.remove_route(&route).await,
                 Output::Changed(id, state) => self.announce(id, state),
-                Output::Probe(id, sequence) => self.probe(id, sequence),
+                Output::Probe(id, sequence) => {
+                    self.probe(id, sequence);
+                    worked = true;
+                    continue;
+                }
                 Output::HealthChanged(id, verdict) => self.health_changed(id, verdict),
                 Output::AskPeer(id) => self.ask_peer(id),
                 Output::Moved { connection, from, to } => self.moved(&connection, &from, &to),
             }
             worked = true;
+            self.routing.touch();
         }
     }
 
@@ -508,6 +518,8 @@ impl Daemon {
     /// Deletes the SAs at the peers and removes interfaces, routes, programs and sockets.
     async fn shutdown(mut self) {
         let now = Instant::now();
+        // While the tunnels are there to tell the neighbours by.
+        self.routing.stop().await;
         let _ = self.ike.handle_command(now, Command::Shutdown);
         self.settle_ike().await;
         let names: Vec<String> = self.config.connections.iter().map(|c| c.name.clone()).collect();

@@ -1,6 +1,9 @@
 //! culvertd: the event loop that wires IKE, data plane, gateway decisions and the control socket.
 
 mod additional;
+mod bgp;
+mod bgp_talk;
+mod bgp_worker;
 mod children;
 mod clients;
 mod control;

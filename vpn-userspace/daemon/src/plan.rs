@@ -89,8 +89,11 @@ pub(crate) fn log_format(format: culvert_config::LogFormat) -> log::Format {
     }
 }
 
-pub(crate) fn engine_choice(connection: &Connection) -> EngineChoice {
+/// `interfaces`: the kernel's IPsec has tunnel interfaces here.
+pub(crate) fn engine_choice(connection: &Connection, interfaces: bool) -> EngineChoice {
     match connection.engine {
+        // Policies of the host would take every packet of it.
+        culvert_config::Engine::Auto if connection.bgp.is_some() && !interfaces => EngineChoice::User,
         culvert_config::Engine::Auto => EngineChoice::Auto,
         culvert_config::Engine::Xfrm => EngineChoice::Xfrm,
         culvert_config::Engine::User => EngineChoice::User,
@@ -221,7 +224,7 @@ pub(crate) fn peer(
         ike_proposals: connection.ike.proposals.clone(),
         esp_proposals: connection.esp.proposals.clone(),
         local_ts: selectors(&tunnel.offers(connection)),
-        remote_ts: selectors(&connection.remote),
+        remote_ts: selectors(&connection.asks()),
         ike_lifetime: connection.ike.lifetime,
         child_lifetime: connection.esp.lifetime,
         dpd: Some(Dpd { interval: connection.dpd.interval, timeout: connection.dpd.timeout }),
@@ -320,6 +323,7 @@ pub(crate) fn connection(connection: &Connection, id: impl Fn(&str) -> Option<Tu
     ConnectionPlan {
         name: connection.name.clone(),
         remote: if transport(connection) { Vec::new() } else { connection.remote.clone() },
+        dynamic: connection.bgp.is_some(),
         balance: connection.balance,
         tunnels: connection.tunnels.iter().filter_map(tunnel).collect(),
     }

@@ -35,7 +35,10 @@ impl Daemon {
         let changes = Config::diff(&self.config, &new);
         // What needs a restart keeps its old value until then, so that the next reload still tells of it.
         let old = std::mem::replace(&mut self.config, new);
+        let bgp = self.config.gateway.bgp;
         self.config.gateway = old.gateway.clone();
+        self.config.gateway.bgp = bgp;
+        self.routing.touch();
         self.config.log.format = old.log.format;
         self.config.log.ike_secrets = old.log.ike_secrets;
         let _ = self.level.reload(log::filter(plan::log_level(self.config.log.level)));

@@ -15,6 +15,9 @@ impl Daemon {
         let response = match ask.request {
             // Answered when the echoes are back.
             Request::Ping(request) => return self.ping(&request, ask.answer),
+            // The routing program may take its time to answer.
+            Request::Bgp => return self.ask_bgp(ask.answer),
+            Request::Routes => return self.ask_routes(ask.answer),
             Request::Status => Response::Status(Box::new(self.status().await)),
             Request::Counters => Response::Counters(self.counters()),
             Request::Explain { target } => self.explain(&target),

@@ -101,7 +101,7 @@ impl Daemon {
             self.plane.undivided().map(|why| format!("each WAN address has one inbound worker: {why}"));
         let devices = self.plane.xsk_faults().into_iter().chain(self.guard.faults());
         let devices = devices.chain(crate::spread::faults(&self.config, &self.guard));
-        secrets.into_iter().chain(undivided).chain(devices).collect()
+        secrets.into_iter().chain(undivided).chain(devices).chain(self.bgp_fault()).collect()
     }
 
     fn wan(&self) -> Vec<Wan> {
@@ -216,6 +216,7 @@ impl Daemon {
             missing_children: id.map(|id| self.missing_children(id)).unwrap_or_default(),
             weight: tunnel.weight.into(),
             active: id.is_some_and(|id| self.gateway.carriers(&connection.name).contains(&id)),
+            bgp: self.bgp_of(connection, tunnel),
             health: id.and_then(|id| self.health_of(id, tunnel)),
             returns_in_s: id.and_then(|id| self.returns(seen.at, id)),
             mtu: seen.mtus.get(interface).copied(),

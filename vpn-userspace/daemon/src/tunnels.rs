@@ -76,6 +76,14 @@ impl Daemon {
         let remote = tunnel.remote_address.address();
         let local = plan::local_address(tunnel, remote, &self.netlink, &self.wan_addresses).await?;
         self.listen_on(local).await?;
+        if connection.bgp.is_some()
+            && connection.engine == culvert_config::Engine::Xfrm
+            && !self.plane.kernel_interfaces()
+        {
+            anyhow::bail!(
+                "routing = \"bgp\" needs tunnel interfaces, and this kernel's IPsec has none (CONFIG_XFRM_INTERFACE); write engine = \"auto\""
+            );
+        }
         let suites = connection.esp.proposals.iter().flat_map(|p| p.suites()).collect();
         let encap = connection.encap != culvert_config::Encap::Esp;
         let report = self
@@ -83,9 +91,9 @@ impl Daemon {
             .create_tunnel(TunnelSpec {
                 id,
                 interface: tunnel.interface.clone(),
-                engine: plan::engine_choice(connection),
+                engine: plan::engine_choice(connection, self.plane.kernel_interfaces()),
                 suites,
-                inside: tunnel.inside.clone(),
+                inside: crate::bgp::inside(connection, tunnel),
                 mtu: connection.mtu.map(u32::from),
                 encap,
                 spread: connection.esp.per_cpu != PerCpu::No,
@@ -114,7 +122,7 @@ impl Daemon {
         let index = if plan::transport(connection) {
             Ok(0) // no interface, and no route
         } else {
-            self.address_interface(tunnel).await
+            self.address_interface(connection, tunnel).await
         };
         let index = match index {
             Ok(index) => index,
@@ -150,10 +158,14 @@ impl Daemon {
     }
 
     /// Gives a tunnel's interface its inside addresses; returns its index.
-    pub(crate) async fn address_interface(&self, tunnel: &culvert_config::Tunnel) -> anyhow::Result<u32> {
+    pub(crate) async fn address_interface(
+        &self,
+        connection: &culvert_config::Connection,
+        tunnel: &culvert_config::Tunnel,
+    ) -> anyhow::Result<u32> {
         let link = self.netlink.link(&tunnel.interface).await?;
-        for net in &tunnel.inside {
-            self.netlink.add_address(link.index, *net).await?;
+        for net in crate::bgp::inside(connection, tunnel) {
+            self.netlink.add_address(link.index, net).await?;
         }
         self.netlink.set_up(link.index, true).await?;
         // The way back may be another tunnel than the way there.

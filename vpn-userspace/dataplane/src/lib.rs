@@ -127,6 +127,11 @@ impl Dataplane {
         vec![xfrm, EngineInfo::user(self.user.notes()), self.bpf.info()]
     }
 
+    /// Whether tunnels of the engine `xfrm` have interfaces: without, its policies take packets whatever the routes are.
+    pub fn kernel_interfaces(&self) -> bool {
+        self.xfrm.has_interfaces()
+    }
+
     /// Why each WAN address has one inbound worker of the engine `user` only; `None` if there are more, or shall not be.
     pub fn undivided(&self) -> Option<&str> {
         self.user.undivided()

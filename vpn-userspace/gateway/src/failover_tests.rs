@@ -37,6 +37,7 @@ fn connection(tunnels: Vec<TunnelPlan>) -> ConnectionPlan {
     ConnectionPlan {
         name: "site".into(),
         remote: vec!["10.2.0.0/16".parse().unwrap()],
+        dynamic: false,
         balance: false,
         tunnels,
     }

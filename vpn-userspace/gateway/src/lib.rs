@@ -54,6 +54,8 @@ pub struct ConnectionPlan {
     pub name: String,
     /// Networks behind the peer: each gets a route.
     pub remote: Vec<IpNet>,
+    /// Somebody else routes into the tunnels (BGP): of the routes to `remote` only the floor stands.
+    pub dynamic: bool,
     /// Traffic goes through all tunnels that have a weight, in proportion, and not through the heaviest alone.
     pub balance: bool,
     /// Its tunnels, in the order of the configuration.
@@ -157,6 +159,19 @@ pub enum Output {
     Idle,
 }
 
+/// How a tunnel stands among those of its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing goes through it.
+    Down,
+    /// It is up, and its health check fails while another's does not.
+    Sick,
+    /// Another carries the traffic; this one has so much weight.
+    StandsBy(u32),
+    /// It carries the traffic, alone or with others.
+    Carries,
+}
+
 /// The gateway's decisions.
 #[derive(Debug, Default)]
 pub struct Gateway {
@@ -170,6 +185,7 @@ pub struct Gateway {
 #[derive(Debug, Default)]
 struct Connection {
     remote: Vec<IpNet>,
+    dynamic: bool,
     balance: bool,
     tunnels: Vec<Tunnel>,
     carriers: Vec<TunnelId>,
@@ -245,6 +261,18 @@ impl Gateway {
         self.connections.get(connection).map_or(&[], |c| &c.carriers)
     }
 
+    /// How a tunnel stands among those of its connection, for who routes into them.
+    pub fn standing(&self, id: TunnelId) -> Standing {
+        let Some(tunnel) = self.tunnel(id) else { return Standing::Down };
+        let carries = self.places.get(&id).is_some_and(|name| self.carriers(name).contains(&id));
+        match tunnel.fitness() {
+            Fitness::Down => Standing::Down,
+            _ if carries => Standing::Carries,
+            Fitness::Sick => Standing::Sick,
+            Fitness::Probation | Fitness::Fit => Standing::StandsBy(tunnel.plan.weight),
+        }
+    }
+
     /// Every route that must stand now.
     pub fn routes(&self) -> impl Iterator<Item = &Route> {
         self.connections.values().flat_map(|c| &c.routes)
@@ -262,6 +290,7 @@ impl Gateway {
     fn set(&mut self, now: Instant, plan: ConnectionPlan) {
         let connection = self.connections.entry(plan.name.clone()).or_default();
         connection.remote = plan.remote;
+        connection.dynamic = plan.dynamic;
         connection.balance = plan.balance;
         let mut before = std::mem::take(&mut connection.tunnels);
         let mut fresh = Vec::new();
@@ -315,7 +344,7 @@ impl Connection {
         for tunnel in self.tunnels.iter_mut().filter(|t| carriers.contains(&t.plan.id)) {
             tunnel.release(now);
         }
-        let wanted = routes::wanted(&self.remote, &self.tunnels, &carriers);
+        let wanted = routes::wanted(&self.remote, self.dynamic, &self.tunnels, &carriers);
         for route in wanted.iter().filter(|r| !self.routes.contains(r)) {
             out.push_back(Output::AddRoute(route.clone()));
         }

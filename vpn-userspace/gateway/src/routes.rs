@@ -63,7 +63,12 @@ pub(crate) fn carriers(tunnels: &[Tunnel], balance: bool) -> Vec<TunnelId> {
 }
 
 /// All routes of a connection.
-pub(crate) fn wanted(remote: &[IpNet], tunnels: &[Tunnel], carriers: &[TunnelId]) -> Vec<Route> {
+pub(crate) fn wanted(
+    remote: &[IpNet],
+    dynamic: bool,
+    tunnels: &[Tunnel],
+    carriers: &[TunnelId],
+) -> Vec<Route> {
     // With nothing up, the route stays on the preferred interface: it drops, counts, and lets a packet
     // start a tunnel that waits for traffic.
     let via = match carriers {
@@ -80,7 +85,9 @@ pub(crate) fn wanted(remote: &[IpNet], tunnels: &[Tunnel], carriers: &[TunnelId]
     let through =
         |destination| via.clone().map(|via| Route { destination, via, metric: ACTIVE_METRIC }).into_iter();
     let floor = |destination| Route { destination, via: Via::Unreachable, metric: UNREACHABLE_METRIC };
-    let networks = remote.iter().flat_map(|net| through(*net).chain([floor(*net)]));
+    let networks = remote
+        .iter()
+        .flat_map(|net| through(*net).filter(|_| !dynamic).chain([floor(*net)]).collect::<Vec<_>>());
     // What asks through a tunnel is answered through the same one, whoever carries the rest.
     let reverse = tunnels.iter().filter(|t| t.state.is_enabled()).flat_map(|t| {
         let via = Via::Tunnel(t.plan.id);

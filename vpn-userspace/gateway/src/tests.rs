@@ -60,6 +60,7 @@ fn plan(start: Start, dead_peer: DeadPeerAction, tunnels: &[(TunnelId, u32)]) ->
     ConnectionPlan {
         name: "site".into(),
         remote: vec!["10.2.0.0/16".parse().unwrap()],
+        dynamic: false,
         balance: false,
         tunnels: tunnels.iter().map(tunnel).collect(),
     }
@@ -202,4 +203,22 @@ fn a_changed_configuration_keeps_the_tunnels_that_stay() {
     assert!(rig.gateway.routes().all(|r| r.destination == "10.3.0.0/16".parse().unwrap()));
     assert_eq!(out.iter().filter(|o| matches!(o, Output::RemoveRoute(_))).count(), 2);
     assert_eq!(rig.active_route(), Via::Tunnel(A));
+}
+
+#[test]
+fn with_a_routing_protocol_only_the_floor_stands() {
+    let mut rig = Rig { gateway: Gateway::new(), now: Instant::now() };
+    let mut dynamic = plan(Start::Immediate, DeadPeerAction::Restart, &[(A, 100), (B, 40)]);
+    dynamic.dynamic = true;
+    rig.put(Input::Set(dynamic));
+    assert_eq!(rig.gateway.standing(A), Standing::Down);
+    rig.put(Input::ChildUp(A, spi(512)));
+    rig.put(Input::ChildUp(B, spi(513)));
+    assert!(rig.gateway.routes().all(|route| route.via == Via::Unreachable));
+    assert_eq!(
+        (rig.gateway.standing(A), rig.gateway.standing(B)),
+        (Standing::Carries, Standing::StandsBy(40))
+    );
+    rig.put(lost(A, Loss::PeerDead));
+    assert_eq!((rig.gateway.standing(A), rig.gateway.standing(B)), (Standing::Down, Standing::Carries));
 }

@@ -17,9 +17,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("culvert-ike", &["culvert-types", "culvert-crypto"]),
     ("culvert-esp", &["culvert-types", "culvert-crypto", "culvert-ebpf-shared"]),
     ("culvert-forward", &[]),
+    ("culvert-bgp", &[]),
     ("culvert-gateway", &["culvert-types"]),
     ("culvert-notice", &[]),
-    ("culvert-config", &["culvert-types", "culvert-crypto", "culvert-pki", "culvert-ike"]),
+    ("culvert-config", &["culvert-types", "culvert-crypto", "culvert-pki", "culvert-ike", "culvert-bgp"]),
     ("culvert-paper", &["culvert-crypto", "culvert-ike", "culvert-config"]),
     ("culvert-sys", &["culvert-types", "culvert-crypto", "culvert-ebpf-shared"]),
     (
@@ -41,6 +42,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "culvert-ike",
             "culvert-esp",
             "culvert-forward",
+            "culvert-bgp",
             "culvert-gateway",
             "culvert-notice",
             "culvert-eap",
@@ -65,13 +67,14 @@ const ARROWS: &[(&str, &[&str])] = &[
 const UNSAFE: [&str; 2] = ["vpn-userspace/sys/", "vpn-ebpf/"];
 
 /// Crates without I/O, clock and randomness of their own.
-const PURE: [&str; 6] = [
+const PURE: [&str; 7] = [
     "vpn-userspace/crypto/src",
     "vpn-userspace/pki/src",
     "vpn-userspace/ike/src",
     "vpn-userspace/esp/src",
     "vpn-userspace/gateway/src",
     "vpn-userspace/paper/src",
+    "vpn-userspace/bgp/src",
 ];
 
 /// What a pure crate must not say.

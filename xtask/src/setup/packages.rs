@@ -27,13 +27,20 @@ const TEST_PROGRAMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("as the server that knows users (RADIUS)", &["freeradius"]),
+    ("to route by BGP (FRR, BIRD)", &["frr", "bird2"]),
     ("to run tests under other kernels", &["qemu-system-x86", "busybox-static", "cpio", "kmod", "xz-utils"]),
 ];
 
 /// Services that these packages bring. Culvert's tests start their own daemons; on the host none may run, for it
 /// would take UDP 500 and 4500, or RADIUS' 1812.
-const UNWANTED_SERVICES: &[&str] =
-    &["strongswan.service", "strongswan-starter.service", "freeradius.service", "openvpn.service"];
+const UNWANTED_SERVICES: &[&str] = &[
+    "strongswan.service",
+    "strongswan-starter.service",
+    "freeradius.service",
+    "openvpn.service",
+    "frr.service",
+    "bird.service",
+];
 
 /// Asked by dpkg's helpers before they start a service: 101 forbids it.
 const POLICY: &str = "/usr/sbin/policy-rc.d";

@@ -96,6 +96,15 @@ fn block(out: &mut String, connection: &Connection, tunnel: &Tunnel) {
             line(out, "", "either side may change its address (MOBIKE)");
         }
     }
+    for session in &tunnel.bgp {
+        let error = session.error.as_ref().map_or(String::new(), |error| format!(", last error: {error}"));
+        let counts = format!("{} prefixes accepted, {} advertised", session.accepted, session.advertised);
+        let text = format!(
+            "{} of AS {}: {}, {counts}, preference {}{error}",
+            session.neighbor, session.remote_asn, session.state, session.local_preference
+        );
+        line(out, "BGP", &text);
+    }
     for one in &tunnel.children {
         child(out, one, &tunnel.engine_reasons);
     }

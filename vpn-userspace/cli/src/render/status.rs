@@ -139,6 +139,13 @@ pub(crate) fn engine(tunnel: &Tunnel) -> String {
     }
 }
 
+/// What is wrong with a tunnel that is up and has no routes.
+fn without_routes(tunnel: &Tunnel) -> Option<String> {
+    let session = tunnel.bgp.iter().find(|session| session.state != "established")?;
+    let error = session.error.as_ref().map_or(String::new(), |error| format!(" ({error})"));
+    Some(format!("up, but its BGP session with {} is {}{error}", session.neighbor, session.state))
+}
+
 /// A line for each tunnel that is not as it should be.
 fn causes(status: &Status) -> String {
     let mut out = String::new();
@@ -150,7 +157,7 @@ fn causes(status: &Status) -> String {
                     let cause = check.cause.as_deref().unwrap_or("no answer");
                     Some(format!("up, but its health check fails: {cause}"))
                 }
-                (TunnelState::Up, None) => None,
+                (TunnelState::Up, None) => without_routes(tunnel),
                 _ => tunnel.cause.clone(),
             };
             if let Some(cause) = cause {
