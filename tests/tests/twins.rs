@@ -2,16 +2,18 @@
 
 #[path = "twins/bgp.rs"]
 mod bgp;
+#[path = "twins/doctor.rs"]
+mod doctor;
 #[path = "twins/drops.rs"]
 mod drops;
 #[path = "twins/failover.rs"]
 mod failover;
 #[path = "twins/forwards.rs"]
 mod forwards;
-#[path = "twins/paper.rs"]
-mod paper;
 #[path = "twins/notices.rs"]
 mod notices;
+#[path = "twins/paper.rs"]
+mod paper;
 #[path = "twins/per_core.rs"]
 mod per_core;
 #[path = "twins/split.rs"]

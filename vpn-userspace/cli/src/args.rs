@@ -104,6 +104,26 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with = "verbose")]
         json: bool,
     },
+    /// Look for what is wrong, from the kernel to an echo through each tunnel; each finding with cause and mend
+    #[command(
+        after_help = "Reads the configuration and the host, and asks culvertd if it runs: kernel, ports, firewall, forwarding, \
+        addresses, routes,\noverlapping networks, MTUs, certificates, both phases of IKE, health, drops. Changes nothing. Exits with 1 \
+        if there is a fault;\nwarnings and notes are none.\n\n\
+        Examples:\n  \
+        culvert doctor\n  \
+        culvert doctor hangzhou/a\n  \
+        culvert doctor --json | jq '.[] | select(.grade == \"fault\")'"
+    )]
+    Doctor {
+        /// Only this connection or tunnel, and the host
+        target: Option<Target>,
+        /// The configuration file
+        #[arg(long, value_name = "FILE", default_value = culvert_config::DEFAULT_PATH)]
+        config: PathBuf,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show IKE messages as they pass: exchange, payloads, proposals, identities, selectors; no secrets
     #[command(after_help = "Runs until interrupted. `>` was sent, `<` came.\n\n\
         Examples:\n  \

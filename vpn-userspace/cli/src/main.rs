@@ -6,6 +6,7 @@ mod args;
 mod bgp;
 mod capture;
 mod client;
+mod doctor;
 mod drops;
 mod forward;
 mod graph;
@@ -65,9 +66,19 @@ fn run(args: &Args) -> Result<ExitCode> {
     if let Command::Paper(command) = &args.command {
         return paper::run(command, &args.socket, &mut out);
     }
+    if let Command::Doctor { target, config, json } = &args.command {
+        let options = doctor::Options {
+            target: target.as_ref(),
+            config,
+            socket: &args.socket,
+            json: *json,
+            colour: colour(),
+        };
+        return doctor::doctor(&mut out, &options);
+    }
     let mut client = Client::connect(&args.socket)?;
     match &args.command {
-        Command::Pki(_) | Command::Paper(_) => {}
+        Command::Pki(_) | Command::Paper(_) | Command::Doctor { .. } => {}
         Command::Status { json: true, .. } => print_json(&mut client, &mut out, &Request::Status)?,
         Command::Counters { json: true } => print_json(&mut client, &mut out, &Request::Counters)?,
         Command::Status { target, verbose, .. } => {

@@ -22,6 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("culvert-notice", &[]),
     ("culvert-config", &["culvert-types", "culvert-crypto", "culvert-pki", "culvert-ike", "culvert-bgp"]),
     ("culvert-paper", &["culvert-crypto", "culvert-ike", "culvert-config"]),
+    ("culvert-doctor", &["culvert-api", "culvert-config", "culvert-pki"]),
     ("culvert-sys", &["culvert-types", "culvert-crypto", "culvert-ebpf-shared"]),
     (
         "culvert-dataplane",
@@ -55,7 +56,17 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     // Paperwork is done where there may be no daemon: on the file itself.
-    ("culvert", &["culvert-api", "culvert-crypto", "culvert-pki", "culvert-config", "culvert-paper"]),
+    (
+        "culvert",
+        &[
+            "culvert-api",
+            "culvert-crypto",
+            "culvert-pki",
+            "culvert-config",
+            "culvert-doctor",
+            "culvert-paper",
+        ],
+    ),
     ("culvert-lab", &["culvert-traffic"]),
     ("culvert-load", &["culvert-types", "culvert-crypto", "culvert-pki", "culvert-ike"]),
     ("culvert-traffic", &[]),
