@@ -2,10 +2,11 @@
 
 use anyhow::{Context, Result, ensure};
 use culvert_lab::culvert::{Connection, Tunnel};
+use culvert_lab::strongswan::{SwanConfig, SwanConnection, SwanEngine};
 use culvert_lab::topology::{
     HOST_B, HOST_B_TOO, HOST_B6, LAN_A, LAN_A6, LAN_B, LAN_B_TOO, LAN_B6, WAN_A, WAN_B,
 };
-use culvert_lab::{Capture, Culvert, GatewayConfig, Namespace, Site, capture, wait_for};
+use culvert_lab::{Capture, Culvert, GatewayConfig, Namespace, Process, Site, StrongSwan, capture, wait_for};
 use serde_json::Value;
 
 use super::failover::PATIENCE;
@@ -33,7 +34,7 @@ fn connection(
     connection.extra.push(("routing".into(), "\"bgp\"".into()));
     connection.extra.push(("bgp".into(), format!("{{ remote_asn = {asn}, {QUICK}{more} }}")));
     let first = connection.tunnels[0].clone();
-    let names = ["a", "b"].into_iter().zip(tunnels);
+    let names = ["a", "b", "c", "d"].into_iter().zip(tunnels);
     connection.tunnels = names
         .map(|(name, (own, other, inside))| Tunnel {
             name: name.into(),
@@ -152,6 +153,8 @@ fn b6_routes_are_learned_by_bgp() -> Result<()> {
     ensure!(way(&a, "172.30.0.0/24").is_none(), "a route outside of `remote` was learned");
     let first = &sessions(&a)?[0];
     ensure!(first["received"] == 3 && first["accepted"] == 2 && first["advertised"] == 1, "{first:#}");
+    // Told of changes as they came, not started anew with them.
+    ensure!(json(&a, &["bgp"])?["restarts"] == 0 && !a.log().contains("refuses"), "{}", a.log());
     ensure!(json(&a, &["bgp"])?["program"] == "FRR" && json(&b, &["bgp"])?["program"] == "BIRD");
     let kernel = site.gateway_a.ip_text(&format!("route get {HOST_B}"))?;
     ensure!(kernel.contains("dev cv-site-a"), "{kernel}");
@@ -376,5 +379,150 @@ fn d3_static_routes_win_and_learned_ones_propagate() -> Result<()> {
     for side in [&mut a, &mut b, &mut c] {
         side.stop()?;
     }
+    Ok(())
+}
+
+/// FRR as a cloud has it: configured by somebody else, in the namespace of another IPsec.
+struct PlainFrr {
+    folder: std::path::PathBuf,
+    _processes: Vec<Process>,
+}
+
+impl PlainFrr {
+    fn start(namespace: &Namespace, bgpd: &str) -> Result<Self> {
+        let folder = std::env::temp_dir().join(format!("{}-frr", namespace.name()));
+        std::fs::create_dir_all(&folder)?;
+        for (name, text) in [("zebra", "hostname cloud\n"), ("bgpd", bgpd)] {
+            std::fs::write(folder.join(format!("{name}.conf")), text)?;
+        }
+        let path = folder.display().to_string();
+        namespace.run("chown", &["-R", "frr:frr", &path])?;
+        let mut processes = Vec::new();
+        for name in ["zebra", "bgpd"] {
+            let mut command = namespace.command(format!("/usr/lib/frr/{name}"));
+            command.args(["-f", &format!("{path}/{name}.conf"), "-i", &format!("{path}/{name}.pid")]);
+            command.args(["--vty_socket", &path, "-z", &format!("{path}/zserv.api"), "-P", "0"]);
+            processes.push(Process::spawn(name, &mut command)?);
+            let socket = folder.join(format!("{name}.vty"));
+            wait_for(&format!("{name}'s socket"), PATIENCE, || socket.exists().then_some(()))?;
+        }
+        Ok(Self { folder, _processes: processes })
+    }
+
+    fn vtysh(&self, commands: &[&str]) -> Result<String> {
+        let mut command = std::process::Command::new("vtysh");
+        command.arg("--vty_socket").arg(&self.folder);
+        commands.iter().for_each(|one| {
+            command.args(["-c", one]);
+        });
+        let output = command.output()?;
+        ensure!(output.status.success(), "{commands:?}: {}", String::from_utf8_lossy(&output.stdout));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+impl Drop for PlainFrr {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A cloud's end: strongSwan with every address in its selectors, and an FRR that nobody here configured.
+#[test]
+fn b6_strongswan_and_frr_are_a_cloud() -> Result<()> {
+    let site = Site::new()?;
+    site.route_plain()?;
+    let all = "0.0.0.0/0";
+    let mut cloud = SwanConfig::new(SwanEngine::User, &[SwanConnection::new(WAN_B, WAN_A, all, all)]);
+    cloud.charon = vec![("plugins.kernel-libipsec.allow_peer_ts".into(), "yes".into())];
+    let swan = StrongSwan::with(&site.gateway_b, &cloud)?;
+    // Routes are FRR's: strongSwan's own would send its own packets into the tunnel.
+    site.gateway_b.ip("rule del pref 220")?;
+    wait_for("strongSwan's interface", PATIENCE, || {
+        site.gateway_b.ip("addr add 169.254.10.2/30 dev ipsec0").ok()
+    })?;
+    site.gateway_b.ip("link set ipsec0 up")?;
+    let frr = PlainFrr::start(
+        &site.gateway_b,
+        "hostname cloud\nrouter bgp 64512\n bgp router-id 203.0.113.1\n no bgp ebgp-requires-policy\n \
+         no bgp network import-check\n neighbor 169.254.10.1 remote-as 65001\n neighbor 169.254.10.1 timers 1 3\n \
+         neighbor 169.254.10.1 timers connect 1\n address-family ipv4 unicast\n  network 10.2.0.0/24\n exit-address-family\n",
+    )?;
+    let ours = connection(
+        "site",
+        (&[LAN_A], &["10.2.0.0/16", "10.12.0.0/16"]),
+        64_512,
+        "",
+        &[(WAN_A, WAN_B, "\"169.254.10.1/30\"")],
+    );
+    let mut a = Culvert::start(&site.gateway_a, &gateway(65_001, vec![ours]))?;
+    let cause = || {
+        let routes = site.gateway_b.ip_text("route show table all").unwrap_or_default();
+        format!("{}\n{}\n{routes}{}", a.log(), swan.log(), site.gateway_b.ip_text("rule").unwrap_or_default())
+    };
+    wait_way(&a, LAN_B, "site/a", "bgp").with_context(cause)?;
+    let watch = Capture::start(&site.wan)?;
+    wait_ping(&site.host_a, HOST_B)?;
+    // The cloud's tables, changed by its own people.
+    let change = |what: &str| {
+        frr.vtysh(&["configure terminal", "router bgp 64512", "address-family ipv4 unicast", what])
+    };
+    change("network 10.12.0.0/24")?;
+    wait_ping(&site.host_a, HOST_B_TOO)?;
+    change("no network 10.2.0.0/24")?;
+    wait_for("the kernel's route to go", PATIENCE, || {
+        site.gateway_a.ip_text(&format!("route get {HOST_B}")).is_err().then_some(())
+    })?;
+    ensure!(!pings(&site.host_a, HOST_B), "answered without a route");
+    let flows = watch.finish();
+    let clear = capture::within(&flows, &["10.1.0.0/16", "10.2.0.0/16", "10.12.0.0/16"]);
+    ensure!(clear.is_empty(), "in clear: {clear:?}");
+    a.stop()?;
+    Ok(())
+}
+
+/// Four tunnels between two addresses on each side, all of them used at once by routes that were learned; those of an address
+/// that fails are used no more.
+#[test]
+fn d1_four_tunnels_share_what_is_learned() -> Result<()> {
+    let site = Site::new()?;
+    site.gateway_a.ip(&format!("addr add {WAN_A_TOO}/24 dev wan"))?;
+    site.gateway_b.ip(&format!("addr add {WAN_B_TOO}/24 dev wan"))?;
+    let addresses = [(WAN_A, WAN_B), (WAN_A, WAN_B_TOO), (WAN_A_TOO, WAN_B), (WAN_A_TOO, WAN_B_TOO)];
+    let side = |at_a: bool| {
+        let nets: (&[&str], &[&str]) =
+            if at_a { (&[LAN_A], &["10.2.0.0/16"]) } else { (&[LAN_B], &["10.1.0.0/16"]) };
+        let inside: Vec<String> =
+            (0..4).map(|n| format!("\"169.254.10.{}/30\"", 4 * n + if at_a { 1 } else { 2 })).collect();
+        let tunnels: Vec<(&str, &str, &str)> = addresses
+            .iter()
+            .zip(&inside)
+            .map(|((a, b), inside)| if at_a { (*a, *b, inside.as_str()) } else { (*b, *a, inside.as_str()) })
+            .collect();
+        let mut one = connection("site", nets, if at_a { 65_002 } else { 65_001 }, "", &tunnels);
+        one.extra.push(("balance".into(), "true".into()));
+        one.tunnels.iter_mut().for_each(|tunnel| tunnel.extra.push(("weight".into(), "100".into())));
+        gateway(if at_a { 65_001 } else { 65_002 }, vec![if at_a { one } else { one.respond() }])
+    };
+    let mut b = Culvert::start(&site.gateway_b, &side(false))?;
+    let mut a = Culvert::start(&site.gateway_a, &side(true))?;
+    let ways = |count: usize| {
+        wait_for(&format!("{count} ways"), PATIENCE, || {
+            let routes = site.gateway_a.ip_text(&format!("route show {LAN_B}")).ok()?;
+            (routes.matches("dev cv-site-").count() == count).then_some(routes)
+        })
+        .with_context(|| format!("{}\n{}", a.cli(&["route", "list"]).unwrap_or_default(), a.log()))
+    };
+    ways(4)?;
+    wait_ping(&site.host_a, HOST_B)?;
+    let cut = format!(
+        "table inet cut {{ chain path {{ type filter hook forward priority 0; ip saddr {WAN_B_TOO} drop\n }}\n }}"
+    );
+    site.wan.run("nft", &[&cut])?;
+    let left = ways(2)?;
+    ensure!(left.contains("cv-site-a") && left.contains("cv-site-c"), "{left}");
+    wait_ping(&site.host_a, HOST_B)?;
+    a.stop()?;
+    b.stop()?;
     Ok(())
 }

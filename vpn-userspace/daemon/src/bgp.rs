@@ -26,12 +26,14 @@ pub(crate) struct Routing {
     events: mpsc::UnboundedReceiver<Event>,
     /// Something may have changed that it must be told.
     stale: bool,
+    /// Our identifier where the file has none: it stays, for another resets every session.
+    id: Option<Ipv4Addr>,
 }
 
 impl Routing {
     pub(crate) fn new() -> Self {
         let (worker, events) = Worker::new();
-        Self { worker: Some(worker), events, stale: true }
+        Self { worker: Some(worker), events, stale: true, id: None }
     }
 
     pub(crate) fn touch(&mut self) {
@@ -160,11 +162,12 @@ impl Daemon {
             IpAddr::V4(address) => Some(*address),
             IpAddr::V6(_) => None,
         });
+        self.routing.id = self.routing.id.or(own);
         let standing = |connection: &str, tunnel: &str| match self.find(connection, tunnel) {
             Some(id) => self.gateway.standing(id),
             None => Standing::Down,
         };
-        let wanted = speaker(&self.config, own, standing).map(|speaker| Wanted {
+        let wanted = speaker(&self.config, self.routing.id, standing).map(|speaker| Wanted {
             speaker,
             daemon: self.config.gateway.bgp.daemon,
             folder: folder(&self.config.gateway.control_socket),
@@ -324,11 +327,7 @@ impl Daemon {
         let now = self.routing.state();
         let tunnels = self.config.connections.iter().flat_map(|c| c.tunnels.iter().map(move |t| (c, t)));
         let sessions: Vec<BgpSession> = tunnels.flat_map(|(c, t)| self.sessions_of(c, t, &now)).collect();
-        let own = self.wan_addresses.iter().find_map(|a| match a {
-            IpAddr::V4(a) => Some(*a),
-            IpAddr::V6(_) => None,
-        });
-        let router_id = speaker(&self.config, own, |_, _| Standing::Down).map(|s| s.router_id);
+        let router_id = speaker(&self.config, self.routing.id, |_, _| Standing::Down).map(|s| s.router_id);
         let routes = self.gateway.routes().map(|route| {
             let (tunnels, origin) = match &route.via {
                 Via::Unreachable => (Vec::new(), RouteOrigin::Floor),

@@ -235,7 +235,7 @@ impl Life {
         if let Some(running) = self.running.take() {
             running.stop().await;
         }
-        self.hear(Report::default());
+        self.hear(Report::default(), true);
     }
 
     /// Looks at the program; says what is wrong if it must be started again.
@@ -247,7 +247,7 @@ impl Life {
         match running.report(all).await {
             Ok(report) => {
                 running.silent = 0;
-                self.hear(report);
+                self.hear(report, all);
                 None
             }
             Err(error) => {
@@ -260,14 +260,17 @@ impl Life {
         }
     }
 
-    /// Takes a report in and tells of what changed.
-    fn hear(&self, mut report: Report) {
+    /// Takes a report in, `all` of it or the sessions alone, and tells of what changed.
+    fn hear(&self, mut report: Report, all: bool) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut state.since);
-        // Counted only when somebody asks: what was counted last stays until then.
-        for session in report.sessions.iter_mut().filter(|s| s.received == 0) {
-            let old = state.report.sessions.iter().find(|old| old.neighbor == session.neighbor);
-            session.received = old.map_or(0, |old| old.received).max(session.accepted);
+        if !all {
+            // Counted and listed only when somebody asks: what was told last stays until then.
+            for session in &mut report.sessions {
+                let old = state.report.sessions.iter().find(|old| old.neighbor == session.neighbor);
+                session.received = old.map_or(0, |old| old.received).max(session.accepted);
+            }
+            report.routes = std::mem::take(&mut state.report.routes);
         }
         for session in &report.sessions {
             let (from, since) =
@@ -283,9 +286,6 @@ impl Life {
         }
         for (neighbor, (from, _)) in before {
             self.tell(&neighbor, from, SessionState::Idle, None);
-        }
-        if report.routes.is_empty() && !report.sessions.is_empty() {
-            report.routes = std::mem::take(&mut state.report.routes);
         }
         state.report = report;
     }
