@@ -13,6 +13,10 @@ const ACTIVE_METRIC: u32 = 10;
 /// Metric of the floor: loses against every route through a tunnel.
 pub const UNREACHABLE_METRIC: u32 = 65_000;
 
+/// Metric of the floor below learned routes. zebra takes the highest byte of a kernel route's metric for its distance: with any but
+/// 255 it would find a floor of the same destination better than what it learned, and keep that to itself.
+const LEARNED_FLOOR_METRIC: u32 = 0xff00_0000 + UNREACHABLE_METRIC;
+
 /// Metric of the first tunnel's probe route; one more for each further tunnel. Every route that carries traffic wins.
 const PROBE_METRIC: u32 = 60_000;
 
@@ -84,7 +88,8 @@ pub(crate) fn wanted(
     };
     let through =
         |destination| via.clone().map(|via| Route { destination, via, metric: ACTIVE_METRIC }).into_iter();
-    let floor = |destination| Route { destination, via: Via::Unreachable, metric: UNREACHABLE_METRIC };
+    let lowest = if dynamic { LEARNED_FLOOR_METRIC } else { UNREACHABLE_METRIC };
+    let floor = |destination| Route { destination, via: Via::Unreachable, metric: lowest };
     let networks = remote
         .iter()
         .flat_map(|net| through(*net).filter(|_| !dynamic).chain([floor(*net)]).collect::<Vec<_>>());
