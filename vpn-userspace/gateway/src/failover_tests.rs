@@ -318,6 +318,16 @@ fn probes_each_tenth_of_a_second_move_the_traffic_within_half_a_second() {
     }
 }
 
+/// The lighter tunnel is up first and answered first: the traffic moves once, to the heavier when that is answered.
+#[test]
+fn the_order_of_a_start_moves_the_traffic_once() {
+    let (light, heavy) = (tunnel(1, 0, Some(health())), tunnel(2, 100, Some(health())));
+    let mut world = World::new(connection(vec![light, heavy]));
+    world.run(Duration::from_secs(30));
+    let to: Vec<_> = world.moves.iter().map(|(_, to)| to.clone()).collect();
+    assert_eq!(to, [vec![TunnelId(1)], vec![TunnelId(2)]], "{:?}", world.moves);
+}
+
 #[test]
 fn a_path_that_flaps_keeps_the_traffic_away_longer_each_time() {
     let mut world =

@@ -341,8 +341,11 @@ impl Connection {
     /// Makes the standing routes equal to the wanted ones; new ones are put before old ones go.
     fn settle(&mut self, now: Instant, name: &str, out: &mut VecDeque<Output>) {
         let carriers = routes::carriers(&self.tunnels, self.balance);
-        for tunnel in self.tunnels.iter_mut().filter(|t| carriers.contains(&t.plan.id)) {
-            tunnel.release(now);
+        for tunnel in &mut self.tunnels {
+            tunnel.carries = carriers.contains(&tunnel.plan.id);
+            if tunnel.carries {
+                tunnel.release(now);
+            }
         }
         let wanted = routes::wanted(&self.remote, self.dynamic, &self.tunnels, &carriers);
         for route in wanted.iter().filter(|r| !self.routes.contains(r)) {

@@ -57,6 +57,8 @@ pub(crate) struct Tunnel {
     retry: Option<Instant>,
     health: Option<Health>,
     damping: Damping,
+    /// It is one of those that carry the traffic.
+    pub(crate) carries: bool,
 }
 
 type Outputs = VecDeque<Output>;
@@ -66,7 +68,8 @@ impl Tunnel {
         let state = if plan.enabled { State::Idle } else { State::Disabled };
         let state = TunnelState { state, since: now, cause: None, failures: 0, failures_total: 0 };
         let health = plan.health.map(|plan| Health::new(now, plan));
-        Self { plan, state, children: BTreeSet::new(), retry: None, health, damping: Damping::new() }
+        let damping = Damping::new();
+        Self { plan, state, children: BTreeSet::new(), retry: None, health, damping, carries: false }
     }
 
     /// The configuration changed; what the tunnel does goes on.
@@ -98,7 +101,8 @@ impl Tunnel {
         }
         match self.health.as_ref().map(Health::verdict) {
             Some(Verdict::Unhealthy) => Fitness::Sick,
-            Some(Verdict::Unknown) => Fitness::Probation,
+            // What carries the traffic already need not give it away while its first answer is on the way.
+            Some(Verdict::Unknown) if !self.carries => Fitness::Probation,
             _ if self.damping.holds() => Fitness::Probation,
             _ => Fitness::Fit,
         }
