@@ -19,8 +19,8 @@ pub struct Ping {
     pub sent: u32,
     /// Answers.
     pub received: u32,
-    /// The longest run of requests without an answer; 0 where only `ping` was asked.
-    pub longest_gap: u32,
+    /// The longest time without an answer; zero where only `ping` was asked.
+    pub silence: Duration,
     /// Median is not to be had from ping: the mean, in microseconds; 0 without answers.
     pub mean_us: f64,
 }
@@ -41,7 +41,7 @@ impl Ping {
             let (_, values) = line.strip_prefix("rtt ")?.split_once(" = ")?;
             values.split('/').nth(1)?.parse::<f64>().ok()
         });
-        Some(Self { sent, received, longest_gap: 0, mean_us: mean.unwrap_or(0.0) * 1000.0 })
+        Some(Self { sent, received, silence: Duration::ZERO, mean_us: mean.unwrap_or(0.0) * 1000.0 })
     }
 }
 
@@ -164,6 +164,7 @@ fn exchange(socket: &UdpSocket, to: SocketAddr, interval: Duration, bytes: usize
     let mut sent_at: Vec<Option<Instant>> = Vec::new();
     let (mut received, mut sum) = (0_u32, Duration::ZERO);
     let mut next = Instant::now();
+    let (mut latest, mut silence) = (next, Duration::ZERO);
     let mut buffer = [0; 1400];
     let bytes = bytes.clamp(8, buffer.len());
     let mut end = None;
@@ -192,12 +193,13 @@ fn exchange(socket: &UdpSocket, to: SocketAddr, interval: Duration, bytes: usize
             if let Some(at) = sent_at.get_mut(number).and_then(Option::take) {
                 received += 1;
                 sum += at.elapsed();
+                silence = silence.max(latest.elapsed());
+                latest = Instant::now();
             }
         }
     }
     let mean_us = if received == 0 { 0.0 } else { sum.as_secs_f64() * 1e6 / f64::from(received) };
-    let unanswered = sent_at.split(Option::is_none).map(|run| run.len() as u32);
-    Ping { sent: sent_at.len() as u32, received, longest_gap: unanswered.max().unwrap_or(0), mean_us }
+    Ping { sent: sent_at.len() as u32, received, silence, mean_us }
 }
 
 /// What to send by iperf3.
@@ -412,9 +414,15 @@ mod tests {
     fn ping_is_read() {
         let text = "5 packets transmitted, 4 received, +1 errors, 20% packet loss, time 201ms\n\
                     rtt min/avg/max/mdev = 0.728/1.119/1.510/0.391 ms\n";
-        assert_eq!(Ping::parse(text), Some(Ping { sent: 5, received: 4, longest_gap: 0, mean_us: 1119.0 }));
+        assert_eq!(
+            Ping::parse(text),
+            Some(Ping { sent: 5, received: 4, silence: Duration::ZERO, mean_us: 1119.0 })
+        );
         let none = "2 packets transmitted, 0 received, 100% packet loss, time 1ms\n";
-        assert_eq!(Ping::parse(none), Some(Ping { sent: 2, received: 0, longest_gap: 0, mean_us: 0.0 }));
+        assert_eq!(
+            Ping::parse(none),
+            Some(Ping { sent: 2, received: 0, silence: Duration::ZERO, mean_us: 0.0 })
+        );
         assert_eq!(Ping::parse("ping: unknown host"), None);
     }
 
