@@ -59,6 +59,8 @@ pub enum Request {
     },
     /// Read the configuration file again and apply what changed; answered with [`Response::Reload`].
     Reload,
+    /// What a reload would change, without changing it; answered with [`Response::Reload`].
+    Plan,
     /// Log records: those kept in memory, oldest first, then with `follow` new ones as they come.
     Logs(LogsRequest),
     /// Every counter; answered with [`Response::Counters`].
@@ -181,7 +183,7 @@ pub enum Response {
     Status(Box<Status>),
     /// To `up`, `down`, `rekey`, `engine`; and the end of the logs without `follow`.
     Done(Done),
-    /// To [`Request::Reload`].
+    /// To [`Request::Reload`] and [`Request::Plan`].
     Reload(Reloaded),
     /// To [`Request::Logs`], once per record.
     Log(LogRecord),

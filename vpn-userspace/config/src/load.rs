@@ -38,11 +38,20 @@ impl Config {
                     .help("save the file as UTF-8"),
             )
         })?;
+        Self::load_text(path, &text)
+    }
+
+    /// As [`Config::load`], with this text in place of what the file holds.
+    ///
+    /// # Errors
+    /// As for [`Config::load`].
+    pub fn load_text(path: impl AsRef<Path>, text: &str) -> Result<Self, ConfigError> {
+        let path = path.as_ref();
         let folder = match path.parent() {
             Some(folder) if folder != Path::new("") => folder,
             _ => Path::new("."),
         };
-        Self::parse(&name, &text, folder, &mut secret::read)
+        Self::parse(&path.display().to_string(), text, folder, &mut secret::read)
     }
 
     /// As [`Config::load`] of this text, in which every file that it names holds `content`.

@@ -54,7 +54,7 @@ pub(crate) fn warnings(connection: &Connection) -> Vec<String> {
     let tunnels = connection.tunnels.iter();
     let of_tunnels =
         tunnels.filter_map(|t| t.auth.warning().map(|warning| format!("tunnel {}: {warning}", t.name)));
-    weaknesses(connection).into_iter().chain(of_tunnels).collect()
+    weaknesses(connection).into_iter().chain(of_tunnels).chain(connection.psk_faults()).collect()
 }
 
 /// The weak algorithms that a connection offers, why each is weaker, and what to use; `None` if there are none.

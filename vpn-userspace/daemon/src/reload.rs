@@ -12,26 +12,10 @@ use crate::{log, plan};
 impl Daemon {
     /// Reads the file again and applies it. A file that is wrong changes nothing.
     pub(crate) async fn reload(&mut self) -> Response {
-        let mut new = match Config::load(&self.paths.config) {
-            Ok(config) => config,
-            Err(error) => {
-                tracing::error!("reload refused, the running configuration stays: {error}");
-                return Response::error(
-                    ErrorCode::Configuration,
-                    error.render(false),
-                    "mend the file and reload again",
-                );
-            }
+        let new = match self.read_again("reload refused, the running configuration stays").await {
+            Ok(new) => new,
+            Err(refusal) => return *refusal,
         };
-        if let Some(path) = &self.paths.control_socket {
-            new.gateway.control_socket.clone_from(path);
-        }
-        let refused = self.refused_forwards(&new).await;
-        if !refused.is_empty() {
-            let text = refused.join("\n");
-            tracing::error!("reload refused, the running configuration stays: {text}");
-            return Response::error(ErrorCode::Configuration, text, "mend the file and reload again");
-        }
         let changes = Config::diff(&self.config, &new);
         // What needs a restart keeps its old value until then, so that the next reload still tells of it.
         let old = std::mem::replace(&mut self.config, new);
@@ -71,6 +55,38 @@ impl Daemon {
         }
         tracing::info!("configuration reloaded, changes: {}", changes.len());
         Response::Reload(Reloaded { changes: changes.iter().map(report).collect() })
+    }
+
+    /// What [`Self::reload`] would change now; nothing is touched.
+    pub(crate) async fn planned(&self) -> Response {
+        match self.read_again("a reload would be refused").await {
+            Ok(new) => {
+                let changes = Config::diff(&self.config, &new);
+                Response::Reload(Reloaded { changes: changes.iter().map(report).collect() })
+            }
+            Err(refusal) => *refusal,
+        }
+    }
+
+    /// The configuration as the file says it now, or why it cannot be applied; `what` of it is logged.
+    async fn read_again(&self, what: &str) -> Result<Config, Box<Response>> {
+        let refuse = |text: String| {
+            Box::new(Response::error(ErrorCode::Configuration, text, "mend the file and reload again"))
+        };
+        let mut new = Config::load(&self.paths.config).map_err(|error| {
+            tracing::error!("{what}: {error}");
+            refuse(error.render(false))
+        })?;
+        if let Some(path) = &self.paths.control_socket {
+            new.gateway.control_socket.clone_from(path);
+        }
+        let refused = self.refused_forwards(&new).await;
+        if !refused.is_empty() {
+            let text = refused.join("\n");
+            tracing::error!("{what}: {text}");
+            return Err(refuse(text));
+        }
+        Ok(new)
     }
 
     /// Removes what is gone, and what must be negotiated anew; the latter comes back with the new values.

@@ -39,6 +39,7 @@ impl Daemon {
             Request::Graph { target, seconds } => self.graph(&target, seconds),
             Request::TestNotice { name } => self.test_notice(&name),
             Request::Reload => self.reload().await,
+            Request::Plan => self.planned().await,
             // The stream itself is served at the socket; it begins when this is answered.
             Request::Trace { .. } => {
                 self.trace(true);

@@ -101,7 +101,7 @@ fn firewall(host: &Host) -> Option<Finding> {
     };
     let mut missing: Vec<&str> = Vec::new();
     for (word, what) in [("500", "UDP 500"), ("4500", "UDP 4500"), ("esp", "ESP")] {
-        if !names(word) && !(word == "esp" && names("50")) {
+        if !(names(word) || word == "esp" && names("50")) {
             missing.push(what);
         }
     }

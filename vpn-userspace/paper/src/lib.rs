@@ -6,12 +6,15 @@
 //! network, no randomness of its own: all of that is `culvert`'s.
 
 pub mod export;
+pub mod firewall;
+pub mod import;
+mod layout;
 mod offer;
-pub mod psk;
 mod section;
 mod side;
 
 pub use export::{Exported, Options, Target, export};
+pub use layout::{Laid, LayoutError, layout};
 pub use offer::Offer;
 pub use section::{duration, quoted, section};
 pub use side::{Bgp, Side, Tunnel};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use culvert_config::{DpdAction, Start};
 
-use crate::side::{Side, Tunnel};
+use crate::side::{Side, Tunnel, opposite};
 
 /// A string as TOML.
 pub fn quoted(text: &str) -> String {
@@ -50,6 +50,10 @@ pub fn section(side: &Side, psk_file: impl Fn(&Tunnel) -> String, comments: &[St
         Start::Immediate => {}
         Start::OnTraffic => out.push_str("start = \"on-traffic\"\n"),
         Start::Respond => out.push_str("start = \"respond\"\n"),
+    }
+    if let Some(bgp) = side.bgp {
+        let _ = writeln!(out, "routing = \"bgp\"   # asn = {} in [gateway]", bgp.local);
+        let _ = writeln!(out, "bgp = {{ remote_asn = {} }}", bgp.remote);
     }
     if side.udp {
         out.push_str("encap = \"udp\"\n");
@@ -109,6 +113,12 @@ pub fn section(side: &Side, psk_file: impl Fn(&Tunnel) -> String, comments: &[St
         put("psk_file", psk_file(tunnel));
         if !tunnel.inside.is_empty() {
             let _ = writeln!(out, "inside = {}", list(&mut tunnel.inside.iter().map(ToString::to_string)));
+        }
+        // What follows from `inside` need not be said.
+        let opposites: Vec<_> = tunnel.inside.iter().filter_map(opposite).map(|net| net.addr()).collect();
+        if side.bgp.is_some() && !tunnel.far_inside.is_empty() && tunnel.far_inside != opposites {
+            let neighbors = list(&mut tunnel.far_inside.iter().map(ToString::to_string));
+            let _ = writeln!(out, "bgp = {{ neighbor = {neighbors} }}");
         }
         let _ = writeln!(out, "weight = {}", tunnel.weight);
         if !tunnel.enabled {

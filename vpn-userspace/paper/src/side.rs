@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use culvert_config::{Connection, Dpd, Encap, LocalProof, Profile, Remote, RemoteProof, Start};
+use culvert_config::{Config, Connection, Dpd, Encap, LocalProof, Profile, Remote, RemoteProof, Start};
 use culvert_ike::{Addresses, EspMode, Identity, Pairs, Psk, V1Mode};
 use ipnet::IpNet;
 
@@ -86,7 +86,7 @@ pub struct Tunnel {
 
 impl Side {
     /// Culvert's own end, from its configuration.
-    pub fn of(connection: &Connection) -> Self {
+    pub fn of(config: &Config, connection: &Connection) -> Self {
         let tunnels = connection.tunnels.iter().map(|tunnel| {
             let psk = match (&tunnel.auth.local, &tunnel.auth.remote) {
                 (LocalProof::Psk(psk), RemoteProof::Psk(_)) => Some(psk.clone()),
@@ -105,7 +105,11 @@ impl Side {
                 remote_id: tunnel.remote_id.clone(),
                 psk,
                 proof,
-                far_inside: tunnel.inside.iter().filter_map(opposite).map(|net| net.addr()).collect(),
+                far_inside: if tunnel.bgp.is_empty() {
+                    tunnel.inside.iter().filter_map(opposite).map(|net| net.addr()).collect()
+                } else {
+                    tunnel.bgp.iter().map(|neighbor| neighbor.address).collect()
+                },
                 inside: tunnel.inside.clone(),
                 weight: tunnel.weight,
                 enabled: tunnel.enabled,
@@ -126,7 +130,10 @@ impl Side {
             dpd: Some(connection.dpd),
             udp: connection.encap == Encap::Udp,
             each: connection.exchange.pairs == Pairs::Each,
-            bgp: None,
+            bgp: connection.bgp.as_ref().and_then(|_| {
+                let neighbor = connection.tunnels.iter().find_map(|tunnel| tunnel.bgp.first())?;
+                Some(Bgp { local: config.gateway.bgp.asn, remote: neighbor.asn })
+            }),
             mtu: connection.mtu,
             tunnels: tunnels.collect(),
         }

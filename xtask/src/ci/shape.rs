@@ -62,6 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "culvert-api",
             "culvert-crypto",
             "culvert-pki",
+            "culvert-ike",
             "culvert-config",
             "culvert-doctor",
             "culvert-paper",

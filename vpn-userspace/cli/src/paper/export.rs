@@ -30,7 +30,7 @@ impl Export {
     pub(super) fn run(&self, out: &mut impl Write) -> Result<()> {
         let config = self.file.load()?;
         let connection = super::connection(&config, &self.connection)?;
-        let mut side = Side::of(connection);
+        let mut side = Side::of(&config, connection);
         if let Some(address) = self.address {
             side = side.with_address(address);
         }

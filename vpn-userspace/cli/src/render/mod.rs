@@ -108,6 +108,27 @@ pub(crate) fn reloaded(reloaded: &Reloaded) -> String {
     out
 }
 
+/// What a reload would change.
+pub(crate) fn planned(planned: &Reloaded) -> String {
+    if planned.changes.is_empty() {
+        return "nothing changes\n".to_owned();
+    }
+    let mut out = String::new();
+    for change in &planned.changes {
+        let subject = clean(&change.subject);
+        let keys = clean(&change.keys.join(", "));
+        out.push_str(&match (change.kind, change.restart, change.renegotiate) {
+            (ChangeKind::Added, ..) => format!("+ {subject}"),
+            (ChangeKind::Removed, ..) => format!("- {subject}: its SAs are deleted"),
+            (_, true, _) => format!("~ {subject}: {keys} (nothing before culvertd restarts)"),
+            (_, _, true) => format!("~ {subject}: {keys} (negotiated anew: its traffic stops for a moment)"),
+            (_, false, false) => format!("~ {subject}: {keys} (while it runs: no SA is touched)"),
+        });
+        out.push('\n');
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,6 +218,7 @@ mod tests {
             ),
             change("tunnel hangzhou/a", ChangeKind::Changed, &["weight"], false, false),
         ];
+        insta::assert_snapshot!("planned", planned(&Reloaded { changes: changes.clone() }));
         insta::assert_snapshot!("reloaded", reloaded(&Reloaded { changes }));
         assert_eq!(reloaded(&Reloaded { changes: vec![] }), "nothing changed\n");
     }

@@ -75,7 +75,7 @@ fn first(page: &mut Page, what: &str, words: impl Iterator<Item = &'static str>)
 fn one(page: &mut Page, side: &Side, tunnel: &Tunnel, role: &str, (ike, esp): (&[Said], &[Said])) -> Value {
     let psk = page.psk(tunnel);
     if let Some(psk) = &tunnel.psk
-        && let Err(why) = crate::psk::Rules::Alibaba.check(psk.as_bytes())
+        && let Err(why) = culvert_config::PskRules::Alibaba.check(psk.as_bytes())
     {
         page.note(&format!("Alibaba Cloud will refuse the key of tunnel {}: {why}", tunnel.name));
     }

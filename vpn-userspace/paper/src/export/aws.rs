@@ -114,7 +114,7 @@ fn one(page: &mut Page, side: &Side, tunnel: &Tunnel, ike: &[Said], esp: &[Said]
     }
     put("PreSharedKey", json!(page.psk(tunnel)));
     if let Some(psk) = &tunnel.psk
-        && let Err(why) = crate::psk::Rules::Aws.check(psk.as_bytes())
+        && let Err(why) = culvert_config::PskRules::Aws.check(psk.as_bytes())
     {
         page.note(&format!("AWS will refuse the key of tunnel {}: {why}", tunnel.name));
     }

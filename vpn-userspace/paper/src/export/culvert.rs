@@ -11,6 +11,9 @@ pub(super) fn write(side: &Side, options: Options) -> Exported {
     page.say("  culvertd --config /etc/culvert/culvert.toml --check");
     put!(page, "[gateway]");
     put!(page, "wan = \"eth0\"   # <- the interface that faces the peer");
+    if let Some(bgp) = side.bgp {
+        put!(page, "asn = {}", bgp.local);
+    }
     page.blank();
     if side.tunnels.iter().any(|tunnel| tunnel.remote_address.is_any() && tunnel.remote_id.is_none()) {
         page.note("remote_address = \"any\" needs a remote_id: give Culvert's address with --address, or its local_id a value");

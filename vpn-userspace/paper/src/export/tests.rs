@@ -48,7 +48,8 @@ psk_file = "a.psk"
 const KEY: &[u8] = b"a?b\\c'd{e}";
 
 fn side(text: &str) -> Side {
-    Side::of(&Config::of_text(text, KEY).unwrap().connections[0])
+    let config = Config::of_text(text, KEY).unwrap();
+    Side::of(&config, &config.connections[0])
 }
 
 #[test]
@@ -106,12 +107,17 @@ fn nothing_is_lost_without_a_word() {
 /// What Culvert writes for a Culvert it reads again, and that one's mirror is where it began.
 #[test]
 fn a_mirror_of_a_mirror_is_the_same() {
-    for text in [TWO, OLD] {
+    let dynamic = TWO.replace("[gateway]", "[gateway]\nasn = 65001").replace(
+        "remote = [\"172.16.0.0/16\"]",
+        "remote = [\"172.16.0.0/16\"]\nrouting = \"bgp\"\nbgp.remote_asn = 64512",
+    );
+    assert_eq!(side(&dynamic).bgp, Some(crate::Bgp { local: 65001, remote: 64512 }));
+    for text in [TWO, OLD, &dynamic] {
         let own = side(text).with_address("198.51.100.20".parse().unwrap());
         let exported = export(&own, Target::Culvert, Options { secrets: true });
         let read =
             Config::of_text(&exported.text, KEY).unwrap_or_else(|e| panic!("{e:?}\n{}", exported.text));
-        let back = Side::of(&read.connections[0]).mirror();
+        let back = Side::of(&read, &read.connections[0]).mirror();
         let (mut back, mut own) = (back, own);
         // Ids that were left out are the addresses.
         for side in [&mut back, &mut own] {

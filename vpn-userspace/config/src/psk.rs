@@ -3,12 +3,15 @@
 use culvert_crypto::Random;
 use zeroize::Zeroizing;
 
+use crate::model::{Connection, LocalProof};
+use crate::profile::Profile;
+
 /// Beside letters and digits.
 const MARKS: &[u8] = b"~`!@#$%^&*()_-+={}[]\\|;:',.<>/?";
 
 /// Who takes the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rules {
+pub enum PskRules {
     /// Culvert: 1 to 100 characters.
     Culvert,
     /// AWS: 8 to 64.
@@ -43,7 +46,7 @@ pub enum PskFault {
     Begins(&'static str),
 }
 
-impl Rules {
+impl PskRules {
     /// Every one, in the order of the help.
     pub const ALL: [Self; 5] = [Self::Culvert, Self::Aws, Self::Alibaba, Self::JdCloud, Self::Cisco];
 
@@ -144,7 +147,32 @@ impl Rules {
     }
 }
 
-impl std::str::FromStr for Rules {
+impl Connection {
+    /// What of its keys is against the rules of Culvert, or of the cloud that its profile names: those of other peers may be
+    /// anything, so that nothing is refused.
+    pub fn psk_faults(&self) -> Vec<String> {
+        let rules = match self.ike.profile {
+            Some(Profile::Aws) => PskRules::Aws,
+            Some(Profile::Alibaba) => PskRules::Alibaba,
+            Some(Profile::JdCloud) => PskRules::JdCloud,
+            _ => PskRules::Culvert,
+        };
+        let mut faults = Vec::new();
+        for tunnel in &self.tunnels {
+            let LocalProof::Psk(psk) = &tunnel.auth.local else { continue };
+            if let Err(fault) = rules.check(psk.as_bytes()) {
+                faults.push(format!(
+                    "tunnel {}: the pre-shared key may not be taken by the peer: {fault}; `culvert psk generate --for {}` makes one that is",
+                    tunnel.name,
+                    rules.as_str()
+                ));
+            }
+        }
+        faults
+    }
+}
+
+impl std::str::FromStr for PskRules {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -162,23 +190,23 @@ mod tests {
     #[test]
     fn each_has_its_rule() {
         let every: Vec<u8> = (b'a'..=b'z').chain(b'0'..=b'9').chain(MARKS.iter().copied()).collect();
-        assert_eq!(Rules::Culvert.check(&every), Ok(()));
-        assert_eq!(Rules::Culvert.check(b""), Err(PskFault::Short(0, 1)));
-        assert_eq!(Rules::Culvert.check(&[b'x'; 101]), Err(PskFault::Long(101, 100)));
+        assert_eq!(PskRules::Culvert.check(&every), Ok(()));
+        assert_eq!(PskRules::Culvert.check(b""), Err(PskFault::Short(0, 1)));
+        assert_eq!(PskRules::Culvert.check(&[b'x'; 101]), Err(PskFault::Long(101, 100)));
         for bad in [&b"a b"[..], b"a\"b", b"a\tb", "a\u{fc}".as_bytes()] {
-            let fault = Rules::Culvert.check(bad).unwrap_err();
+            let fault = PskRules::Culvert.check(bad).unwrap_err();
             assert!(matches!(fault, PskFault::Character { place: 2, .. }), "{fault}");
         }
-        assert_eq!(Rules::Aws.check(b"01234567"), Err(PskFault::Begins("0")));
-        assert_eq!(Rules::Aws.check(b"1234567"), Err(PskFault::Short(7, 8)));
+        assert_eq!(PskRules::Aws.check(b"01234567"), Err(PskFault::Begins("0")));
+        assert_eq!(PskRules::Aws.check(b"1234567"), Err(PskFault::Short(7, 8)));
         assert_eq!(
-            Rules::Aws.check(b"a.b_c-de").unwrap_err().to_string(),
+            PskRules::Aws.check(b"a.b_c-de").unwrap_err().to_string(),
             "character 6 may not stand in it; allowed are letters, digits, . and _"
         );
-        assert_eq!(Rules::JdCloud.check(b"0xabc"), Err(PskFault::Begins("0x or 0s")));
-        assert_eq!(Rules::JdCloud.check(&[b'a'; 21]), Err(PskFault::Long(21, 20)));
+        assert_eq!(PskRules::JdCloud.check(b"0xabc"), Err(PskFault::Begins("0x or 0s")));
+        assert_eq!(PskRules::JdCloud.check(&[b'a'; 21]), Err(PskFault::Long(21, 20)));
         assert_eq!(
-            Rules::Cisco.check(b"abc?"),
+            PskRules::Cisco.check(b"abc?"),
             Err(PskFault::Character { place: 4, allowed: "letters and digits" })
         );
     }
@@ -186,7 +214,7 @@ mod tests {
     #[test]
     fn new_keys_keep_the_rule_and_differ() {
         let mut random = culvert_crypto_random();
-        for rules in Rules::ALL {
+        for rules in PskRules::ALL {
             let (one, other) = (rules.generate(&mut random), rules.generate(&mut random));
             assert_eq!(rules.check(one.as_bytes()), Ok(()));
             assert!(one.len() >= 16 && *one != *other, "{rules:?}");
@@ -194,7 +222,7 @@ mod tests {
         // All the odd ones come.
         let mut seen = [false; 256];
         for _ in 0..1000 {
-            Rules::Culvert.generate(&mut random).bytes().for_each(|byte| seen[usize::from(byte)] = true);
+            PskRules::Culvert.generate(&mut random).bytes().for_each(|byte| seen[usize::from(byte)] = true);
         }
         assert!(MARKS.iter().all(|mark| seen[usize::from(*mark)]));
     }
