@@ -75,6 +75,8 @@ fn sides(site: &Site) -> Result<(GatewayConfig, GatewayConfig)> {
     )
     .respond();
     let mut a = gateway(65_001, vec![a]);
+    let health = "{ target = \"169.254.10.2\", interval = \"100ms\" }";
+    a.connections[0].tunnels[0].extra.push(("health".into(), health.into()));
     let mut b = gateway(65_002, vec![b]).gateway("bgp_daemon", "\"bird\"");
     for side in [&mut a, &mut b] {
         side.files.push(("bgp.secret".into(), b"s3cret\n".to_vec()));
@@ -128,7 +130,7 @@ fn wait_ping(from: &Namespace, to: &str) -> Result<()> {
 }
 
 /// Routes are learned both ways and carry traffic; a withdrawn one goes, and nothing of it leaves in clear; a change of what is
-/// announced resets no session; of two tunnels the heavier carries, the other follows when its path dies.
+/// announced resets no session; of two tunnels the heavier carries, the other follows when its health check fails or its path dies.
 #[test]
 fn b6_routes_are_learned_by_bgp() -> Result<()> {
     let site = Site::new()?;
@@ -185,6 +187,14 @@ fn b6_routes_are_learned_by_bgp() -> Result<()> {
     wait_ping(&site.host_a, HOST_B)?;
     ensure!(since(&a)? == before, "sessions were reset: {:#?}", sessions(&a)?);
 
+    // The health check of the first tunnel fails: its session stays, its routes are the last choice.
+    let deaf = "table inet deaf { chain in { type filter hook input priority 0; ip saddr 169.254.10.1 icmp type echo-request drop\n }\n }";
+    site.gateway_b.run("nft", &[deaf])?;
+    wait_way(&a, LAN_B, "site/b", "bgp")?;
+    wait_ping(&site.host_a, HOST_B)?;
+    let sick = sessions(&a)?.into_iter().find(|s| s["neighbor"] == "169.254.10.2").context("no session")?;
+    ensure!(sick["state"] == "established" && sick["local_preference"] == 50, "{sick:#}");
+
     // The path of the first tunnel dies: its session, and so its routes, go at once, though its SAs stand.
     let cut = format!(
         "table inet cut {{ chain path {{ type filter hook forward priority 0; ip saddr {{ {WAN_A}, {WAN_B} }} drop\n }}\n }}"
@@ -193,8 +203,10 @@ fn b6_routes_are_learned_by_bgp() -> Result<()> {
     wait_way(&a, LAN_B, "site/b", "bgp")?;
     wait_way(&b, LAN_A, "site/b", "bgp")?;
     wait_ping(&site.host_a, HOST_B)?;
-    let told = a.cli(&["explain", "site/a", "--json"])?;
-    ensure!(told.contains("BGP session with 169.254.10.2 is down"), "{told}");
+    wait_for("the session's end in the history", PATIENCE, || {
+        let told = a.cli(&["explain", "site/a", "--json"]).ok()?;
+        told.contains("BGP session with 169.254.10.2 is down").then_some(())
+    })?;
 
     let flows = watch.finish();
     let clear =
