@@ -6,6 +6,8 @@ mod bgp;
 mod doctor;
 #[path = "twins/drops.rs"]
 mod drops;
+#[path = "twins/environments.rs"]
+mod environments;
 #[path = "twins/failover.rs"]
 mod failover;
 #[path = "twins/forwards.rs"]

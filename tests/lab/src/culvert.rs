@@ -26,6 +26,8 @@ pub struct GatewayConfig {
     pub log: Vec<(String, String)>,
     /// The connections.
     pub connections: Vec<Connection>,
+    /// Further sections, as TOML.
+    pub sections: String,
     /// Files beside the configuration, for their owner only: name and content.
     pub files: Vec<(String, Vec<u8>)>,
     /// What culvertd sees as /etc/hosts; that of the host otherwise. [`Setup::hosts`] changes it later.
@@ -38,7 +40,15 @@ impl GatewayConfig {
     /// A gateway whose interfaces are called `wan` and `lan`, as the lab's are.
     pub fn new(connections: Vec<Connection>) -> Self {
         let gateway = vec![("wan".into(), "\"wan\"".into()), ("lan".into(), "[\"lan\"]".into())];
-        Self { gateway, log: Vec::new(), connections, files: Vec::new(), hosts: None, binaries: None }
+        Self {
+            gateway,
+            log: Vec::new(),
+            connections,
+            sections: String::new(),
+            files: Vec::new(),
+            hosts: None,
+            binaries: None,
+        }
     }
 
     /// Takes culvertd and culvert from this directory.
@@ -274,6 +284,7 @@ pub fn write_to(directory: &Path, config: &GatewayConfig) -> Result<()> {
     for connection in &config.connections {
         connection.write(&mut text, directory)?;
     }
+    text.push_str(&config.sections);
     for (name, content) in &config.files {
         write_secret(&directory.join(name), content)?;
     }

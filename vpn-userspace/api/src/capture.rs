@@ -15,6 +15,9 @@ pub struct Capture {
 pub struct CapturePlace {
     /// Its name.
     pub interface: String,
+    /// The network namespace that it is in, if that is not culvertd's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
     /// A tunnel's own interface, with packets before ESP and after it; else the WAN's, with everything.
     pub inside: bool,
     /// Frames begin with an Ethernet header; else with the IP header.

@@ -169,6 +169,7 @@ mod tests {
                     level: Some(Level::Warn),
                     since_ms: Some(5),
                     follow: true,
+                    ..LogsRequest::default()
                 }),
                 r#"{"request":"logs","connection":"c","level":"warn","since_ms":5,"follow":true}"#,
             ),
@@ -269,6 +270,7 @@ mod tests {
         let record = |connection: Option<&str>, tunnel: Option<&str>, level| LogRecord {
             time_ms: 0,
             level,
+            environment: None,
             connection: connection.map(str::to_owned),
             tunnel: tunnel.map(str::to_owned),
             target: String::new(),
@@ -289,5 +291,14 @@ mod tests {
         assert!(wants(None, Some(Level::Info), &tunnel) && !wants(None, Some(Level::Warn), &tunnel));
         assert!(!wants(Some("c/a"), None, &record(Some("c"), None, Level::Error)));
         assert!(!wants(Some("c"), None, &record(None, None, Level::Error)));
+        let between = |from, until| LogsRequest { from_ms: from, until_ms: until, ..Default::default() };
+        let at = |time_ms| LogRecord { time_ms, ..tunnel.clone() };
+        assert!(between(Some(5), Some(7)).wants(&at(5)) && between(Some(5), Some(7)).wants(&at(7)));
+        assert!(!between(Some(5), None).wants(&at(4)) && !between(None, Some(7)).wants(&at(8)));
+        let of =
+            |environment: &str| LogsRequest { environment: Some(environment.into()), ..Default::default() };
+        let production = LogRecord { environment: Some("production".into()), ..tunnel.clone() };
+        assert!(of("production").wants(&production) && !of("default").wants(&production));
+        assert!(of("default").wants(&tunnel) && !of("production").wants(&tunnel));
     }
 }

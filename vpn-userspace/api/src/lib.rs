@@ -15,6 +15,7 @@
 mod bgp;
 mod capture;
 mod drops;
+mod environment;
 mod explain;
 pub mod frame;
 mod graph;
@@ -28,6 +29,7 @@ mod words;
 pub use bgp::{BgpSession, BgpStatus, RouteEntry, RouteOrigin, Routes};
 pub use capture::{Capture, CapturePlace};
 pub use drops::{DropCount, DropEnd, DropInner, DropPlace, DropRecord, Drops, DropsRequest, ROUTINE};
+pub use environment::{DEFAULT_ENVIRONMENT, Environment, Isolation, Limit};
 pub use explain::{Explanation, Happening, Reason, TunnelHistory, What};
 pub use graph::{Graph, TunnelGraph};
 pub use ping::{Ping, PingRequest, Pings};

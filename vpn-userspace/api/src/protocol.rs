@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::bgp::{BgpStatus, Routes};
 use crate::capture::Capture;
 use crate::drops::{DropRecord, Drops, DropsRequest};
+use crate::environment::DEFAULT_ENVIRONMENT;
 use crate::explain::Explanation;
 use crate::graph::Graph;
 use crate::ping::{PingRequest, Pings};
@@ -110,21 +111,35 @@ pub struct LogsRequest {
     /// Only those of this connection or tunnel; `None`: all.
     #[serde(default)]
     pub connection: Option<Target>,
+    /// Only those of this environment's connections; `None`: all. `default` also has those of no connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<String>,
     /// Only those at least this severe; `None`: all.
     #[serde(default)]
     pub level: Option<Level>,
     /// Only those of the last so many milliseconds; `None`: all that are kept.
     #[serde(default)]
     pub since_ms: Option<u64>,
+    /// Only those since then, Unix time in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_ms: Option<u64>,
+    /// Only those until then, Unix time in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
     /// Go on with new records until the client closes.
     #[serde(default)]
     pub follow: bool,
 }
 
 impl LogsRequest {
-    /// Whether a record is among those asked for, apart from its time.
+    /// Whether a record is among those asked for, apart from `since_ms`.
     pub fn wants(&self, record: &LogRecord) -> bool {
         self.level.is_none_or(|level| record.level <= level)
+            && self.from_ms.is_none_or(|from| record.time_ms >= from)
+            && self.until_ms.is_none_or(|until| record.time_ms <= until)
+            && self.environment.as_ref().is_none_or(|environment| {
+                record.environment.as_deref().unwrap_or(DEFAULT_ENVIRONMENT) == environment
+            })
             && self.connection.as_ref().is_none_or(|target| {
                 match (&record.connection, target.tunnel_name()) {
                     (Some(connection), None) => connection == target.connection_name(),
@@ -309,6 +324,9 @@ pub struct LogRecord {
     pub time_ms: u64,
     /// How severe.
     pub level: Level,
+    /// The environment that it is about, if that is not the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<String>,
     /// The connection that it is about, if any.
     #[serde(default)]
     pub connection: Option<String>,

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::bgp::BgpSession;
+use crate::environment::{DEFAULT_ENVIRONMENT, Environment, Limit};
 use crate::words::words;
 
 /// The gateway at one moment.
@@ -25,6 +26,12 @@ pub struct Status {
     /// Each engine that this version has, available or not.
     #[serde(default)]
     pub engines: Vec<EngineStatus>,
+    /// Environments, the default one first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub environments: Vec<Environment>,
+    /// What is limited in all environments together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<Limit>,
     /// In the order of the configuration file.
     #[serde(default)]
     pub connections: Vec<Connection>,
@@ -281,6 +288,12 @@ pub struct Forward {
 pub struct Connection {
     /// Its name in the configuration.
     pub name: String,
+    /// The environment that it is in.
+    #[serde(default = "default_environment")]
+    pub environment: String,
+    /// What is limited in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<Limit>,
     /// The sum of its tunnels.
     pub state: ConnectionState,
     /// Local networks, CIDR.
@@ -295,6 +308,10 @@ pub struct Connection {
     /// Its port forwards.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forwards: Vec<Forward>,
+}
+
+fn default_environment() -> String {
+    DEFAULT_ENVIRONMENT.to_owned()
 }
 
 words! {

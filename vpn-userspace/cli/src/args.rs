@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use culvert_api::{DEFAULT_SOCKET, EngineChoice, Level, Target};
 
+use crate::logs::Moment;
 use crate::paper::Paper;
 use crate::pki::Pki;
 use crate::units::Span;
@@ -48,8 +49,11 @@ pub(crate) enum Command {
         /// Everything: SPIs, algorithms, selectors, drops by reason, engines and why not
         #[arg(short, long)]
         verbose: bool,
+        /// Only the connections of this environment
+        #[arg(long, value_name = "NAME")]
+        environment: Option<String>,
         /// The whole status as JSON
-        #[arg(long, conflicts_with_all = ["verbose", "target"])]
+        #[arg(long, conflicts_with_all = ["verbose", "target", "environment"])]
         json: bool,
     },
     /// Watch the gateway live: rates and drops of each tunnel, plots of the one that is selected
@@ -274,6 +278,9 @@ pub(crate) enum Command {
     /// Show routes
     #[command(subcommand)]
     Route(Route),
+    /// Environments: what keeps them apart, and how full they are
+    #[command(subcommand)]
+    Environment(Environment),
     /// Choose a tunnel's engine, or let traffic return to it
     #[command(subcommand)]
     Tunnel(Tunnel),
@@ -283,21 +290,34 @@ pub(crate) enum Command {
     /// Show the log that culvertd keeps in memory
     #[command(after_help = "Examples:\n  \
         culvert logs --since 10m --level warn\n  \
-        culvert logs --follow --connection hangzhou\n\n\
+        culvert logs hangzhou --tunnel a --since 2026-11-22T01:30 --until 2026-11-22T01:40\n  \
+        culvert logs --follow --environment production\n\n\
+        Of each connection the newest 256 kB are kept, less where there are hundreds.\n\
         Older records are in the journal: journalctl -u culvertd")]
     Logs {
         /// Go on with new records as they come
         #[arg(short, long)]
         follow: bool,
         /// Only records of this connection or tunnel
-        #[arg(short, long, value_name = "TARGET")]
+        target: Option<Target>,
+        /// The same
+        #[arg(short, long, value_name = "TARGET", conflicts_with = "target")]
         connection: Option<Target>,
+        /// Only records of this tunnel of the connection
+        #[arg(short, long, value_name = "NAME", requires = "target")]
+        tunnel: Option<String>,
+        /// Only records of this environment
+        #[arg(short, long, value_name = "NAME")]
+        environment: Option<String>,
         /// Only records at least this severe: error, warn, info, debug or trace
         #[arg(short, long, value_name = "LEVEL", value_parser = parse_level)]
         level: Option<Level>,
-        /// Only records of the last 30s, 10m, 2h, …
-        #[arg(long, value_name = "DURATION")]
-        since: Option<Span>,
+        /// Only records of the last 30s, 10m, 2h, …, or since a time in UTC
+        #[arg(long, value_name = "TIME")]
+        since: Option<Moment>,
+        /// Only records until then
+        #[arg(long, value_name = "TIME", conflicts_with = "follow")]
+        until: Option<Moment>,
         /// One JSON object per line
         #[arg(long)]
         json: bool,
@@ -370,6 +390,17 @@ pub(crate) enum Forward {
         /// The name
         #[arg(long, default_value = "vpn", value_parser = parse_host)]
         name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Environment {
+    /// Show environments: what keeps them apart, their LAN, what is in them, and their limits
+    #[command(after_help = "Example:\n  culvert environment list --json | jq '.[] | {name, place}'")]
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 

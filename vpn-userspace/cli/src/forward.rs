@@ -99,6 +99,8 @@ mod tests {
         };
         status.connections = vec![Connection {
             name: "site".into(),
+            environment: culvert_api::DEFAULT_ENVIRONMENT.into(),
+            limits: Vec::new(),
             state: ConnectionState::Up,
             local: Vec::new(),
             remote: Vec::new(),

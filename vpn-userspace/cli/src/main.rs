@@ -8,8 +8,10 @@ mod capture;
 mod client;
 mod doctor;
 mod drops;
+mod environment;
 mod forward;
 mod graph;
+mod logs;
 mod monitor;
 mod notice;
 mod paper;
@@ -28,9 +30,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use culvert_api::{LogsRequest, Request, Response};
+use culvert_api::{Request, Response};
 
-use args::{Args, Command, Forward, Notice, Route, Tunnel};
+use args::{Args, Command, Environment, Forward, Notice, Route, Tunnel};
 use client::{Client, ClientError};
 
 fn main() -> ExitCode {
@@ -81,8 +83,13 @@ fn run(args: &Args) -> Result<ExitCode> {
         Command::Pki(_) | Command::Paper(_) | Command::Doctor { .. } => {}
         Command::Status { json: true, .. } => print_json(&mut client, &mut out, &Request::Status)?,
         Command::Counters { json: true } => print_json(&mut client, &mut out, &Request::Counters)?,
-        Command::Status { target, verbose, .. } => {
+        Command::Status { target, verbose, environment, .. } => {
             let mut status = client.status()?;
+            if let Some(name) = environment {
+                render::narrow_to(&mut status, name).with_context(|| {
+                    format!("there is no environment `{name}`; `culvert environment list` shows them")
+                })?;
+            }
             if let Some(target) = target {
                 render::narrow(&mut status, target).context(ClientError::no_such(target))?;
             }
@@ -188,6 +195,10 @@ fn run(args: &Args) -> Result<ExitCode> {
             Response::Routes(routes) => bgp::routes(&mut out, &routes)?,
             other => return Err(ClientError::unexpected(&other).into()),
         },
+        Command::Environment(Environment::List { json: true }) => {
+            writeln!(out, "{}", serde_json::to_string_pretty(&client.status()?.environments)?)?;
+        }
+        Command::Environment(Environment::List { .. }) => environment::list(&mut out, &client.status()?)?,
         Command::Tunnel(Tunnel::Failback { target }) => {
             print_done(&mut client, &mut out, &Request::Failback { target: target.clone() })?;
         }
@@ -198,42 +209,18 @@ fn run(args: &Args) -> Result<ExitCode> {
             Response::Reload(reloaded) => out.write_all(render::reloaded(&reloaded).as_bytes())?,
             other => return Err(ClientError::unexpected(&other).into()),
         },
-        Command::Logs { follow, connection, level, since, json } => {
-            let request = LogsRequest {
-                connection: connection.clone(),
+        Command::Logs { follow, target, connection, tunnel, environment, level, since, until, json } => {
+            let options = logs::Options {
+                target: target.as_ref().or(connection.as_ref()),
+                tunnel: tunnel.as_deref(),
+                environment: environment.as_deref(),
                 level: *level,
-                since_ms: since.map(|since| u64::try_from(since.0.as_millis()).unwrap_or(u64::MAX)),
+                since: *since,
+                until: *until,
                 follow: *follow,
+                json: *json,
             };
-            return logs(&mut client, &mut out, request, *json);
-        }
-    }
-    out.flush()?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn logs(client: &mut Client, out: &mut impl Write, request: LogsRequest, json: bool) -> Result<ExitCode> {
-    let follow = request.follow;
-    client.send(&Request::Logs(request))?;
-    if follow {
-        client.wait_for_ever()?;
-    }
-    let colour = colour();
-    loop {
-        match client.receive() {
-            Ok(Response::Log(record)) if json => serde_json::to_writer(&mut *out, &record)?,
-            Ok(Response::Log(record)) => out.write_all(render::log_line(&record, colour).as_bytes())?,
-            Ok(Response::Done(_)) => break,
-            // Something newer than this culvert in the stream does not end it.
-            Ok(Response::Unknown) => continue,
-            Ok(other) => return Err(ClientError::unexpected(&other).into()),
-            Err(error) => return Err(error.into()),
-        }
-        if json {
-            out.write_all(b"\n")?;
-        }
-        if follow {
-            out.flush()?;
+            return logs::logs(&mut client, &mut out, &options);
         }
     }
     out.flush()?;

@@ -7,6 +7,7 @@ use std::ops::Range;
 use culvert_ike::Identity;
 use ipnet::IpNet;
 
+use crate::environment::{DEFAULT_ENVIRONMENT, name_of};
 use crate::error::Fault;
 use crate::file::RawConnection;
 use crate::interface;
@@ -17,7 +18,7 @@ pub(crate) fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 
-/// Remote networks of different connections must not overlap: a packet has one way.
+/// Remote networks of different connections of one environment must not overlap: a packet has one way.
 pub(crate) fn remotes_apart(connections: &[RawConnection], faults: &mut Vec<Fault>) {
     // By first address, so that thousands of connections do not meet pair by pair: a network that overlaps
     // another either follows it before its end, or contains it.
@@ -37,7 +38,8 @@ pub(crate) fn remotes_apart(connections: &[RawConnection], faults: &mut Vec<Faul
         let other = open.iter().rev().find(|(_, _, other)| {
             // What is learned may have several ways; what the file says wins.
             let learned = other.bgp.dynamic() || connection.bgp.dynamic();
-            other.name.get_ref() != connection.name.get_ref() && !learned
+            let apart = name_of(other) != name_of(connection);
+            other.name.get_ref() != connection.name.get_ref() && !learned && !apart
         });
         if let Some((outer, outer_span, other)) = other {
             // The later line is the one to look at.
@@ -65,7 +67,9 @@ pub(crate) fn remotes_apart(connections: &[RawConnection], faults: &mut Vec<Faul
 
 /// A remote network that holds a peer's own address would send the tunnel into itself.
 pub(crate) fn peers_outside(connections: &[RawConnection], faults: &mut Vec<Fault>) {
-    for net in connections.iter().flat_map(|c| c.remote.iter().flat_map(|r| r.get_ref())) {
+    // The gateways' own packets are in the default environment, whose tunnels they are.
+    let routed = connections.iter().filter(|c| name_of(c) == DEFAULT_ENVIRONMENT);
+    for net in routed.flat_map(|c| c.remote.iter().flat_map(|r| r.get_ref())) {
         let peers = connections.iter().flat_map(|c| &c.tunnels).filter_map(|t| {
             t.remote_address.as_ref().and_then(|a| a.get_ref().address().map(|address| (address, a.span())))
         });
@@ -86,24 +90,25 @@ pub(crate) fn peers_outside(connections: &[RawConnection], faults: &mut Vec<Faul
 
 /// Inside addresses: each once, in networks of their own.
 pub(crate) fn inside_apart(connections: &[RawConnection], faults: &mut Vec<Fault>) {
-    let mut nets: Vec<(&IpNet, Range<usize>, String)> = Vec::new();
+    let mut nets: Vec<(&IpNet, Range<usize>, String, &str)> = Vec::new();
     for connection in connections {
         for tunnel in &connection.tunnels {
             for net in tunnel.inside.iter().flat_map(|i| i.get_ref()) {
                 let title = format!("{}/{}", connection.name.get_ref(), tunnel.name.get_ref());
-                nets.push((net.get_ref(), net.span(), title));
+                nets.push((net.get_ref(), net.span(), title, name_of(connection)));
             }
         }
     }
     let mut by_start: Vec<_> = nets.iter().collect();
-    by_start.sort_by_key(|(net, span, _)| (net.network(), net.prefix_len(), span.start));
-    let mut open: Vec<&(&IpNet, Range<usize>, String)> = Vec::new();
+    by_start.sort_by_key(|(net, span, ..)| (net.network(), net.prefix_len(), span.start));
+    let mut open: Vec<&(&IpNet, Range<usize>, String, &str)> = Vec::new();
     for entry in by_start {
-        let (net, span, title) = entry;
-        while open.last().is_some_and(|(outer, _, _)| !outer.contains(*net)) {
+        let (net, span, title, environment) = entry;
+        while open.last().is_some_and(|(outer, ..)| !outer.contains(*net)) {
             open.pop();
         }
-        if let Some((outer, outer_span, outer_title)) = open.last() {
+        let same = open.iter().rev().find(|(.., other)| other == environment);
+        if let Some((outer, outer_span, outer_title, _)) = same {
             let ((a, a_span, a_title), (b, b_span, b_title)) = if outer_span.start < span.start {
                 ((outer, outer_span, outer_title), (net, span, title))
             } else {

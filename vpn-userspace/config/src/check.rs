@@ -22,8 +22,8 @@ use crate::profile::Profile;
 use crate::secret::Files;
 use crate::section::{At, missing, nearest};
 use crate::{
-    DEFAULT_CONTROL_SOCKET, apart, auth, bgp, dataplane, forward, health, interface, notice, remote, session,
-    transport,
+    DEFAULT_CONTROL_SOCKET, DEFAULT_ENVIRONMENT, apart, auth, bgp, dataplane, environment, forward, health,
+    interface, notice, remote, session, transport,
 };
 
 const REPLAY_WINDOW: u32 = 1024;
@@ -52,9 +52,8 @@ pub(crate) fn check(
     apart::tunnels_apart(&raw.connections, faults);
     apart::interfaces_apart(&raw.connections, faults);
     bgp::possible(&raw, faults);
-    let forwards =
-        raw.connections.iter().flat_map(|c| c.forwards.iter().map(|f| (c.name.get_ref().as_str(), f)));
-    forward::listeners_apart(forwards, faults);
+    let environments = environment::check(&raw, faults);
+    environment::listeners_apart(&raw, &environments, faults);
 
     let notices = notice::check(raw.notices, &raw.connections, folder, &mut *secrets, faults);
 
@@ -80,12 +79,14 @@ pub(crate) fn check(
             natt_port: port(raw.gateway.natt_port, 4500),
             dataplane: raw.gateway.dataplane,
             bgp: routing,
+            limits: raw.gateway.limits.limits(),
         },
         log: Log {
             level: or(raw.log.level, LogLevel::Info),
             format: or(raw.log.format, LogFormat::Text),
             ike_secrets: raw.log.ike_secrets.map(|path| PathBuf::from(path.into_inner())),
         },
+        environments,
         connections: connections.into_iter().collect::<Option<_>>()?,
         notices,
         origin,
@@ -232,6 +233,8 @@ fn connection(
     let mut neighbors: Vec<_> =
         raw.tunnels.iter().map(|t| bgp::neighbors(t, &raw, own_asn, faults)).collect();
     let name = raw.name.into_inner();
+    let environment = raw.environment.map_or_else(|| DEFAULT_ENVIRONMENT.to_owned(), At::into_inner);
+    let limits = raw.limits.limits();
     let remote = raw.remote.as_ref().map_or_else(Vec::new, |r| r.get_ref().clone());
     let local: Option<Vec<IpNet>> =
         raw.local.as_ref().map(|l| l.get_ref().iter().map(|n| *n.get_ref()).collect());
@@ -269,6 +272,8 @@ fn connection(
     let bgp = raw.bgp.check((local.as_deref().unwrap_or_default(), &networks), folder, secrets, faults);
     let mut connection = Connection {
         name,
+        environment,
+        limits,
         local: nets(raw.local),
         remote: nets(raw.remote),
         start: or(raw.start, default_start),

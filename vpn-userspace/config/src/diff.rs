@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::environment::Environment;
 use crate::model::{Config, Connection, LocalProof, RemoteProof, Tunnel};
 
 /// One difference between two configurations.
@@ -20,6 +21,8 @@ pub enum Subject {
     Gateway,
     /// `[log]`
     Log,
+    /// One environment; a change of it touches every connection in it.
+    Environment(String),
     /// A connection; a change of it touches every tunnel of it.
     Connection(String),
     /// One tunnel: connection, tunnel.
@@ -31,6 +34,7 @@ impl fmt::Display for Subject {
         match self {
             Self::Gateway => f.write_str("gateway"),
             Self::Log => f.write_str("log"),
+            Self::Environment(name) => write!(f, "environment {name}"),
             Self::Connection(name) => write!(f, "connection {name}"),
             Self::Tunnel(connection, name) => write!(f, "tunnel {connection}/{name}"),
         }
@@ -110,6 +114,7 @@ impl Config {
         gateway.compare("asn", &before.asn, &after.asn, Effect::Live);
         gateway.compare("router_id", &before.router_id, &after.router_id, Effect::Live);
         gateway.compare("bgp_daemon", &before.daemon, &after.daemon, Effect::Live);
+        gateway.compare("limits", &old.gateway.limits, &new.gateway.limits, Effect::Live);
         gateway.finish(Subject::Gateway, &mut changes);
 
         let mut log = Keys::default();
@@ -117,6 +122,7 @@ impl Config {
         log.compare("format", &old.log.format, &new.log.format, Effect::Restart);
         log.compare("ike_secrets", &old.log.ike_secrets, &new.log.ike_secrets, Effect::Restart);
         log.finish(Subject::Log, &mut changes);
+        diff_environments(old, new, &mut changes);
 
         let mut notices = Keys::default();
         notices.compare("notice", &old.notices, &new.notices, Effect::Live);
@@ -149,8 +155,30 @@ impl Config {
     }
 }
 
+fn diff_environments(old: &Config, new: &Config, changes: &mut Vec<Change>) {
+    let subject = |e: &Environment| Subject::Environment(e.name.clone());
+    for gone in old.environments.iter().filter(|e| new.environment(&e.name).is_none()) {
+        changes.push(Change { subject: subject(gone), kind: Kind::Removed });
+    }
+    for environment in &new.environments {
+        let Some(before) = old.environment(&environment.name) else {
+            changes.push(Change { subject: subject(environment), kind: Kind::Added });
+            continue;
+        };
+        let mut keys = Keys::default();
+        keys.compare("isolation", &before.isolation, &environment.isolation, Effect::Renegotiate);
+        keys.compare("namespace", &before.namespace, &environment.namespace, Effect::Renegotiate);
+        keys.compare("lan", &before.lan, &environment.lan, Effect::Renegotiate);
+        keys.compare("table", &before.table, &environment.table, Effect::Renegotiate);
+        keys.compare("limits", &before.limits, &environment.limits, Effect::Live);
+        keys.finish(subject(environment), changes);
+    }
+}
+
 fn diff_connection(old: &Connection, new: &Connection, changes: &mut Vec<Change>) {
     let mut keys = Keys::default();
+    keys.compare("environment", &old.environment, &new.environment, Effect::Renegotiate);
+    keys.compare("limits", &old.limits, &new.limits, Effect::Live);
     keys.compare("routing", &old.bgp.is_some(), &new.bgp.is_some(), Effect::Renegotiate);
     keys.compare("bgp", &old.bgp, &new.bgp, Effect::Live);
     // With BGP a peer is asked for every address, whatever the networks are.

@@ -16,11 +16,13 @@ use crate::auth::RawAuth;
 use crate::bgp::{RawBgp, RawGatewayBgp, RawTunnelBgp};
 use crate::dataplane::{self, Dataplane};
 use crate::duration;
+use crate::environment::{self, RawEnvironment};
 use crate::error::Fault;
 use crate::exchange;
 use crate::forward::{self, RawForward};
 use crate::health::{self, Failback, RawHealth};
 use crate::kernel::{self, RawKernel};
+use crate::limits::RawLimits;
 use crate::model::{Attach, DpdAction, Encap, Engine, Guard, LogFormat, LogLevel, Start};
 use crate::notice::{self, RawNotice};
 use crate::per_cpu::{self, PerCpu};
@@ -36,6 +38,7 @@ use crate::xauth::RawXauth;
 pub(crate) struct RawFile {
     pub(crate) gateway: RawGateway,
     pub(crate) log: RawLog,
+    pub(crate) environments: Vec<RawEnvironment>,
     pub(crate) connections: Vec<RawConnection>,
     pub(crate) notices: Vec<RawNotice>,
 }
@@ -52,6 +55,7 @@ pub(crate) struct RawGateway {
     pub(crate) natt_port: Option<At<u32>>,
     pub(crate) dataplane: Dataplane,
     pub(crate) bgp: RawGatewayBgp,
+    pub(crate) limits: RawLimits,
 }
 
 #[derive(Default)]
@@ -63,6 +67,8 @@ pub(crate) struct RawLog {
 
 pub(crate) struct RawConnection {
     pub(crate) name: At<String>,
+    pub(crate) environment: Option<At<String>>,
+    pub(crate) limits: RawLimits,
     pub(crate) local: Option<At<Vec<At<IpNet>>>>,
     pub(crate) remote: Option<At<Vec<At<IpNet>>>>,
     pub(crate) start: Option<At<Start>>,
@@ -122,11 +128,7 @@ pub(crate) struct RawTunnel {
     pub(crate) faulty: bool,
 }
 
-const NOT_YET_TOP: &[NotYet] =
-    &[("environment", "environments come in a later version; every connection is in one environment now")];
 const NOT_YET_GATEWAY: &[NotYet] = &[("metrics", "metrics come in a later version")];
-const NOT_YET_CONNECTION: &[NotYet] =
-    &[("environment", "environments come in a later version; every connection is in one environment now")];
 
 /// Reads the whole document; what could not be read stands in `faults`.
 pub(crate) fn read<'t>(document: &'t Spanned<DeTable<'t>>, faults: &mut Vec<Fault>) -> RawFile {
@@ -146,11 +148,12 @@ pub(crate) fn read<'t>(document: &'t Spanned<DeTable<'t>>, faults: &mut Vec<Faul
     if let Some(section) = top.section(faults, "log", "[log]".to_owned()) {
         file.log = log(section, faults);
     }
+    file.environments = environment::read(&mut top, faults);
     for (name, section) in top.named(faults, "connection", |name| format!("[connection.{name}]")) {
         file.connections.push(connection(name, section, faults));
     }
     file.notices = notice::read(&mut top, faults);
-    top.finish(faults, NOT_YET_TOP);
+    top.finish(faults, &[]);
     file
 }
 
@@ -183,6 +186,7 @@ fn gateway(mut s: Section<'_>, faults: &mut Vec<Fault>) -> RawGateway {
         natt_port: s.integer(faults, "natt_port", "a UDP port", 1..=65535),
         dataplane: dataplane::read(&mut s, faults),
         bgp: RawGatewayBgp::read(&mut s, faults),
+        limits: RawLimits::read(&mut s, "the gateway", true, faults),
     };
     if raw.wan.is_none() && faults.len() == before {
         faults.push(s.missing("wan", "name the interface that faces the peers: wan = \"eth0\""));
@@ -209,7 +213,10 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
     let forwards = forward::read(&mut s, name.get_ref(), faults);
     let (balance, failback) = health::read_connection(&mut s, faults);
     let bgp = RawBgp::read(&mut s, name.get_ref(), faults);
+    let limits = RawLimits::read(&mut s, &format!("connection {}", name.get_ref()), false, faults);
     let mut raw = RawConnection {
+        environment: environment::read_name(&mut s, faults),
+        limits,
         local: s.list(faults, "local", nets, false, network),
         remote: s.list(faults, "remote", nets, false, network),
         start: s.word(
@@ -305,7 +312,7 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
             faults.push(s.missing(key, &mend));
         }
     }
-    s.finish(faults, NOT_YET_CONNECTION);
+    s.finish(faults, &[]);
     raw
 }
 
@@ -422,7 +429,7 @@ fn at_most<T>(faults: &mut Vec<Fault>, key: &str, list: &Option<At<Vec<At<T>>>>,
     }
 }
 
-fn interface(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<String> {
+pub(crate) fn interface(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<String> {
     let name = *text.get_ref();
     // The kernel's rule (dev_valid_name), and nothing that a terminal would interpret.
     let sound = |c: char| c.is_ascii_graphic() && c != '/' && c != ':';

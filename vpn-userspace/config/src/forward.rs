@@ -196,6 +196,11 @@ pub(crate) fn listeners_apart<'a>(
 }
 
 impl RawForward {
+    /// Where it stands in the file.
+    pub(crate) fn place(&self) -> std::ops::Range<usize> {
+        self.name.span()
+    }
+
     fn check(self, local: Option<&[IpNet]>, remote: &[IpNet], faults: &mut Vec<Fault>) -> Option<Forward> {
         if self.faulty {
             return None;

@@ -14,6 +14,7 @@ mod credentials;
 mod dataplane;
 mod diff;
 mod duration;
+mod environment;
 mod error;
 mod exchange;
 mod file;
@@ -21,6 +22,7 @@ mod forward;
 mod health;
 mod interface;
 mod kernel;
+mod limits;
 mod load;
 mod mask;
 mod model;
@@ -46,10 +48,12 @@ pub use bgp::{Bgp, BgpBfd, BgpDaemon, BgpNeighbor, GatewayBgp};
 pub use credentials::{Authorities, Credentials};
 pub use dataplane::{BpfHook, Dataplane, Latency, Offload};
 pub use diff::{Change, Effect, Kind, Subject};
+pub use environment::{DEFAULT_ENVIRONMENT, Environment, Isolation};
 pub use error::ConfigError;
 pub use forward::{Forward, ForwardTo};
 pub use health::{Failback, Health, Probe};
 pub use kernel::KernelIpsec;
+pub use limits::Limits;
 pub use model::{
     Attach, Config, Connection, Dpd, DpdAction, Encap, Engine, Esp, Gateway, Guard, Ike, LocalProof, Log,
     LogFormat, LogLevel, RemoteProof, Revocation, RevocationPolicy, Start, Tunnel, TunnelAuth,

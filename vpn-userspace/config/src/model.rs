@@ -16,9 +16,11 @@ use ipnet::IpNet;
 use crate::bgp::{Bgp, BgpNeighbor, GatewayBgp};
 use crate::credentials::{Authorities, Credentials};
 use crate::dataplane::Dataplane;
+use crate::environment::Environment;
 use crate::forward::Forward;
 use crate::health::{Failback, Health};
 use crate::kernel::KernelIpsec;
+use crate::limits::Limits;
 use crate::notice::Notice;
 use crate::per_cpu::PerCpu;
 use crate::port::{LanPort, WanPort};
@@ -37,6 +39,8 @@ pub struct Config {
     pub gateway: Gateway,
     /// The log.
     pub log: Log,
+    /// In the order of the file; then those that only connections name. Without the default one, unless it is declared.
+    pub environments: Vec<Environment>,
     /// In the order of the file.
     pub connections: Vec<Connection>,
     /// Who is told what happens.
@@ -49,6 +53,7 @@ impl fmt::Debug for Config {
         f.debug_struct("Config")
             .field("gateway", &self.gateway)
             .field("log", &self.log)
+            .field("environments", &self.environments)
             .field("connections", &self.connections)
             .field("notices", &self.notices)
             .finish_non_exhaustive()
@@ -78,6 +83,8 @@ pub struct Gateway {
     pub dataplane: Dataplane,
     /// What all BGP sessions have in common.
     pub bgp: GatewayBgp,
+    /// How much there may be in all environments together.
+    pub limits: Limits,
 }
 
 /// `guard`
@@ -158,6 +165,10 @@ pub enum LogFormat {
 pub struct Connection {
     /// Letters, digits, `-` and `_`.
     pub name: String,
+    /// The environment that it is in.
+    pub environment: String,
+    /// How much there may be in it.
+    pub limits: Limits,
     /// Networks of this side, none inside another; at least one, unless the tunnels get an address from the peer.
     pub local: Vec<IpNet>,
     /// Networks of the far side; at least one, none inside another or inside one of another connection.
@@ -442,6 +453,11 @@ pub enum RemoteProof {
 }
 
 impl Config {
+    /// An environment by its name; `None` for the default one, unless it is declared.
+    pub fn environment(&self, name: &str) -> Option<&Environment> {
+        self.environments.iter().find(|e| e.name == name)
+    }
+
     /// A connection by its name.
     pub fn connection(&self, name: &str) -> Option<&Connection> {
         self.connections.iter().find(|c| c.name == name)

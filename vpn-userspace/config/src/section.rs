@@ -428,7 +428,7 @@ pub(crate) fn missing(title: &str, span: Range<usize>, key: &str, mend: &str) ->
 }
 
 /// Names go into interface names, logs and the command line.
-fn check_name(kind: &str, name: &str, span: Range<usize>) -> Result<(), Fault> {
+pub(crate) fn check_name(kind: &str, name: &str, span: Range<usize>) -> Result<(), Fault> {
     let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     let shown = name.escape_debug();
     if name.is_empty() || name.len() > 32 {

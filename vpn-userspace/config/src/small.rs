@@ -37,6 +37,13 @@ pub(crate) struct RawSmall {
 const ELSEWHERE: &[(&str, Refused)] =
     &[("low", Refused::NotHere("it is a key of [gateway], for all connections together"))];
 
+impl RawSmall {
+    /// Where `latency = "split"` stands.
+    pub(crate) fn split(&self) -> Option<Range<usize>> {
+        self.split.clone()
+    }
+}
+
 /// Reads the keys.
 pub(crate) fn read(s: &mut Section<'_>, faults: &mut Vec<Fault>) -> RawSmall {
     let mut raw = RawSmall::default();

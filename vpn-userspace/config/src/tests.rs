@@ -386,7 +386,6 @@ fn engine_bpf_takes_its_only_cipher() {
 #[test]
 fn what_later_versions_do_is_refused_by_name() {
     let cases = [
-        ("environment", with("environment = \"production\"", "")),
         ("routing policy", with("routing = \"policy\"", "")),
         ("mode without IKEv1", with("ike = { mode = \"aggressive\" }", "")),
         ("IKEv1 with EAP", with("ike = { version = 1 }", "remote_auth = \"eap-mschapv2\"")),
@@ -397,7 +396,6 @@ fn what_later_versions_do_is_refused_by_name() {
             "IKEv1 with an AEAD",
             with("ike = { version = 1, proposals = [\"aes256gcm16-prfsha384-ecp384\"] }", ""),
         ),
-        ("environments", format!("{GATEWAY}[environment.production]\n")),
     ];
     check("later", &cases);
 }

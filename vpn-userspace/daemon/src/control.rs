@@ -13,6 +13,7 @@ use culvert_api::{
     DropRecord, DropsRequest, ErrorCode, LogRecord, LogsRequest, Request, Response, Target, TraceRecord,
 };
 use culvert_sys::capture::PacketSocket;
+use culvert_sys::netns::NetNs;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -155,7 +156,8 @@ impl Client {
     }
 
     async fn logs(&mut self, request: LogsRequest) -> std::io::Result<()> {
-        let (kept, live) = self.live.log.follow();
+        let of = request.connection.as_ref().map(Target::connection_name);
+        let (kept, live) = self.live.log.follow(of);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
         let from = request.since_ms.map_or(0, |since| now.saturating_sub(since));
         for record in kept.iter().filter(|r| r.time_ms >= from && request.wants(r)) {
@@ -249,7 +251,13 @@ impl Client {
         };
         let mut sockets = Vec::new();
         for place in &mut capture.places {
-            match PacketSocket::open(&place.interface) {
+            let opened = match &place.namespace {
+                Some(name) => {
+                    NetNs::open(name).and_then(|n| n.within(|| PacketSocket::open(&place.interface))?)
+                }
+                None => PacketSocket::open(&place.interface),
+            };
+            match opened {
                 Ok(socket) => {
                     place.ethernet = socket.ethernet;
                     sockets.push(socket.fd);

@@ -22,6 +22,7 @@ use crate::bgp::Routing;
 use crate::children::Children;
 use crate::control::{self, Ask, ControlSocket, Live};
 use crate::drops::Following;
+use crate::environment::Environments;
 use crate::graph::Graphs;
 use crate::guard::WanGuard;
 use crate::history::History;
@@ -144,6 +145,8 @@ pub(crate) struct Daemon {
     pub(crate) config: Config,
     pub(crate) started: Instant,
     pub(crate) level: LevelHandle,
+    pub(crate) log: Arc<LogStore>,
+    pub(crate) environments: Environments,
     pub(crate) ike: Endpoint,
     pub(crate) gateway: Gateway,
     pub(crate) plane: Dataplane,
@@ -207,7 +210,7 @@ impl Daemon {
         let watchers = Watchers::new();
         let socket = &config.gateway.control_socket;
         let following = Following::new();
-        let live = Live { log, watchers: watchers.clone(), drops: following.live() };
+        let live = Live { log: log.clone(), watchers: watchers.clone(), drops: following.live() };
         let (control, asks) = control::listen(socket, live).await?;
         let secrets = config.log.ike_secrets.as_deref().map(SecretsFile::open).transpose()?;
         let swept = netlink.delete_stale_interfaces().await?;
@@ -244,6 +247,8 @@ impl Daemon {
             config: config.clone(),
             started,
             level,
+            log,
+            environments: Environments::new(&config.gateway.control_socket),
             ike: Endpoint::new(
                 EndpointConfig {
                     export_secrets: secrets.is_some(),
@@ -290,6 +295,7 @@ impl Daemon {
             graphs: Graphs::default(),
         };
         daemon.settle_notices();
+        daemon.settle_environments().await;
         for connection in &config.connections {
             daemon.add_connection(connection).await;
         }
@@ -465,8 +471,12 @@ impl Daemon {
         if self.tracing && !self.watchers.any() {
             self.trace(false);
         }
-        if !(self.missing.is_empty() && self.forward_faults.is_empty()) && self.next_retry <= Instant::now() {
+        let whole = self.missing.is_empty() && self.forward_faults.is_empty() && self.environments.whole();
+        if !whole && self.next_retry <= Instant::now() {
             self.next_retry = Instant::now() + RETRY;
+            if !self.environments.whole() {
+                self.settle_environments().await;
+            }
             self.retry_missing().await;
             if !self.forward_faults.is_empty() {
                 self.settle_forwards().await;
@@ -533,6 +543,8 @@ impl Daemon {
         for (id, error) in self.plane.remove_tunnels(ids).await {
             tracing::warn!("cannot take {id:?} away: {error}");
         }
+        self.forwards.keep(|_| false);
+        self.remove_environments().await;
         // The control socket goes last: who waits for it to vanish finds everything gone.
         drop(self.plane);
         drop(self.sockets);

@@ -35,6 +35,17 @@ impl Daemon {
         if ids.is_empty() {
             return requests::unknown(target);
         }
+        let apart = |id: &TunnelId| {
+            let environment = self.configured(*id).map(|(connection, _)| connection.environment.as_str());
+            environment.is_some_and(|name| name != culvert_config::DEFAULT_ENVIRONMENT)
+        };
+        if ids.iter().any(apart) {
+            return Response::error(
+                ErrorCode::State,
+                "a tunnel in an environment of its own keeps its engine while it runs",
+                "set `engine` of the connection in the configuration and `culvert reload`",
+            );
+        }
         if ids.iter().any(|id| self.is_client(*id) || self.serves_many(*id)) {
             return Response::error(
                 ErrorCode::State,

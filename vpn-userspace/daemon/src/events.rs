@@ -206,9 +206,10 @@ impl Daemon {
     /// Makes the addresses of a tunnel's interface that peers gave those that this one gave.
     async fn give_addresses(&self, tunnel: TunnelId, now: &[IpAddr]) {
         let Some(entry) = self.tunnels.get(&tunnel) else { return };
+        let Some(netlink) = self.netlink_for(&entry.connection) else { return };
         let before: &[IpAddr] = entry.ike.as_ref().map_or(&[], |ike| &ike.info.addresses.ours);
         for address in now.iter().filter(|a| !before.contains(a)) {
-            match self.netlink.add_address(entry.index, IpNet::from(*address)).await {
+            match netlink.add_address(entry.index, IpNet::from(*address)).await {
                 Ok(()) => tracing::info!(
                     connection = entry.connection,
                     tunnel = entry.name,
@@ -222,7 +223,7 @@ impl Daemon {
             }
         }
         for address in before.iter().filter(|a| !now.contains(a)) {
-            if let Err(error) = self.netlink.delete_address(entry.index, IpNet::from(*address)).await {
+            if let Err(error) = netlink.delete_address(entry.index, IpNet::from(*address)).await {
                 tracing::warn!(connection = entry.connection, tunnel = entry.name, "{error}");
             }
         }

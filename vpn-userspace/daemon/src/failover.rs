@@ -1,11 +1,14 @@
 //! What the gateway wants of health checks and failover, done and told.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_api::{HealthVerdict, What};
 use culvert_config::NoticeOn;
 use culvert_gateway::{HealthReport, Verdict};
 use culvert_ike::Command;
+use culvert_sys::netns::NetNs;
 use culvert_types::TunnelId;
 
 use crate::daemon::Daemon;
@@ -16,12 +19,23 @@ impl Daemon {
     pub(crate) fn probe(&self, id: TunnelId, sequence: u64) {
         let Some((_, tunnel)) = self.configured(id) else { return };
         let Some(health) = &tunnel.health else { return };
-        let index = self.index_towards(id, health.target.address().into());
-        let name = index.and_then(|index| nix::net::if_::if_indextoname(index).ok());
         // An interface that is just being exchanged: the probe counts as lost.
-        if let Some(interface) = name.and_then(|name| name.into_string().ok()) {
-            self.prober.send(id, sequence, interface, health);
+        if let Some((namespace, interface)) = self.probed_interface(id, health.target.address()) {
+            self.prober.send(id, sequence, interface, health, namespace);
         }
+    }
+
+    /// The interface by which a tunnel is asked for an address, and the namespace that it is in if that is not this one.
+    pub(crate) fn probed_interface(&self, id: TunnelId, to: IpAddr) -> Option<(Option<Arc<NetNs>>, String)> {
+        let entry = self.tunnels.get(&id)?;
+        if let Some(namespace) = self.namespace_for(&entry.connection) {
+            // It has one interface, whose index here is not that there.
+            let interface = self.plane.interface(id, entry.report.engine)?;
+            return Some((Some(Arc::clone(namespace)), interface.to_owned()));
+        }
+        let index = self.index_towards(id, to.into())?;
+        let name = nix::net::if_::if_indextoname(index).ok()?;
+        Some((None, name.into_string().ok()?))
     }
 
     pub(crate) fn on_probed(&mut self, probed: Probed) {

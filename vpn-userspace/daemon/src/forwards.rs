@@ -1,22 +1,34 @@
 //! Port forwards: from the configuration into the proxy, and what it counts.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use culvert_config::{Config, Connection, ForwardTo};
-use culvert_forward::{Destination, Forward, Forwards, Protocol};
+use culvert_config::{Config, Connection, DEFAULT_ENVIRONMENT, ForwardTo};
+use culvert_forward::{Destination, Forward, Forwards, Origin, Protocol};
 use ipnet::IpNet;
 
 use crate::daemon::Daemon;
+use crate::environment_status::budgets;
 
 impl Daemon {
     /// Starts the forwards that the configuration has, and ends those that it has no more. What cannot listen is told
     /// once, shown in the status, and tried again.
     pub(crate) async fn settle_forwards(&mut self) {
-        let own = self.own_addresses().await;
+        let mut own: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+        for name in self.config.connections.iter().map(|c| &c.environment) {
+            if !own.contains_key(name) {
+                own.insert(name.clone(), self.addresses_in(name).await);
+            }
+        }
         let mut wanted = Vec::new();
         for connection in &self.config.connections {
+            let budgets = budgets(&mut self.forwards, &self.config, connection);
+            let Some(origin) = self.origin(&connection.environment) else { continue };
             for configured in &connection.forwards {
-                wanted.push((name(connection, configured), plan(connection, configured, &own)));
+                let own = own.get(&connection.environment).map_or(&[][..], Vec::as_slice);
+                let planned = plan(connection, configured, own);
+                let planned = Forward { budgets: budgets.clone(), origin: origin.clone(), ..planned };
+                wanted.push((name(connection, configured), planned));
             }
         }
         self.forwards.keep(|running| wanted.iter().any(|(name, _)| name == running));
@@ -41,11 +53,14 @@ impl Daemon {
     pub(crate) async fn refused_forwards(&self, new: &Config) -> Vec<String> {
         let mut refused = Vec::new();
         for connection in &new.connections {
+            // One that is not there yet has no place to try it.
+            let Some(origin) = self.origin(&connection.environment) else { continue };
             for configured in &connection.forwards {
-                let wanted = plan(connection, configured, &[]);
+                let wanted = Forward { origin: origin.clone(), ..plan(connection, configured, &[]) };
                 // What one of ours has is free for another of ours.
                 let ours = self.forwards.list().any(|(_, running, ..)| {
-                    (running.protocol, running.listen) == (wanted.protocol, wanted.listen)
+                    (running.protocol, running.listen, &running.origin)
+                        == (wanted.protocol, wanted.listen, &wanted.origin)
                 });
                 let name = name(connection, configured);
                 if !ours && let Err(error) = Forwards::default().set(&name, wanted).await {
@@ -81,14 +96,12 @@ impl Daemon {
         connection.forwards.iter().map(status).collect()
     }
 
-    /// All addresses of this host.
-    async fn own_addresses(&self) -> Vec<IpAddr> {
-        let mut own = Vec::new();
-        for link in self.netlink.links().await.unwrap_or_default() {
-            let of_link = self.netlink.addresses(link.index).await.unwrap_or_default();
-            own.extend(of_link.iter().map(IpNet::addr));
+    /// Whence sockets of an environment come; `None` if it is not set up.
+    fn origin(&self, environment: &str) -> Option<Origin> {
+        if environment == DEFAULT_ENVIRONMENT {
+            return Some(Origin::default());
         }
-        own
+        self.environments.get(environment).map(|made| made.origin(environment))
     }
 }
 
@@ -120,6 +133,8 @@ fn plan(connection: &Connection, forward: &culvert_config::Forward, own: &[IpAdd
         allow: forward.allow.clone(),
         most: forward.most,
         idle: forward.idle,
+        budgets: Vec::new(),
+        origin: Origin::default(),
     }
 }
 

@@ -1,9 +1,9 @@
 //! The log: one line per record on standard error (or journald's pipe), and the last records in memory
 //! for `culvert logs`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use culvert_api::{Level, LogRecord};
@@ -14,6 +14,8 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, reload};
 
+use crate::kept::Kept;
+
 /// How lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
@@ -23,14 +25,14 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Records kept in memory. At about 300 bytes each, some 3 MB.
-const KEPT: usize = 10_000;
 /// Records that a slow follower may lag behind before it loses some.
 const LAG: usize = 1024;
 
 /// The records in memory and those who follow them.
 pub(crate) struct LogStore {
-    kept: Mutex<VecDeque<Arc<LogRecord>>>,
+    kept: Mutex<Kept>,
+    /// The environments of connections that are not in the default one.
+    environments: Mutex<HashMap<String, String>>,
     live: broadcast::Sender<Arc<LogRecord>>,
 }
 
@@ -39,29 +41,38 @@ pub(crate) type LevelHandle = reload::Handle<LevelFilter, tracing_subscriber::Re
 
 impl LogStore {
     fn new() -> Self {
-        Self { kept: Mutex::new(VecDeque::with_capacity(KEPT)), live: broadcast::channel(LAG).0 }
+        Self { kept: Mutex::default(), environments: Mutex::default(), live: broadcast::channel(LAG).0 }
     }
 
-    fn kept(&self) -> MutexGuard<'_, VecDeque<Arc<LogRecord>>> {
-        // A panic while holding the lock leaves whole records behind: the queue stays usable.
-        self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        // A panic while holding the lock leaves whole records behind: they stay usable.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn push(&self, record: LogRecord) {
         let record = Arc::new(record);
         let mut kept = self.kept();
-        if kept.len() == KEPT {
-            kept.pop_front();
-        }
-        kept.push_back(record.clone());
+        kept.push(record.clone());
         // Sent under the lock, so that a new follower neither misses nor repeats a record.
         let _ = self.live.send(record);
     }
 
-    /// What is kept, oldest first, and from then on everything new.
-    pub(crate) fn follow(&self) -> (Vec<Arc<LogRecord>>, broadcast::Receiver<Arc<LogRecord>>) {
+    /// What is kept, of one connection or of all, oldest first, and from then on everything new.
+    pub(crate) fn follow(
+        &self,
+        connection: Option<&str>,
+    ) -> (Vec<Arc<LogRecord>>, broadcast::Receiver<Arc<LogRecord>>) {
         let kept = self.kept();
-        (kept.iter().cloned().collect(), self.live.subscribe())
+        (kept.of(connection), self.live.subscribe())
+    }
+
+    /// Which environments connections are in, from now on. Those of the default one need not be named.
+    pub(crate) fn set_environments(&self, environments: HashMap<String, String>) {
+        *self.environments.lock().unwrap_or_else(PoisonError::into_inner) = environments;
+    }
+
+    fn environment(&self, connection: &str) -> Option<String> {
+        self.environments.lock().unwrap_or_else(PoisonError::into_inner).get(connection).cloned()
     }
 }
 
@@ -103,7 +114,8 @@ impl<S: tracing::Subscriber> Layer<S> for Recorder {
         }
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let record = fields.into_record(metadata);
+        let mut record = fields.into_record(metadata);
+        record.environment = record.connection.as_deref().and_then(|c| self.store.environment(c));
         eprintln!("{}", (self.writer)(&record));
         self.store.push(record);
     }
@@ -133,11 +145,17 @@ impl Fields {
         {
             (connection, tunnel) = (Some(c.to_owned()), Some(t.to_owned()));
         }
+        // A forward's full name begins with its connection's.
+        if connection.is_none() {
+            let forward = self.0.get("forward").and_then(|full| full.split_once('/'));
+            connection = forward.map(|(connection, _)| connection.to_owned());
+        }
         let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
         let fields = self.0.into_iter().map(|(name, value)| (name, one_line(&value))).collect();
         LogRecord {
             time_ms,
             level: level(*metadata.level()),
+            environment: None,
             connection,
             tunnel,
             target: metadata.target().to_owned(),
@@ -173,6 +191,9 @@ fn one_line(text: &str) -> String {
 fn text(record: &LogRecord) -> String {
     use fmt::Write;
     let mut line = format!("{:5} ", record.level.as_str().to_uppercase());
+    if let Some(environment) = &record.environment {
+        let _ = write!(line, "[{environment}] ");
+    }
     match (&record.connection, &record.tunnel) {
         (Some(connection), Some(tunnel)) => line.push_str(&format!("{connection}/{tunnel}: ")),
         (Some(one), None) | (None, Some(one)) => line.push_str(&format!("{one}: ")),
@@ -197,30 +218,20 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(target: "culvert_ike", tunnel = "site/a", spi = 7, "up\nERROR forged \u{1b}[2J");
             tracing::info!(target: "culvertd", connection = "site", "plain");
+            store.set_environments([("site".to_owned(), "production".to_owned())].into());
+            tracing::warn!(target: "culvert_forward", forward = "site/hello", "full");
             tracing::info!(target: "some_library", "noise");
         });
-        let (kept, _) = store.follow();
+        let (kept, _) = store.follow(None);
         let lines: Vec<_> = kept.iter().map(|r| text(r)).collect();
-        assert_eq!(lines, ["INFO  site/a: up\\nERROR forged \\u{1b}[2J spi=7", "INFO  site: plain"]);
+        assert_eq!(
+            lines,
+            [
+                "INFO  site/a: up\\nERROR forged \\u{1b}[2J spi=7",
+                "INFO  site: plain",
+                "WARN  [production] site: full forward=site/hello"
+            ]
+        );
         assert_eq!((kept[0].connection.as_deref(), kept[0].tunnel.as_deref()), (Some("site"), Some("a")));
-    }
-
-    #[test]
-    fn the_oldest_records_make_room() {
-        let store = LogStore::new();
-        let record = |n: usize| LogRecord {
-            time_ms: n as u64,
-            level: Level::Info,
-            connection: None,
-            tunnel: None,
-            target: String::new(),
-            message: String::new(),
-            fields: BTreeMap::new(),
-        };
-        (0..KEPT + 3).for_each(|n| store.push(record(n)));
-        let (kept, mut live) = store.follow();
-        assert_eq!((kept.len(), kept[0].time_ms), (KEPT, 3));
-        store.push(record(99));
-        assert_eq!(live.try_recv().unwrap().time_ms, 99);
     }
 }

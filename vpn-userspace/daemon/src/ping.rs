@@ -1,9 +1,11 @@
 //! `culvert ping`: an echo through each of some tunnels, answered when the last has come back or is late.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_api::{ErrorCode, Ping, PingRequest, Pings, Response};
+use culvert_sys::netns::NetNs;
 use culvert_types::TunnelId;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -63,14 +65,13 @@ impl Daemon {
             let inside = tunnel.inside.iter().map(|net| net.addr()).find(fits);
             health.and_then(|health| health.source).filter(fits).or(inside).or_else(|| {
                 // Others would be outside the selectors of the SAs.
-                own_addresses()
-                    .into_iter()
-                    .filter(fits)
-                    .find(|own| connection.local.iter().any(|net| net.contains(own)))
+                let namespace = self.namespace_for(&connection.name);
+                let own =
+                    namespace.map_or_else(own_addresses, |n| n.within(own_addresses).unwrap_or_default());
+                own.into_iter().filter(fits).find(|own| connection.local.iter().any(|net| net.contains(own)))
             })
         });
-        let interface = self.index_towards(id, to.unwrap_or(IpAddr::from([0, 0, 0, 0])).into());
-        let interface = interface.and_then(|index| nix::net::if_::if_indextoname(index).ok());
+        let at = self.probed_interface(id, to.unwrap_or(IpAddr::from([0, 0, 0, 0])));
         let ping = Ping {
             connection: connection.name.clone(),
             tunnel: tunnel.name.clone(),
@@ -79,20 +80,21 @@ impl Daemon {
             round_trip_us: None,
             error: None,
         };
-        Some(Asked { interface: interface.and_then(|name| name.into_string().ok()), ping })
+        Some(Asked { at, ping })
     }
 }
 
 /// An echo that is to be sent.
 struct Asked {
-    interface: Option<String>,
+    /// With its namespace, if that is not this one.
+    at: Option<(Option<Arc<NetNs>>, String)>,
     ping: Ping,
 }
 
 impl Asked {
     async fn ask(self, sequence: u64, timeout: Duration) -> Ping {
-        let Self { interface, mut ping } = self;
-        let (Some(interface), Some(to)) = (interface, ping.to) else {
+        let Self { at, mut ping } = self;
+        let (Some((namespace, interface)), Some(to)) = (at, ping.to) else {
             let cause = if ping.to.is_some() {
                 "the tunnel has no interface now"
             } else {
@@ -102,7 +104,8 @@ impl Asked {
             return ping;
         };
         let began = Instant::now();
-        match tokio::time::timeout(timeout, probe::echo(sequence, &interface, ping.source, to)).await {
+        let at = (namespace.as_deref(), interface.as_str());
+        match tokio::time::timeout(timeout, probe::echo(sequence, at, ping.source, to)).await {
             Ok(Ok(())) => ping.round_trip_us = u64::try_from(began.elapsed().as_micros()).ok(),
             Ok(Err(error)) => ping.error = Some(explain(&error, ping.source)),
             Err(_) => {}

@@ -321,6 +321,7 @@ pub(crate) fn connection(connection: &Connection, id: impl Fn(&str) -> Option<Tu
         })
     };
     ConnectionPlan {
+        environment: connection.environment.clone(),
         name: connection.name.clone(),
         remote: if transport(connection) { Vec::new() } else { connection.remote.clone() },
         dynamic: connection.bgp.is_some(),

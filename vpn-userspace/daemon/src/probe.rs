@@ -3,10 +3,12 @@
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_config::{Health, Probe};
 use culvert_esp::checksum;
+use culvert_sys::netns::NetNs;
 use culvert_types::TunnelId;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -38,12 +40,22 @@ impl Prober {
         Self { answers, sender }
     }
 
-    /// Sends a probe through an interface. Of one that is not answered in time nothing is heard.
-    pub(crate) fn send(&self, tunnel: TunnelId, sequence: u64, interface: String, health: &Health) {
+    /// Sends a probe through an interface, in another namespace if one is given. Of one that is not answered in time nothing is heard.
+    pub(crate) fn send(
+        &self,
+        tunnel: TunnelId,
+        sequence: u64,
+        interface: String,
+        health: &Health,
+        namespace: Option<Arc<NetNs>>,
+    ) {
         let (sender, health) = (self.sender.clone(), health.clone());
         tokio::spawn(async move {
             let began = Instant::now();
-            let answer = tokio::time::timeout(health.timeout, ask(sequence, &interface, &health));
+            let answer = tokio::time::timeout(
+                health.timeout,
+                ask(sequence, &interface, &health, namespace.as_deref()),
+            );
             if let Ok(answer) = answer.await {
                 let outcome = answer.map(|()| began.elapsed()).map_err(|error| explain(&health, &error));
                 // Nobody listens any more when the daemon stops.
@@ -69,12 +81,12 @@ fn explain(health: &Health, error: &io::Error) -> String {
     }
 }
 
-async fn ask(sequence: u64, interface: &str, health: &Health) -> io::Result<()> {
+async fn ask(sequence: u64, interface: &str, health: &Health, namespace: Option<&NetNs>) -> io::Result<()> {
     match &health.target {
-        Probe::Icmp(address) => echo(sequence, interface, health.source, *address).await,
-        Probe::Tcp(address) => connect(interface, health.source, *address).await.map(drop),
+        Probe::Icmp(address) => echo(sequence, (namespace, interface), health.source, *address).await,
+        Probe::Tcp(address) => connect((namespace, interface), health.source, *address).await.map(drop),
         Probe::Http { address, path } => {
-            let mut stream = connect(interface, health.source, *address).await?;
+            let mut stream = connect((namespace, interface), health.source, *address).await?;
             let request = format!(
                 "GET {path} HTTP/1.0\r\nHost: {address}\r\nUser-Agent: culvert\r\nConnection: close\r\n\r\n"
             );
@@ -97,9 +109,28 @@ fn judge_status(line: &[u8; STATUS]) -> io::Result<()> {
     }
 }
 
-async fn connect(interface: &str, source: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
-    let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.bind_device(Some(interface.as_bytes()))?;
+/// An interface, in a namespace if that is not this one.
+type Interface<'a> = (Option<&'a NetNs>, &'a str);
+
+/// A socket at an interface.
+fn socket(at: Interface<'_>, domain: Domain, kind: Type, protocol: Option<Protocol>) -> io::Result<Socket> {
+    let (namespace, interface) = at;
+    let make = || {
+        let socket = Socket::new(domain, kind, protocol)?;
+        socket.set_nonblocking(true)?;
+        socket.bind_device(Some(interface.as_bytes()))?;
+        Ok(socket)
+    };
+    match namespace {
+        Some(namespace) => namespace.within(make)?,
+        None => make(),
+    }
+}
+
+async fn connect(at: Interface<'_>, source: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
+    let domain = if to.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = socket(at, domain, Type::STREAM, None)?;
+    let socket = TcpSocket::from_std_stream(socket.into());
     if let Some(source) = source {
         socket.bind(SocketAddr::new(source, 0))?;
     }
@@ -109,15 +140,13 @@ async fn connect(interface: &str, source: Option<IpAddr>, to: SocketAddr) -> io:
 /// One ICMP echo and its reply (RFC 792, RFC 4443 4.1).
 pub(crate) async fn echo(
     sequence: u64,
-    interface: &str,
+    at: Interface<'_>,
     source: Option<IpAddr>,
     to: IpAddr,
 ) -> io::Result<()> {
     let (domain, protocol) =
         if to.is_ipv4() { (Domain::IPV4, Protocol::ICMPV4) } else { (Domain::IPV6, Protocol::ICMPV6) };
-    let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
-    socket.set_nonblocking(true)?;
-    socket.bind_device(Some(interface.as_bytes()))?;
+    let socket = socket(at, domain, Type::RAW, Some(protocol))?;
     if let Some(source) = source {
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
@@ -233,7 +262,7 @@ mod tests {
         let ask = async {
             let mut prober = Prober::new();
             for (sequence, (health, wrong)) in cases.iter().enumerate() {
-                prober.send(TunnelId(1), sequence as u64, "lo".to_owned(), health);
+                prober.send(TunnelId(1), sequence as u64, "lo".to_owned(), health, None);
                 let probed =
                     tokio::time::timeout(Duration::from_secs(5), prober.next()).await.unwrap().unwrap();
                 assert_eq!(probed.sequence, sequence as u64);

@@ -19,17 +19,18 @@ impl Daemon {
         let changes = Config::diff(&self.config, &new);
         // What needs a restart keeps its old value until then, so that the next reload still tells of it.
         let old = std::mem::replace(&mut self.config, new);
-        let bgp = self.config.gateway.bgp;
-        self.config.gateway = old.gateway.clone();
-        self.config.gateway.bgp = bgp;
+        let (bgp, limits) = (self.config.gateway.bgp, std::mem::take(&mut self.config.gateway.limits));
+        self.config.gateway = culvert_config::Gateway { bgp, limits, ..old.gateway.clone() };
         self.routing.touch();
         self.config.log.format = old.log.format;
-        self.config.log.ike_secrets = old.log.ike_secrets;
+        self.config.log.ike_secrets.clone_from(&old.log.ike_secrets);
         let _ = self.level.reload(log::filter(plan::log_level(self.config.log.level)));
 
+        self.leave_environments(&changes, &old).await;
         for change in &changes {
             self.take_away(change).await;
         }
+        self.settle_environments().await;
         self.missing.clear();
         for connection in self.config.connections.clone() {
             self.add_connection(&connection).await;
@@ -87,6 +88,31 @@ impl Daemon {
             return Err(refuse(text));
         }
         Ok(new)
+    }
+
+    /// Takes the tunnels out of environments that are gone or are to be others, and those environments away.
+    async fn leave_environments(&mut self, changes: &[culvert_config::Change], old: &Config) {
+        for change in changes {
+            let (
+                Subject::Environment(environment),
+                Kind::Removed | Kind::Changed { effect: Effect::Renegotiate, .. },
+            ) = (&change.subject, &change.kind)
+            else {
+                continue;
+            };
+            let names: Vec<String> = old
+                .connections
+                .iter()
+                .filter(|c| c.environment == *environment)
+                .map(|c| c.name.clone())
+                .collect();
+            self.remove_tunnels(|connection, _| names.iter().any(|name| name == connection)).await;
+            for name in names {
+                self.gateway.handle(Instant::now(), Input::Remove(name));
+            }
+            self.settle().await;
+            self.remove_environment(environment).await;
+        }
     }
 
     /// Removes what is gone, and what must be negotiated anew; the latter comes back with the new values.

@@ -57,7 +57,10 @@ impl Daemon {
 
     /// Where the packets of tunnels pass. The sockets are opened where the answer is sent.
     fn capture(&self, target: &Target) -> Response {
+        let namespace =
+            self.namespace_for(target.connection_name()).map(|namespace| namespace.name().to_owned());
         let place = |interface: &str, inside| CapturePlace {
+            namespace: namespace.clone().filter(|_| inside),
             interface: interface.to_owned(),
             inside,
             ethernet: false,

@@ -61,6 +61,10 @@ impl Daemon {
             }
         }
         self.wan_addresses = all;
+        // LAN interfaces, their networks, and what lies behind them.
+        if self.config.environments.iter().any(|e| !e.is_default()) {
+            self.settle_environments().await;
+        }
         // What they send from may be gone, or there at last.
         self.settle_forwards().await;
         let _ = self.ike.handle_command(Instant::now(), Command::Addresses(self.wan_addresses.clone()));

@@ -52,6 +52,8 @@ impl Daemon {
             let list = |nets: &[ipnet::IpNet]| nets.iter().map(ToString::to_string).collect();
             Connection {
                 name: connection.name.clone(),
+                environment: connection.environment.clone(),
+                limits: self.limits_of(connection),
                 state: Connection::state_of(&tunnels),
                 local: list(&connection.local),
                 remote: list(&connection.remote),
@@ -66,6 +68,8 @@ impl Daemon {
             gateway: Gateway { wan: self.wan() },
             warnings: self.warnings(),
             engines: self.engines(),
+            environments: self.environments_status(),
+            limits: self.gateway_limits(),
             connections: connections.collect(),
             counters: self.guard_counters(),
             ike_drops: self.ike_drops(),
@@ -294,11 +298,16 @@ impl Daemon {
 impl Daemon {
     /// The interfaces' MTUs by name.
     async fn mtus(&self) -> BTreeMap<String, u32> {
-        let links = self.netlink.links().await.unwrap_or_else(|error| {
-            tracing::warn!("cannot list interfaces: {error}");
-            Vec::new()
-        });
-        links.into_iter().map(|link| (link.name, link.mtu)).collect()
+        let mut mtus = BTreeMap::new();
+        let everywhere = self.environments.namespaces().map(|(_, netlink)| netlink);
+        for netlink in std::iter::once(&self.netlink).chain(everywhere) {
+            let links = netlink.links().await.unwrap_or_else(|error| {
+                tracing::warn!("cannot list interfaces: {error}");
+                Vec::new()
+            });
+            mtus.extend(links.into_iter().map(|link| (link.name, link.mtu)));
+        }
+        mtus
     }
 
     /// What tunnels' interfaces and workers dropped of no SA.

@@ -3,12 +3,14 @@
 use std::time::Instant;
 
 use culvert_config::PerCpu;
-use culvert_dataplane::TunnelSpec;
+use culvert_dataplane::{Engine, EngineChoice, TunnelSpec};
 use culvert_gateway::Input;
 use culvert_ike::Command;
+use culvert_sys::netlink;
 use culvert_types::TunnelId;
 
 use crate::daemon::{Daemon, Tunnel};
+use crate::environment::How;
 use crate::plan;
 use crate::resolve::Named;
 
@@ -75,6 +77,11 @@ impl Daemon {
         self.next_id += 1;
         let remote = tunnel.remote_address.address();
         let local = plan::local_address(tunnel, remote, &self.netlink, &self.wan_addresses).await?;
+        if connection.environment != culvert_config::DEFAULT_ENVIRONMENT
+            && self.environments.get(&connection.environment).is_none()
+        {
+            return Err(self.not_made(&connection.environment));
+        }
         self.listen_on(local).await?;
         if connection.bgp.is_some()
             && connection.engine == culvert_config::Engine::Xfrm
@@ -91,7 +98,7 @@ impl Daemon {
             .create_tunnel(TunnelSpec {
                 id,
                 interface: tunnel.interface.clone(),
-                engine: plan::engine_choice(connection, self.plane.kernel_interfaces()),
+                engine: self.engine_choice(connection)?,
                 suites,
                 inside: crate::bgp::inside(connection, tunnel),
                 mtu: connection.mtu.map(u32::from),
@@ -158,19 +165,49 @@ impl Daemon {
     }
 
     /// Gives a tunnel's interface its inside addresses; returns its index.
-    pub(crate) async fn address_interface(
+    async fn address_interface(
         &self,
         connection: &culvert_config::Connection,
         tunnel: &culvert_config::Tunnel,
     ) -> anyhow::Result<u32> {
-        let link = self.netlink.link(&tunnel.interface).await?;
+        let netlink = self.place_interface(&connection.environment, &tunnel.interface).await?;
+        let link = netlink.link(&tunnel.interface).await?;
         for net in crate::bgp::inside(connection, tunnel) {
-            self.netlink.add_address(link.index, net).await?;
+            netlink.add_address(link.index, net).await?;
         }
-        self.netlink.set_up(link.index, true).await?;
+        netlink.set_up(link.index, true).await?;
         // The way back may be another tunnel than the way there.
-        let _ = culvert_sys::netlink::filter_loosely(&tunnel.interface);
+        let loosely = || netlink::filter_loosely(&tunnel.interface);
+        let made = self.environments.get(&connection.environment);
+        match made.map(|made| (&made.how, made)) {
+            Some((How::Namespace(namespace, _), _)) => drop(namespace.within(loosely)?),
+            Some((How::Table(table), _)) => {
+                let _ = loosely();
+                // What is bound to the interface is led to the table, and finds the far end there.
+                for net in &tunnel.inside {
+                    let route = netlink::Route::via_device(*net, link.index, 1).in_table(*table);
+                    netlink.replace_route(&route).await?;
+                }
+            }
+            None => drop(loosely()),
+        }
         Ok(link.index)
+    }
+
+    /// Which engine a tunnel asks for. In an environment of its own `auto` is the one that goes with every kind of it.
+    fn engine_choice(&self, connection: &culvert_config::Connection) -> anyhow::Result<EngineChoice> {
+        let choice = plan::engine_choice(connection, self.plane.kernel_interfaces());
+        if connection.environment == culvert_config::DEFAULT_ENVIRONMENT {
+            return Ok(choice);
+        }
+        let engines = self.plane.engines();
+        let without = engines.iter().find(|e| e.engine == Engine::Xfrm).is_some_and(|e| !e.notes.is_empty());
+        if choice == EngineChoice::Xfrm && without {
+            anyhow::bail!(
+                "this kernel has no xfrm interfaces, without which the kernel's policies know no environment; set engine = \"user\""
+            );
+        }
+        Ok(if choice == EngineChoice::Auto { EngineChoice::User } else { choice })
     }
 
     /// Closes a tunnel at the peer and takes everything of it away.

@@ -3,6 +3,9 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::Forward;
+use crate::budget::{Budget, Place};
+
 /// The counters of a forward, by those who count.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -53,6 +56,11 @@ impl Counters {
 
     pub(crate) fn fail(&self, why: String) {
         self.failed.fetch_add(1, Relaxed);
+        self.tell(why);
+    }
+
+    /// What an operator should know of.
+    fn tell(&self, why: String) {
         if let Ok(mut error) = self.error.lock() {
             *error = Some(why);
         }
@@ -60,24 +68,39 @@ impl Counters {
 }
 
 /// One that is there; it is gone when this is dropped.
-pub(crate) struct Active<'a>(&'a Counters);
+pub(crate) struct Active<'a> {
+    counters: &'a Counters,
+    /// Given back with it.
+    _places: Vec<Place>,
+}
 
 impl<'a> Active<'a> {
-    /// Lets one more in, if there are fewer than that.
-    pub(crate) fn enter(counters: &'a Counters, most: usize) -> Option<Self> {
-        let most = u64::try_from(most).unwrap_or(u64::MAX);
+    /// Lets one more in, if there are fewer than may be.
+    pub(crate) fn enter(counters: &'a Counters, forward: &Forward) -> Option<Self> {
+        let mut places = Vec::new();
+        for budget in &forward.budgets {
+            match Budget::enter(budget) {
+                Some(place) => places.push(place),
+                None => {
+                    counters.too_many.fetch_add(1, Relaxed);
+                    counters.tell(format!("{} is {}: a client was refused", budget.name(), budget.most()));
+                    return None;
+                }
+            }
+        }
+        let most = u64::try_from(forward.most).unwrap_or(u64::MAX);
         let more = |active| (active < most).then_some(active + 1);
         if counters.active.fetch_update(Relaxed, Relaxed, more).is_err() {
             counters.too_many.fetch_add(1, Relaxed);
             return None;
         }
         counters.clients.fetch_add(1, Relaxed);
-        Some(Self(counters))
+        Some(Self { counters, _places: places })
     }
 }
 
 impl Drop for Active<'_> {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Relaxed);
+        self.counters.active.fetch_sub(1, Relaxed);
     }
 }

@@ -4,7 +4,9 @@
 //! a connection outlives the tunnel that it began in. Listeners are opened and closed while the others run; connections of a
 //! forward that is taken away end.
 
+mod budget;
 mod counters;
+mod origin;
 mod tcp;
 mod udp;
 
@@ -18,8 +20,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tokio::task::AbortHandle;
 
+pub use budget::Budget;
 pub use counters::Counted;
 use counters::Counters;
+pub use origin::{Origin, Purpose};
 
 /// A forward.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +42,10 @@ pub struct Forward {
     pub most: usize,
     /// A connection, or a UDP client, that is silent for so long is forgotten.
     pub idle: Duration,
+    /// What it shares with other forwards, from [`Forwards::budget`].
+    pub budgets: Vec<Arc<Budget>>,
+    /// Whence its sockets come.
+    pub origin: Origin,
 }
 
 /// What is forwarded.
@@ -135,6 +143,7 @@ impl ForwardError {
 #[derive(Debug, Default)]
 pub struct Forwards {
     running: BTreeMap<String, Running>,
+    budgets: BTreeMap<String, Arc<Budget>>,
 }
 
 #[derive(Debug)]
@@ -172,6 +181,20 @@ impl Forwards {
         };
         self.running.insert(name.to_owned(), Running { forward, listen, counters, task });
         Ok(())
+    }
+
+    /// The budget of that name, with so many places from now on; those who are there stay.
+    pub fn budget(&mut self, name: &str, most: usize) -> Arc<Budget> {
+        // Nobody has those any more.
+        self.budgets.retain(|other, budget| other == name || Arc::strong_count(budget) > 1);
+        let budget = self.budgets.entry(name.to_owned()).or_insert_with(|| Arc::new(Budget::new(name, most)));
+        budget.set(most);
+        Arc::clone(budget)
+    }
+
+    /// Clients that have a place in the budget of that name.
+    pub fn taken(&self, budget: &str) -> usize {
+        self.budgets.get(budget).map_or(0, |budget| budget.taken())
     }
 
     /// Stops a forward and everything that came by it.

@@ -13,7 +13,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::counters::{Active, Counters};
-use crate::{Destination, Forward, allowed};
+use crate::{Destination, Forward, Protocol, Purpose, allowed};
 
 /// For all addresses of the far side together.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ pub(crate) async fn start(
     forward: &Forward,
     counters: Arc<Counters>,
 ) -> io::Result<(SocketAddr, AbortHandle)> {
-    let socket = if forward.listen.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    let socket = socket(forward, forward.listen.is_ipv4(), Purpose::Listen(forward.listen))?;
     socket.set_reuseaddr(true)?;
     socket.bind(forward.listen)?;
     let listener = socket.listen(BACKLOG)?;
@@ -62,7 +62,7 @@ async fn serve(name: String, listener: TcpListener, forward: Arc<Forward>, count
         }
         let (name, forward, counters) = (name.clone(), Arc::clone(&forward), Arc::clone(&counters));
         clients.spawn(async move {
-            let Some(_active) = Active::enter(&counters, forward.most) else {
+            let Some(_active) = Active::enter(&counters, &forward) else {
                 tracing::debug!(forward = name, "{from} is one too many");
                 return;
             };
@@ -107,8 +107,14 @@ async fn resolve(to: &Destination, forward: &Forward) -> io::Result<Vec<SocketAd
     }
 }
 
+fn socket(forward: &Forward, ipv4: bool, purpose: Purpose) -> io::Result<TcpSocket> {
+    let socket = forward.origin.socket(Protocol::Tcp, ipv4, purpose)?;
+    // Not connected yet, which the type does not show.
+    Ok(TcpSocket::from_std_stream(socket.into()))
+}
+
 async fn to_one(forward: &Forward, to: SocketAddr) -> io::Result<TcpStream> {
-    let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    let socket = socket(forward, to.is_ipv4(), Purpose::Reach)?;
     if let Some(source) = forward.source {
         socket.bind(SocketAddr::new(source, 0))?;
     }

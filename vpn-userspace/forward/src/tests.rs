@@ -15,6 +15,8 @@ fn forward(protocol: Protocol, to: SocketAddr) -> Forward {
         allow: Vec::new(),
         most: 100,
         idle: Duration::from_secs(60),
+        budgets: Vec::new(),
+        origin: Origin::default(),
     }
 }
 
@@ -225,4 +227,46 @@ async fn forwards_come_and_go_while_others_run() {
     assert!(through(listen(&forwards, "b"), b"z").await.is_ok());
     forwards.remove("b");
     assert_eq!(forwards.list().count(), 0);
+}
+
+#[tokio::test]
+async fn forwards_share_a_budget_and_the_limit_is_named() {
+    let to = echo("127.0.0.1:0").await;
+    let mut forwards = Forwards::default();
+    for name in ["a", "b"] {
+        let budgets = vec![forwards.budget("limit forward_connections of connection site", 1)];
+        forwards.set(name, Forward { budgets, ..forward(Protocol::Tcp, to) }).await.unwrap();
+    }
+    let mut first = TcpStream::connect(listen(&forwards, "a")).await.unwrap();
+    let mut back = [0; 2];
+    first.write_all(b"hi").await.unwrap();
+    first.read_exact(&mut back).await.unwrap();
+    assert_eq!(forwards.taken("limit forward_connections of connection site"), 1);
+    let _ = through(listen(&forwards, "b"), b"one too many").await;
+    let refused = counted(&forwards, "b");
+    assert_eq!((refused.too_many, refused.clients), (1, 0));
+    let why = refused.error.unwrap();
+    assert_eq!(why, "limit forward_connections of connection site is 1: a client was refused");
+    // A higher limit holds for those that run.
+    forwards.budget("limit forward_connections of connection site", 2);
+    assert_eq!(through(listen(&forwards, "b"), b"welcome").await.unwrap(), b"welcome");
+    drop(first);
+}
+
+/// Sockets that somebody else makes are those that are used.
+#[tokio::test]
+async fn sockets_come_from_where_they_are_said_to_come() {
+    use std::sync::Mutex;
+    let to = echo("127.0.0.1:0").await;
+    let made = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&made);
+    let origin = Origin::new("elsewhere", move |protocol, ipv4, purpose| {
+        seen.lock().unwrap().push(purpose);
+        Origin::default().socket(protocol, ipv4, purpose).map(Into::into)
+    });
+    let mut forwards = Forwards::default();
+    forwards.set("a", Forward { origin, ..forward(Protocol::Tcp, to) }).await.unwrap();
+    assert_eq!(through(listen(&forwards, "a"), b"hello").await.unwrap(), b"hello");
+    let listened = Purpose::Listen("127.0.0.1:0".parse().unwrap());
+    assert_eq!(*made.lock().unwrap(), [listened, Purpose::Reach]);
 }

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::counters::{Active, Counters};
-use crate::{Forward, allowed};
+use crate::{Forward, Protocol, Purpose, allowed};
 
 /// The longest datagram.
 const LONGEST: usize = 65_535;
@@ -32,7 +32,7 @@ pub(crate) async fn start(
             "with UDP write the address that clients send to: answers must come from there",
         ));
     }
-    let socket = Arc::new(UdpSocket::bind(forward.listen).await?);
+    let socket = Arc::new(bind(forward, forward.listen, Purpose::Listen(forward.listen))?);
     let listen = socket.local_addr()?;
     let (name, forward) = (name.to_owned(), Arc::new(forward.clone()));
     let task = tokio::spawn(serve(name, socket, forward, counters));
@@ -77,7 +77,7 @@ async fn serve(name: String, socket: Arc<UdpSocket>, forward: Arc<Forward>, coun
         let (name, socket) = (name.clone(), Arc::clone(&socket));
         let (forward, counters) = (Arc::clone(&forward), Arc::clone(&counters));
         tasks.spawn(async move {
-            let Some(_active) = Active::enter(&counters, forward.most) else { return from };
+            let Some(_active) = Active::enter(&counters, &forward) else { return from };
             if let Err(error) = client(&socket, from, &forward, &counters, receiver).await {
                 tracing::warn!(forward = name, "{} for {from}: {error}", forward.to);
                 counters.fail(format!("{}: {error}", forward.to));
@@ -117,6 +117,12 @@ async fn client(
     }
 }
 
+fn bind(forward: &Forward, address: SocketAddr, purpose: Purpose) -> io::Result<UdpSocket> {
+    let socket = forward.origin.socket(Protocol::Udp, address.is_ipv4(), purpose)?;
+    socket.bind(&address.into())?;
+    UdpSocket::from_std(socket.into())
+}
+
 async fn open(forward: &Forward) -> io::Result<UdpSocket> {
     let fits = |to: &SocketAddr| forward.source.is_none_or(|source| source.is_ipv4() == to.is_ipv4());
     let to = forward.to.resolve().await?.into_iter().find(fits);
@@ -127,7 +133,7 @@ async fn open(forward: &Forward) -> io::Result<UdpSocket> {
     } else {
         std::net::Ipv6Addr::UNSPECIFIED.into()
     });
-    let socket = UdpSocket::bind(SocketAddr::new(source, 0)).await?;
+    let socket = bind(forward, SocketAddr::new(source, 0), Purpose::Reach)?;
     socket.connect(to).await?;
     Ok(socket)
 }

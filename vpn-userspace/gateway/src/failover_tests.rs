@@ -35,6 +35,7 @@ fn tunnel(id: u32, weight: u32, health: Option<HealthPlan>) -> TunnelPlan {
 
 fn connection(tunnels: Vec<TunnelPlan>) -> ConnectionPlan {
     ConnectionPlan {
+        environment: "default".into(),
         name: "site".into(),
         remote: vec!["10.2.0.0/16".parse().unwrap()],
         dynamic: false,

@@ -50,6 +50,8 @@ pub enum DeadPeerAction {
 /// A connection as the gateway sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionPlan {
+    /// The environment that it is in.
+    pub environment: String,
     /// The name in the configuration.
     pub name: String,
     /// Networks behind the peer: each gets a route.
@@ -184,6 +186,7 @@ pub struct Gateway {
 
 #[derive(Debug, Default)]
 struct Connection {
+    environment: String,
     remote: Vec<IpNet>,
     dynamic: bool,
     balance: bool,
@@ -289,6 +292,7 @@ impl Gateway {
 
     fn set(&mut self, now: Instant, plan: ConnectionPlan) {
         let connection = self.connections.entry(plan.name.clone()).or_default();
+        connection.environment = plan.environment;
         connection.remote = plan.remote;
         connection.dynamic = plan.dynamic;
         connection.balance = plan.balance;
@@ -347,7 +351,7 @@ impl Connection {
                 tunnel.release(now);
             }
         }
-        let wanted = routes::wanted(&self.remote, self.dynamic, &self.tunnels, &carriers);
+        let wanted = routes::wanted(&self.environment, &self.remote, self.dynamic, &self.tunnels, &carriers);
         for route in wanted.iter().filter(|r| !self.routes.contains(r)) {
             out.push_back(Output::AddRoute(route.clone()));
         }

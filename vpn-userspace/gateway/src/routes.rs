@@ -34,6 +34,8 @@ pub enum Via {
 /// A route that the gateway wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
+    /// The environment whose packets it is for.
+    pub environment: String,
     /// Destination network.
     pub destination: IpNet,
     /// Where it leads.
@@ -45,7 +47,7 @@ pub struct Route {
 impl Route {
     /// Whether putting this route also takes `old` away, as a kernel "replace" does.
     pub(crate) fn replaces(&self, old: &Self) -> bool {
-        self.destination == old.destination && self.metric == old.metric
+        (&self.environment, self.destination, self.metric) == (&old.environment, old.destination, old.metric)
     }
 }
 
@@ -68,11 +70,16 @@ pub(crate) fn carriers(tunnels: &[Tunnel], balance: bool) -> Vec<TunnelId> {
 
 /// All routes of a connection.
 pub(crate) fn wanted(
+    environment: &str,
     remote: &[IpNet],
     dynamic: bool,
     tunnels: &[Tunnel],
     carriers: &[TunnelId],
 ) -> Vec<Route> {
+    let route = |destination, via, metric| {
+        let environment = environment.to_owned();
+        Route { environment, destination, via, metric }
+    };
     // With nothing up, the route stays on the preferred interface: it drops, counts, and lets a packet
     // start a tunnel that waits for traffic.
     let via = match carriers {
@@ -86,25 +93,22 @@ pub(crate) fn wanted(
             Some(Via::Tunnels(several.iter().filter_map(of).collect()))
         }
     };
-    let through =
-        |destination| via.clone().map(|via| Route { destination, via, metric: ACTIVE_METRIC }).into_iter();
+    let through = |destination| via.clone().map(|via| route(destination, via, ACTIVE_METRIC)).into_iter();
     let lowest = if dynamic { LEARNED_FLOOR_METRIC } else { UNREACHABLE_METRIC };
-    let floor = |destination| Route { destination, via: Via::Unreachable, metric: lowest };
+    let floor = |destination| route(destination, Via::Unreachable, lowest);
     let networks = remote
         .iter()
         .flat_map(|net| through(*net).filter(|_| !dynamic).chain([floor(*net)]).collect::<Vec<_>>());
     // What asks through a tunnel is answered through the same one, whoever carries the rest.
     let reverse = tunnels.iter().filter(|t| t.state.is_enabled()).flat_map(|t| {
         let via = Via::Tunnel(t.plan.id);
-        t.plan.reverse.iter().flat_map(move |net| {
-            [Route { destination: *net, via: via.clone(), metric: ACTIVE_METRIC }, floor(*net)]
-        })
+        t.plan.reverse.iter().flat_map(move |net| [route(*net, via.clone(), ACTIVE_METRIC), floor(*net)])
     });
     // The kernel sends IPv6 out of a named interface only where a route leads there.
     let probes =
         (PROBE_METRIC..).zip(tunnels).filter(|(_, t)| t.state.is_enabled()).filter_map(|(metric, t)| {
             let destination = IpNet::from(std::net::IpAddr::from(t.plan.probe?));
-            Some(Route { destination, via: Via::Tunnel(t.plan.id), metric })
+            Some(route(destination, Via::Tunnel(t.plan.id), metric))
         });
     networks.chain(reverse).chain(probes).collect()
 }

@@ -58,6 +58,7 @@ fn plan(start: Start, dead_peer: DeadPeerAction, tunnels: &[(TunnelId, u32)]) ->
         reverse: Vec::new(),
     };
     ConnectionPlan {
+        environment: "default".into(),
         name: "site".into(),
         remote: vec!["10.2.0.0/16".parse().unwrap()],
         dynamic: false,

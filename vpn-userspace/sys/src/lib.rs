@@ -14,6 +14,7 @@ mod ifreq;
 pub mod lock;
 pub mod mss;
 pub mod netlink;
+pub mod netns;
 pub mod probe;
 pub mod selftest;
 pub mod steer;

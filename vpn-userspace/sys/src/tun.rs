@@ -7,9 +7,10 @@
 use std::ffi::c_ulong;
 use std::fs::OpenOptions;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use crate::ifreq;
@@ -36,6 +37,8 @@ pub const GSO_UDP_L4: u8 = 5;
 /// Bit of `gso_type`: the first segment alone carries CWR.
 pub const GSO_ECN: u8 = 0x80;
 
+/// `_IO('T', 227)` (linux/if_tun.h).
+const TUNGETDEVNETNS: c_ulong = 0x54e3;
 const TUN_F_CSUM: c_ulong = 0x01;
 const TUN_F_TSO4: c_ulong = 0x02;
 const TUN_F_TSO6: c_ulong = 0x04;
@@ -265,14 +268,45 @@ impl Tun {
         let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
             .map_err(|e| TunError::Kernel { call: "socket", name: self.name.clone(), source: e.into() })?;
         // SAFETY: the interface ioctls read and write one ifreq, which outlives the call.
-        match unsafe { libc::ioctl(socket.as_raw_fd(), number as _, request) } {
-            0.. => Ok(()),
-            _ => Err(self.kernel_error(call)),
+        if unsafe { libc::ioctl(socket.as_raw_fd(), number as _, &raw mut *request) } >= 0 {
+            return Ok(());
         }
+        let failed = self.kernel_error(call);
+        // It may have been moved: its own namespace knows it.
+        if matches!(&failed, TunError::Kernel { source, .. } if source.raw_os_error() == Some(libc::ENODEV))
+            && let Ok(socket) = self.socket_beside()
+        {
+            // SAFETY: as above.
+            return match unsafe { libc::ioctl(socket.as_raw_fd(), number as _, &raw mut *request) } {
+                0.. => Ok(()),
+                _ => Err(self.kernel_error(call)),
+            };
+        }
+        Err(failed)
+    }
+
+    /// A socket in the network namespace of the device (TUNGETDEVNETNS, Linux 5.2).
+    fn socket_beside(&self) -> io::Result<OwnedFd> {
+        // SAFETY: TUNGETDEVNETNS takes no argument and returns a new descriptor.
+        let namespace = unsafe { libc::ioctl(self.fd.as_raw_fd(), TUNGETDEVNETNS as _) };
+        if namespace < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor is new and nobody else's.
+        let namespace = unsafe { OwnedFd::from_raw_fd(namespace) };
+        let made = std::thread::scope(|scope| {
+            let make = || {
+                setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+                socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+            };
+            std::thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, make).map(|t| t.join())
+        })?;
+        Ok(made.map_err(|_| io::Error::other("the thread in a namespace panicked"))??)
     }
 
     fn kernel_error(&self, call: &'static str) -> TunError {
-        TunError::Kernel { call, name: self.name.clone(), source: io::Error::last_os_error() }
+        let source = io::Error::last_os_error();
+        TunError::Kernel { call, name: self.name.clone(), source }
     }
 }
 

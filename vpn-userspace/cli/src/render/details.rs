@@ -37,6 +37,9 @@ fn block(out: &mut String, connection: &Connection, tunnel: &Tunnel) {
     let role = if tunnel.active { ", carries the routes" } else { "" };
     line(out, "interface", &format!("{}{mtu}, weight {}{role}", tunnel.interface, tunnel.weight));
     line(out, "networks", &format!("{} = {}", connection.local.join(" "), connection.remote.join(" ")));
+    if !connection.limits.is_empty() {
+        line(out, "limits", &crate::environment::limits(&connection.limits));
+    }
     if let Some(name) = &tunnel.remote_name {
         let in_use = tunnel.remote_address.as_deref().unwrap_or("not resolved yet");
         line(out, "peer", &format!("{name}: {in_use}"));

@@ -12,12 +12,17 @@ pub(crate) fn log_line(record: &LogRecord, colour: bool) -> String {
         (true, Level::Warn) => "\u{1b}[33mwarn\u{1b}[0m ".to_owned(),
         (_, level) => format!("{level:<5}"),
     };
+    let environment = record.environment.as_ref().map_or(String::new(), |name| format!("[{}] ", clean(name)));
     let about = match (&record.connection, &record.tunnel) {
         (Some(connection), Some(tunnel)) => format!("{}/{}: ", clean(connection), clean(tunnel)),
         (Some(connection), None) => format!("{}: ", clean(connection)),
         _ => String::new(),
     };
-    let mut line = format!("{} {level} {about}{}", units::timestamp(record.time_ms), clean(&record.message));
+    let mut line = format!(
+        "{} {level} {environment}{about}{}",
+        units::timestamp(record.time_ms),
+        clean(&record.message)
+    );
     for (key, value) in &record.fields {
         let value = clean(value);
         if value.is_empty() || value.contains([' ', '"', '=']) {

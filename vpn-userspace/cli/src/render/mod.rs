@@ -12,7 +12,7 @@ mod table;
 pub(crate) use drops::{drop_line, drops};
 pub(crate) use explain::explanation;
 pub(crate) use log::{log_line, trace_line};
-pub(crate) use status::{engine, narrow, status};
+pub(crate) use status::{engine, narrow, narrow_to, status};
 
 use culvert_api::{ChangeKind, Counters, Reloaded};
 
@@ -251,6 +251,7 @@ mod tests {
     #[test]
     fn log_lines_are_as_reviewed() {
         let record = |level, connection: Option<&str>, tunnel: Option<&str>| LogRecord {
+            environment: None,
             time_ms: 1_795_311_428_123,
             level,
             connection: connection.map(Into::into),

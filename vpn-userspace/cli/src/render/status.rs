@@ -1,12 +1,12 @@
 //! The gateway as tables: one line per tunnel.
 
 use comfy_table::Cell;
-use culvert_api::{HealthVerdict, Nat, Status, Target, Tunnel, TunnelState};
+use culvert_api::{DEFAULT_ENVIRONMENT, HealthVerdict, Nat, Status, Target, Tunnel, TunnelState};
 
 use super::details;
 use super::table::{Table, state_cell};
 use super::{View, clean};
-use crate::units;
+use crate::{environment, units};
 
 /// The whole status.
 pub(crate) fn status(status: &Status, view: &View) -> String {
@@ -27,7 +27,20 @@ pub(crate) fn status(status: &Status, view: &View) -> String {
     if status.connections.is_empty() {
         out.push_str("no connections: add [connection.NAME] to the configuration, then `culvert reload`\n");
     } else {
-        out.push_str(&tunnels(status, view));
+        let several = status.connections.iter().any(|c| c.environment != DEFAULT_ENVIRONMENT);
+        let mut environments: Vec<&str> = Vec::new();
+        for connection in &status.connections {
+            if !environments.contains(&connection.environment.as_str()) {
+                environments.push(&connection.environment);
+            }
+        }
+        for (index, name) in environments.into_iter().enumerate() {
+            if several {
+                out.push_str(if index > 0 { "\n" } else { "" });
+                out.push_str(&environment(status, name));
+            }
+            out.push_str(&tunnels(status, name, view));
+        }
         let causes = causes(status);
         if !causes.is_empty() {
             out.push('\n');
@@ -49,6 +62,13 @@ pub(crate) fn narrow(status: &mut Status, target: &Target) -> Option<()> {
     }
     let found = status.connections.iter().any(|c| target.tunnel_name().is_none() || !c.tunnels.is_empty());
     found.then_some(())
+}
+
+/// Leaves one environment only; `None` when there is no such one.
+pub(crate) fn narrow_to(status: &mut Status, environment: &str) -> Option<()> {
+    status.connections.retain(|connection| connection.environment == environment);
+    status.environments.retain(|e| e.name == environment);
+    (!status.environments.is_empty() || !status.connections.is_empty()).then_some(())
 }
 
 fn head(status: &Status) -> String {
@@ -81,11 +101,25 @@ fn wan(status: &Status) -> String {
     table.finish()
 }
 
-fn tunnels(status: &Status, view: &View) -> String {
+/// What stands above the connections of an environment.
+fn environment(status: &Status, name: &str) -> String {
+    let Some(found) = status.environments.iter().find(|e| e.name == name) else {
+        return format!("environment {}\n", clean(name));
+    };
+    let mut out = format!("environment {}, {}", clean(name), environment::apart(found));
+    let limits = environment::limits(&found.limits);
+    out.push_str(&if limits.is_empty() { "\n".to_owned() } else { format!(": {limits}\n") });
+    for fault in &found.faults {
+        out.push_str(&format!("FAULT: {}\n", clean(fault)));
+    }
+    out
+}
+
+fn tunnels(status: &Status, environment: &str, view: &View) -> String {
     let headings =
         ["CONNECTION", "STATE", "FOR", "ENGINE", "PEER", "SUITE", "NAT", "IN", "OUT", "DROPS", "REKEY IN"];
     let mut table = Table::new(&headings, &[7, 8, 9]).coloured(view.colour);
-    for connection in &status.connections {
+    for connection in status.connections.iter().filter(|c| c.environment == environment) {
         table.row([Cell::new(clean(&connection.name)), state_cell(connection.state.as_str())]);
         for tunnel in &connection.tunnels {
             table.row(tunnel_row(tunnel, view));

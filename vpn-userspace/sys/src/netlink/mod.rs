@@ -4,6 +4,7 @@
 //! tunnels or connections: the daemon says which routes and addresses; every route made here
 //! carries [`ROUTE_PROTOCOL`], by which what is ours is told from what is not.
 
+mod apart;
 mod error;
 mod features;
 mod link;
@@ -14,6 +15,7 @@ mod route;
 mod scratch;
 mod watch;
 
+pub use apart::{Addressing, Match, RULE_PRIORITY, Rule};
 pub use error::{KernelError, NetlinkError};
 pub use features::{XdpFeatures, XdpProber};
 pub use link::{Link, LinkDrops, LinkKind, interface_drops};

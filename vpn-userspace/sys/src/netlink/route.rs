@@ -95,6 +95,27 @@ impl Route {
         Self { target: RouteTarget::Unreachable, ..Self::via_device(destination, 0, metric) }
     }
 
+    /// The same in another table.
+    pub fn in_table(self, table: u32) -> Self {
+        Self { table, ..self }
+    }
+
+    /// A route of the main table that leads out of an interface, as ours in another table.
+    pub(super) fn copy_of(message: &RouteMessage, index: u32, table: u32) -> Option<Self> {
+        let mut ours = message.clone();
+        ours.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
+        let route = Self::from_message(&ours)?;
+        // IPv6 has no metric of 0; for IPv4 a number of our own makes it the same.
+        (route.target != RouteTarget::Unreachable).then_some(())?;
+        let gateway = Parts::of(message).gateway;
+        Some(Self {
+            target: RouteTarget::Device { index, gateway },
+            metric: route.metric.max(1),
+            table,
+            ..route
+        })
+    }
+
     pub(super) fn to_message(&self) -> RouteMessage {
         let mut message = self.identity();
         let header = &mut message.header;
