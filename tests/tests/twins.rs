@@ -16,6 +16,8 @@ mod forwards;
 mod notices;
 #[path = "twins/paper.rs"]
 mod paper;
+#[path = "twins/networks.rs"]
+mod networks;
 #[path = "twins/per_core.rs"]
 mod per_core;
 #[path = "twins/split.rs"]

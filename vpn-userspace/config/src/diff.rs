@@ -181,9 +181,15 @@ fn diff_connection(old: &Connection, new: &Connection, changes: &mut Vec<Change>
     keys.compare("limits", &old.limits, &new.limits, Effect::Live);
     keys.compare("routing", &old.bgp.is_some(), &new.bgp.is_some(), Effect::Renegotiate);
     keys.compare("bgp", &old.bgp, &new.bgp, Effect::Live);
-    // With BGP a peer is asked for every address, whatever the networks are.
-    let same_for_peers = old.bgp.is_some() && new.bgp.is_some() && old.asks() == new.asks();
-    let networks = if same_for_peers { Effect::Live } else { Effect::Renegotiate };
+    // With BGP a peer is asked for every address, whatever the networks are; else child SAs follow by rekeying. But an
+    // interface that is to carry IPv6 too needs another MTU.
+    let ipv6 = |c: &Connection| c.remote.iter().any(|net| net.addr().is_ipv6());
+    let follows = match (&old.bgp, &new.bgp) {
+        (Some(_), Some(_)) => old.asks() == new.asks(),
+        (None, None) => ipv6(old) == ipv6(new),
+        _ => false,
+    };
+    let networks = if follows { Effect::Live } else { Effect::Renegotiate };
     keys.compare("local", &old.local, &new.local, networks);
     keys.compare("remote", &old.remote, &new.remote, networks);
     keys.compare("start", &old.start, &new.start, Effect::Live);

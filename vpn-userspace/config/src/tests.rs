@@ -591,7 +591,7 @@ fn reload_finds_what_changed() {
         ),
         &[("connection e", "added", Effect::Live)],
     );
-    check(old.replace("172.31.0.0/16", "172.31.0.0/17"), &[("connection d", "remote", Effect::Renegotiate)]);
+    check(old.replace("172.31.0.0/16", "172.31.0.0/17"), &[("connection d", "remote", Effect::Live)]);
     check(
         format!("{}{OTHER}", with("start = \"respond\"\ndpd = { action = \"clear\" }", "weight = 7")),
         &[("connection c", "start dpd.action", Effect::Live), ("tunnel c/a", "weight", Effect::Live)],

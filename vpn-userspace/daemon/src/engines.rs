@@ -97,7 +97,7 @@ impl Daemon {
 
     /// Lets the IKE core know what follows from the tunnel's engine: the parity of SPIs, and whether ESP goes in UDP though
     /// there is no NAT. It holds from the next exchange on.
-    fn tell_peer(&mut self, id: TunnelId) {
+    pub(crate) fn tell_peer(&mut self, id: TunnelId) {
         match self.peer_of(id) {
             Some(Ok(peer)) => {
                 if let Err(error) =

@@ -5,6 +5,7 @@ use std::time::Instant;
 use culvert_api::{Change, ChangeKind, ErrorCode, Reloaded, Response};
 use culvert_config::{Config, Effect, Kind, Subject};
 use culvert_gateway::Input;
+use culvert_ike::Command;
 
 use crate::daemon::Daemon;
 use crate::{log, plan};
@@ -34,6 +35,9 @@ impl Daemon {
         self.missing.clear();
         for connection in self.config.connections.clone() {
             self.add_connection(&connection).await;
+        }
+        for change in &changes {
+            self.follow_networks(change);
         }
         self.forget_wishes();
         self.additional.look_at(self.tunnels.keys().copied());
@@ -131,6 +135,31 @@ impl Daemon {
                 self.remove_tunnels(|c, t| c == connection && t == name).await;
             }
             _ => {}
+        }
+    }
+
+    /// Child SAs of tunnels that stand are rekeyed with the networks that their connection has now; its routes are put already.
+    fn follow_networks(&mut self, change: &culvert_config::Change) {
+        let (Subject::Connection(name), Kind::Changed { keys, effect: Effect::Live }) =
+            (&change.subject, &change.kind)
+        else {
+            return;
+        };
+        let Some(connection) = self.config.connection(name) else { return };
+        if !keys.iter().any(|key| ["local", "remote"].contains(key)) {
+            return;
+        }
+        let remote = connection.remote.clone();
+        let own = |t: &crate::daemon::Tunnel| t.connection == *name && t.client_of.is_none();
+        let ids: Vec<_> = self.tunnels.iter().filter(|(_, t)| own(t)).map(|(id, _)| *id).collect();
+        for id in ids {
+            if let Err(error) = self.plane.set_remote_nets(id, remote.clone()) {
+                tracing::error!(connection = name, "the data plane does not take the new networks: {error}");
+            }
+            self.tell_peer(id);
+            if let Err(error) = self.ike.handle_command(Instant::now(), Command::Reselect(id)) {
+                tracing::error!(connection = name, "{error}");
+            }
         }
     }
 

@@ -131,6 +131,20 @@ impl Dataplane {
         Ok(report)
     }
 
+    /// The networks behind the tunnel's peer are these now.
+    ///
+    /// # Errors
+    ///
+    /// The tunnel is not known, or the kernel refuses a policy.
+    pub fn set_remote_nets(&mut self, id: TunnelId, nets: Vec<ipnet::IpNet>) -> Result<(), DataplaneError> {
+        let entry = self.tunnels.get_mut(&id).ok_or(DataplaneError::UnknownTunnel(id))?;
+        entry.spec.remote_nets.clone_from(&nets);
+        if entry.engines().any(|engine| engine == Engine::Xfrm) {
+            self.xfrm.set_remote_nets(id, nets)?;
+        }
+        Ok(())
+    }
+
     fn enter(&mut self, spec: TunnelSpec, report: TunnelReport) {
         let (interface, busy_until) = (spec.interface.clone(), Instant::now());
         let home = Home { interface, busy_until, report: report.clone(), filter: None };

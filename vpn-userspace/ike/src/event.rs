@@ -29,6 +29,10 @@ pub enum Command {
     /// Ask the peer for a CHILD SA beside the first, for the same networks: for a resource, such as a CPU (RFC 9611), or
     /// for small packets. Nothing happens where it is there. A refusal is [`Event::AdditionalRefused`].
     AddResource(TunnelId, Purpose),
+    /// The tunnel's networks are others since the last [`Command::AddPeer`]: CHILD SAs that carry what is gone, or lack what is
+    /// new, are rekeyed with those of now, what is missing is asked for, and what carries nothing any more is deleted.
+    /// Nothing happens where there is no IKE SA.
+    Reselect(TunnelId),
     /// Delete the CHILD SA with this inbound SPI, and no other.
     DeleteChild(Spi),
     /// Rekey the tunnel's IKE SA.

@@ -326,6 +326,19 @@ impl XfrmEngine {
         Ok(ended?)
     }
 
+    /// The networks behind the tunnel's peer are these now.
+    pub(crate) fn set_remote_nets(
+        &self,
+        id: TunnelId,
+        nets: Vec<ipnet::IpNet>,
+    ) -> Result<(), DataplaneError> {
+        let drive = self.drive.as_ref().ok_or(DataplaneError::UnknownTunnel(id))?;
+        let mut state = drive.shared.state();
+        let tunnel = state.tunnels.get_mut(&id).ok_or(DataplaneError::UnknownTunnel(id))?;
+        tunnel.remote_nets = nets;
+        Ok(tunnel.reconcile(&drive.shared.xfrm)?)
+    }
+
     /// The packets of these SAs of the tunnel go from and to these addresses from now on.
     pub(crate) fn move_sas(
         &self,

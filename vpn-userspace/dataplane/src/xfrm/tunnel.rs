@@ -147,7 +147,7 @@ pub(super) struct Tunnel {
     /// Whether a packet without an SA is to be reported.
     pub(super) armed: bool,
     pub(super) last_trigger: Option<Instant>,
-    remote_nets: Vec<IpNet>,
+    pub(super) remote_nets: Vec<IpNet>,
     rules: OuterRules,
     pub(super) kernel: KernelIpsec,
     pub(super) pairs: BTreeMap<Spi, Pair>,
@@ -185,7 +185,7 @@ impl Tunnel {
     }
 
     /// A pair that is not installed yet. Pairs of the same selectors share the reqid of their inbound SAs: a rekeyed
-    /// one serves the policies of its predecessor.
+    /// one serves the policies of its predecessor, also when the tunnel's networks are others by then.
     pub(super) fn pair(
         &mut self,
         setup: &SaSetup,
@@ -194,10 +194,12 @@ impl Tunnel {
         serial: u64,
     ) -> Result<Pair, SelectorPairError> {
         let selectors = selector_pairs(&setup.local_ts, &setup.remote_ts)?;
-        let reqid = match self.pairs.values().find(|p| p.selectors == selectors) {
-            Some(pair) => pair.reqid,
-            None => new_reqid(),
+        let same = self.pairs.values().find(|p| p.selectors == selectors);
+        let overlapping = || {
+            let shared = |p: &&Pair| p.selectors.iter().any(|selector| selectors.contains(selector));
+            self.pairs.values().filter(shared).max_by_key(|p| p.serial)
         };
+        let reqid = same.or_else(overlapping).map_or_else(new_reqid, |pair| pair.reqid);
         let cpu = if let Purpose::Resource(number) = setup.purpose { Some(number) } else { None };
         let beside = |p: &&Pair| {
             let sends = matches!(p.outbound_state, OutboundState::Waiting | OutboundState::Active);

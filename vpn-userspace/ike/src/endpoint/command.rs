@@ -61,6 +61,12 @@ impl Endpoint {
                 });
                 return if there { Ok(()) } else { Err(CommandError::NotUp(tunnel)) };
             }
+            Command::Reselect(tunnel) => {
+                self.known(tunnel)?;
+                for id in self.clients.of(tunnel).into_iter().chain([tunnel]) {
+                    self.reselect(now, id);
+                }
+            }
             Command::DeleteChild(spi) => {
                 let owner = self.spis.owner(spi).ok_or(CommandError::UnknownSpi(spi))?;
                 self.step_up(now, owner, |mut sa, ctx| {
@@ -151,6 +157,18 @@ impl Endpoint {
         }
         self.open_tunnel(now, tunnel, config, remote, false);
         Ok(())
+    }
+
+    /// Has a tunnel's CHILD SAs follow its networks.
+    fn reselect(&mut self, now: Instant, tunnel: TunnelId) {
+        let Some(current) = self.tunnels.get(&tunnel).and_then(|t| t.current) else { return };
+        self.step_up_v1(now, current, crate::v1::sa::IkeSa::reselect);
+        self.step_up(now, current, |mut sa, ctx| {
+            sa.refresh_config(ctx);
+            sa.reselect();
+            sa.send_next(ctx);
+            Some(Sa::Up(sa))
+        });
     }
 
     /// Authenticates anew beside the IKE SA that stands, if one stands and the peer's address is known.

@@ -247,3 +247,55 @@ fn a_responder_narrows_to_one_pair_and_says_that_there_are_more() {
         assert_eq!(pair.b.children.len(), 4);
     }
 }
+
+/// Gives a side other networks, as a reload does.
+fn reselect(pair: &mut Pair, at: At, config: &PeerConfig) {
+    pair.command(at, Command::AddPeer(TUNNEL, Box::new(config.clone())));
+    pair.command(at, Command::Reselect(TUNNEL));
+    pair.run(secs(5));
+}
+
+#[test]
+fn networks_come_and_go_with_a_rekeying_each_and_those_that_stay_are_always_carried() {
+    let kept = format!("{} === {}", OURS[0], THEIRS[0]);
+    for pairs in [Pairs::Together, Pairs::Each] {
+        for first in [At::A, At::B] {
+            let (a, b) = configs(pairs, pairs);
+            let one = |mut config: PeerConfig| {
+                config.local_ts.truncate(1);
+                config.remote_ts.truncate(1);
+                config
+            };
+            let (one_a, one_b) = (one(a.clone()), one(b.clone()));
+            let mut pair = Pair::new(1, one_a.clone(), one_b.clone());
+            pair.command(At::A, Command::Initiate(TUNNEL));
+            pair.run(secs(5));
+            assert_eq!(carried(&pair), BTreeSet::from([kept.clone()]));
+            let ike = pair.a.endpoint.counts();
+            let order = if first == At::A { [At::A, At::B] } else { [At::B, At::A] };
+            let of = |at: At, a: &PeerConfig, b: &PeerConfig| if at == At::A { a.clone() } else { b.clone() };
+            // One side after the other: what both know is carried all the time.
+            reselect(&mut pair, order[0], &of(order[0], &a, &b));
+            assert_eq!(carried(&pair), BTreeSet::from([kept.clone()]), "{pairs:?} {first:?}");
+            reselect(&mut pair, order[1], &of(order[1], &a, &b));
+            match pairs {
+                Pairs::Each => assert_eq!(carried(&pair), every_pair()),
+                _ => assert_eq!(
+                    carried(&pair),
+                    BTreeSet::from([format!("{} === {}", OURS.join(" "), THEIRS.join(" "))])
+                ),
+            }
+            // The same again changes nothing.
+            let before: Vec<_> = pair.a.children.keys().copied().collect();
+            reselect(&mut pair, order[0], &of(order[0], &a, &b));
+            assert_eq!(pair.a.children.keys().copied().collect::<Vec<_>>(), before);
+            reselect(&mut pair, order[0], &of(order[0], &one_a, &one_b));
+            assert!(carried(&pair).contains(&kept));
+            reselect(&mut pair, order[1], &of(order[1], &one_a, &one_b));
+            assert_eq!(carried(&pair), BTreeSet::from([kept.clone()]), "{pairs:?} {first:?}");
+            assert_eq!(pair.a.endpoint.counts(), ike, "the IKE SA stays, and nothing is left over");
+            pair.run(secs(2 * 3600));
+            assert_eq!(carried(&pair), BTreeSet::from([kept.clone()]));
+        }
+    }
+}

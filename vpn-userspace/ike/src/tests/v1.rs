@@ -120,6 +120,36 @@ fn one_child_for_each_pair_of_networks() {
 }
 
 #[test]
+fn networks_come_and_go_pair_by_pair() {
+    for order in [[At::A, At::B], [At::B, At::A]] {
+        let (one_a, one_b) = both_v1(|_| {});
+        let (mut a, mut b) = (one_a.clone(), one_b.clone());
+        a.remote_ts.push(net("10.9.0.0/24"));
+        b.local_ts.push(net("10.9.0.0/24"));
+        let mut pair = Pair::new(1, one_a.clone(), one_b.clone());
+        pair.connect();
+        let kept = pair.a.only_child().inbound();
+        for (a, b, wanted) in [(&a, &b, 2), (&one_a, &one_b, 1)] {
+            for at in order {
+                let config = if at == At::A { a } else { b };
+                pair.command(at, Command::AddPeer(TUNNEL, Box::new(config.clone())));
+                pair.command(at, Command::Reselect(TUNNEL));
+                pair.run(secs(5));
+            }
+            // Who has it last asks for it.
+            assert_eq!(
+                (pair.a.children.len(), pair.b.children.len()),
+                (wanted, wanted),
+                "{order:?}: {:#?} {:#?}",
+                pair.a.log,
+                pair.b.log
+            );
+            assert!(pair.a.children.contains_key(&kept), "{order:?}: one that stays is left alone");
+        }
+    }
+}
+
+#[test]
 fn the_responders_key_is_found_behind_a_nat_among_many() {
     use crate::{Auth, Identity, Psk};
     use culvert_types::TunnelId;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_crypto::SuiteKeys;
-use culvert_types::{Spi, TunnelId};
+use culvert_types::{Spi, TrafficSelector, TunnelId};
 
 use super::child::{Child, Pair, State, pairs};
 use super::clock::Probe;
@@ -365,6 +365,25 @@ impl IkeSa {
             if !covered {
                 self.queue(Task::Quick(pair, None));
             }
+        }
+    }
+
+    /// The tunnel's networks are others now: asks for those pairs that are missing, and deletes what carries others.
+    pub(crate) fn reselect(&mut self, ctx: &mut Ctx<'_>) {
+        if !self.serves() {
+            return;
+        }
+        self.refresh_config(ctx);
+        self.queue_missing();
+        let carries =
+            |ts: &TrafficSelector, nets: &[TrafficSelector]| nets.iter().any(|net| ts.is_subset_of(net));
+        let stays = |pair: &Pair| {
+            carries(&pair.local, &self.config.local_ts) && carries(&pair.remote, &self.config.remote_ts)
+        };
+        let gone: Vec<Spi> = self.children.iter().filter(|c| !stays(&c.pair)).map(|c| c.inbound).collect();
+        for inbound in gone {
+            self.send_delete(ctx, protocol::ESP, &inbound.to_bytes());
+            self.drop_child(ctx, inbound, DownReason::LocalRequest);
         }
     }
 

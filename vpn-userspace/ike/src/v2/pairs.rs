@@ -158,6 +158,47 @@ impl IkeSa {
         true
     }
 
+    /// The tunnel's networks are others now: each CHILD SA that carries some that are gone, or lacks some that are new, is
+    /// rekeyed with those of now, so that the rest goes on without a gap (RFC 7296 2.8); what carries nothing any more is
+    /// deleted, and what is missing is asked for.
+    pub(crate) fn reselect(&mut self) {
+        if !self.serves() {
+            return;
+        }
+        let live = |c: &&mut Child| c.state == State::Live;
+        let plain = self.children.iter_mut().filter(live).filter(|c| c.selectors.resource.is_none()).count();
+        let together = !self.each && self.config.exchange.pairs == Pairs::Together;
+        // The peer has made several, of its own accord: each keeps to its networks.
+        self.each |= together && plain > 1;
+        let config = Arc::clone(&self.config);
+        let mut others = Vec::new();
+        for child in self.children.iter_mut().filter(live) {
+            let resource = child.selectors.resource.clone();
+            // The only one is for whatever there is, and so are those beside it.
+            if together && plain <= 1 {
+                let (local, remote) = (config.local_ts.clone(), config.remote_ts.clone());
+                child.scope = resource.is_some().then(|| Arc::new(Pair { local, remote, resource }));
+            } else {
+                // What was all that there was is one of several now.
+                child.scope.get_or_insert_with(|| Arc::clone(&child.selectors));
+            }
+            let narrow = crate::selector::narrow;
+            let now = match &child.scope {
+                None => (config.local_ts.clone(), config.remote_ts.clone()),
+                Some(pair) => {
+                    (narrow(&pair.local, &config.local_ts), narrow(&pair.remote, &config.remote_ts))
+                }
+            };
+            if (&now.0, &now.1) != (&child.selectors.local, &child.selectors.remote) {
+                others.push(child.inbound);
+            }
+        }
+        for inbound in others {
+            self.queue(Task::RekeyChild(inbound, Attempt::default()));
+        }
+        self.queue_missing(true);
+    }
+
     /// Whether the peer may have one more CHILD SA for a resource of this name, for what it asks.
     pub(crate) fn takes_resource(&self, name: &[u8], ts_i: &[TrafficSelector]) -> bool {
         let small = Purpose::of(name) == Some(Purpose::Small);
