@@ -12,12 +12,12 @@ mod environments;
 mod failover;
 #[path = "twins/forwards.rs"]
 mod forwards;
+#[path = "twins/networks.rs"]
+mod networks;
 #[path = "twins/notices.rs"]
 mod notices;
 #[path = "twins/paper.rs"]
 mod paper;
-#[path = "twins/networks.rs"]
-mod networks;
 #[path = "twins/per_core.rs"]
 mod per_core;
 #[path = "twins/split.rs"]

@@ -169,6 +169,66 @@ fn c2_a_failing_health_check_moves_the_traffic_and_a_mended_path_gets_it_back() 
     Ok(())
 }
 
+/// Out of service, changed, and back, while the other tunnel goes on; the peer cannot bring it up meanwhile.
+#[test]
+fn d4_a_tunnel_is_disabled_edited_and_enabled_while_the_other_goes_on() -> Result<()> {
+    let keys = [("failback", "\"1s\"")];
+    let pair = Pair::start(&keys, |_, _| Vec::new())?;
+    pair.wait_active("a")?;
+    let other = pair.a.tunnel("site", "b")?;
+    let watch = Capture::start(&pair.site.wan)?;
+    let echo = Echo::start(&pair.site.host_a, &pair.site.host_b, HOST_B, Duration::from_millis(5))?;
+    let state = || Ok::<_, anyhow::Error>(pair.a.tunnel("site", "a")?.0["state"].clone());
+    let said = pair.a.cli(&["tunnel", "disable", "site/a"])?;
+    ensure!(said.contains("disabled until"), "{said}");
+    pair.wait_active("b")?;
+    let shown = pair.a.tunnel("site", "a")?;
+    ensure!(shown.0["state"] == "disabled" && shown.cause().contains("by the operator"), "{:#}", shown.0);
+    pair.b.cli(&["up", "site/a", "--no-wait"])?;
+    wait_for("the peer to be refused", PATIENCE, || {
+        (pair.b.tunnel("site", "a").ok()?.0["failures"].as_u64()? > 0).then_some(())
+    })
+    .with_context(|| format!("{:#}", pair.b.tunnel("site", "a").map(|t| t.0).unwrap_or_default()))?;
+    ensure!(!pair.b.tunnel("site", "a")?.is_up() && state()? == "disabled");
+    // Edited while it is disabled, which outlives that.
+    let edited = |at_a: bool, extra: Keys| {
+        let mut config = config(&pair.case, &pair.site, at_a, WAN_B_TOO, &keys, |_, _| Vec::new());
+        let tunnel = &mut config.connections[0].tunnels[0];
+        tunnel.psk = "another secret, agreed on meanwhile".into();
+        tunnel.extra.extend(extra.into_iter().map(|(key, value)| (key.into(), value)));
+        config
+    };
+    for (side, at_a) in [(&pair.a, true), (&pair.b, false)] {
+        side.setup().write(&edited(at_a, Vec::new()))?;
+        side.cli(&["reload"])?;
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    ensure!(state()? == "disabled", "{:#}", pair.a.tunnel("site", "a")?.0);
+    pair.a.cli(&["tunnel", "enable", "site/a"])?;
+    pair.a.wait_up("site", "a", PATIENCE).with_context(|| pair.b.log())?;
+    pair.wait_active("a")?;
+    // The same by the configuration, against which the operator may decide, also over the next reload.
+    pair.a.setup().write(&edited(true, vec![("enabled", "false".into())]))?;
+    pair.a.cli(&["reload"])?;
+    ensure!(state()? == "disabled", "{:#}", pair.a.tunnel("site", "a")?.0);
+    pair.a.cli(&["tunnel", "enable", "site/a"])?;
+    pair.a.wait_up("site", "a", PATIENCE)?;
+    pair.a.cli(&["reload"])?;
+    ensure!(pair.a.tunnel("site", "a")?.is_up());
+    let after = pair.a.tunnel("site", "b")?;
+    ensure!(
+        after.ike_spis() == other.ike_spis() && after.spi_in() == other.spi_in(),
+        "the other tunnel was touched:\n{}",
+        pair.a.log()
+    );
+    // The peer's answers may be on their way into a tunnel that is just closed: three times here.
+    let echo = echo.stop()?;
+    ensure!(echo.sent > 20 && echo.lost() <= 6, "{echo:?}");
+    let flows = watch.finish();
+    ensure!(capture::within(&flows, &["10.1.0.0/16", "10.2.0.0/16"]).is_empty(), "in clear: {flows:?}");
+    Ok(())
+}
+
 /// Only the operator brings the traffic back. The graph shows by whom it went.
 #[test]
 fn c3_c8_a_manual_return_is_the_operators_and_the_graph_shows_it() -> Result<()> {

@@ -75,9 +75,9 @@ pub fn decode_request(line: &[u8]) -> Result<Request, FrameError> {
     }
 }
 
-const KNOWN: [&str; 12] = [
-    "status", "up", "down", "rekey", "engine", "reload", "logs", "counters", "trace", "explain", "drops",
-    "capture",
+const KNOWN: [&str; 14] = [
+    "status", "up", "down", "rekey", "failback", "switch", "engine", "reload", "logs", "counters", "trace",
+    "explain", "drops", "capture",
 ];
 
 /// Reads a response line (with or without its newline).
@@ -161,6 +161,11 @@ mod tests {
             (
                 Request::Engine { target: "c".parse().unwrap(), engine: crate::EngineChoice::User },
                 r#"{"request":"engine","target":"c","engine":"user"}"#,
+            ),
+            (Request::Failback { target: "c".parse().unwrap() }, r#"{"request":"failback","target":"c"}"#),
+            (
+                Request::Switch { target: "c/t".parse().unwrap(), enabled: false },
+                r#"{"request":"switch","target":"c/t","enabled":false}"#,
             ),
             (Request::Reload, r#"{"request":"reload"}"#),
             (

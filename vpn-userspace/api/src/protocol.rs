@@ -46,6 +46,14 @@ pub enum Request {
         /// Which.
         target: Target,
     },
+    /// Take tunnels out of service, as `enabled = false` does, or back into it, whatever the configuration says. It outlives
+    /// reloads, but not one that changes `enabled`, and no restart.
+    Switch {
+        /// Which.
+        target: Target,
+        /// Back into service.
+        enabled: bool,
+    },
     /// Have tunnels served by another engine, until the next reload: their child SAs are rekeyed at once.
     Engine {
         /// Whose.

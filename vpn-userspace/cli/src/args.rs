@@ -426,6 +426,24 @@ pub(crate) enum Tunnel {
         /// Which
         target: Target,
     },
+    /// Take a tunnel out of service for maintenance: its traffic moves, the peer is told and refused; the others go on
+    #[command(
+        after_help = "It lasts until `culvert tunnel enable` or a restart, through reloads and changes of the tunnel's configuration, \
+        unless a\nreload changes `enabled`. To keep it out of service over restarts write enabled = false.\n\n\
+        Example:\n  culvert tunnel disable hangzhou/a"
+    )]
+    Disable {
+        /// Which
+        target: Target,
+    },
+    /// Put a tunnel back into service, with the configuration that it has now
+    #[command(
+        after_help = "Also one with enabled = false, until a restart.\n\nExample:\n  culvert tunnel enable hangzhou/a"
+    )]
+    Enable {
+        /// Which
+        target: Target,
+    },
     /// Move a tunnel to another engine, by a rekey at once: user (user space), xfrm (the kernel), bpf (eBPF)
     #[command(
         after_help = "It lasts until `culvert reload` or a restart, then the configuration holds again. A child SA that \

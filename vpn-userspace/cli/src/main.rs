@@ -202,6 +202,12 @@ fn run(args: &Args) -> Result<ExitCode> {
         Command::Tunnel(Tunnel::Failback { target }) => {
             print_done(&mut client, &mut out, &Request::Failback { target: target.clone() })?;
         }
+        Command::Tunnel(Tunnel::Disable { target }) => {
+            print_done(&mut client, &mut out, &Request::Switch { target: target.clone(), enabled: false })?;
+        }
+        Command::Tunnel(Tunnel::Enable { target }) => {
+            print_done(&mut client, &mut out, &Request::Switch { target: target.clone(), enabled: true })?;
+        }
         Command::Tunnel(Tunnel::Engine { target, engine }) => {
             print_done(&mut client, &mut out, &Request::Engine { target: target.clone(), engine: *engine })?;
         }

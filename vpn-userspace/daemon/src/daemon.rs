@@ -161,6 +161,8 @@ pub(crate) struct Daemon {
     pub(crate) pace: Pace,
     /// Tunnels, by connection and name, that could not be set up, and why.
     pub(crate) missing: BTreeMap<(String, String), String>,
+    /// Tunnels, by connection and name, that the operator enabled or disabled against their configuration.
+    pub(crate) switched: BTreeMap<(String, String), bool>,
     pub(crate) history: History,
     pub(crate) watchers: Watchers,
     pub(crate) following: Following,
@@ -268,6 +270,7 @@ impl Daemon {
             additional: Additional::default(),
             pace: Pace::default(),
             missing: BTreeMap::new(),
+            switched: BTreeMap::new(),
             history: History::default(),
             watchers,
             following,

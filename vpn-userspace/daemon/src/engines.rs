@@ -114,6 +114,9 @@ impl Daemon {
     fn peer_of(&self, id: TunnelId) -> Option<anyhow::Result<PeerConfig>> {
         let entry = self.tunnels.get(&id)?;
         let (connection, tunnel) = self.configured(id)?;
+        if entry.client_of.is_none() && !self.is_enabled(&connection.name, tunnel) {
+            return None;
+        }
         let engine = self.plane.preferred(id, None).unwrap_or(entry.report.engine);
         let remote = entry.named.as_ref().and_then(|named| named.in_use).or(tunnel.remote_address.address());
         let parity = Some(self.plane.spi_parity(engine));

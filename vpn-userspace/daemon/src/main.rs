@@ -40,6 +40,7 @@ mod roam;
 mod routes;
 mod spread;
 mod status;
+mod switch;
 mod trace;
 mod trust;
 mod tunnels;

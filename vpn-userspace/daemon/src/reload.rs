@@ -28,6 +28,7 @@ impl Daemon {
         let _ = self.level.reload(log::filter(plan::log_level(self.config.log.level)));
 
         self.leave_environments(&changes, &old).await;
+        self.forget_switches(&changes);
         for change in &changes {
             self.take_away(change).await;
         }

@@ -21,7 +21,7 @@ impl Daemon {
             Request::Status => Response::Status(Box::new(self.status().await)),
             Request::Counters => Response::Counters(self.counters()),
             Request::Explain { target } => self.explain(&target),
-            Request::Up { target } => self.up(&target),
+            Request::Up { target } => self.up(&target).await,
             Request::Down { target } => self.with_targets(&target, |daemon, id| {
                 if daemon.is_client(id) {
                     daemon.close(id);
@@ -38,6 +38,7 @@ impl Daemon {
             Request::Engine { target, engine } => self.change_engine(&target, engine),
             Request::Graph { target, seconds } => self.graph(&target, seconds),
             Request::TestNotice { name } => self.test_notice(&name),
+            Request::Switch { target, enabled } => self.switch(&target, enabled).await,
             Request::Reload => self.reload().await,
             Request::Plan => self.planned().await,
             // The stream itself is served at the socket; it begins when this is answered.
@@ -129,7 +130,14 @@ impl Daemon {
             .collect()
     }
 
-    fn up(&mut self, target: &Target) -> Response {
+    async fn up(&mut self, target: &Target) -> Response {
+        // One that is out of service comes back into it by this too.
+        let disabled = self.config.connections.iter().any(|c| {
+            c.tunnels.iter().any(|t| target.covers(&c.name, &t.name) && !self.is_enabled(&c.name, t))
+        });
+        if disabled {
+            self.switch(target, true).await;
+        }
         self.with_targets(target, |daemon, id| {
             // It came by itself, and is there.
             if daemon.is_client(id) {
@@ -152,6 +160,9 @@ impl Daemon {
             return Ok(());
         }
         if ike {
+            if self.configured(id).is_some_and(|(c, t)| !self.is_enabled(&c.name, t)) {
+                return Err(CommandError::NotUp(id));
+            }
             return self.ike.handle_command(now, Command::RekeyIke(id));
         }
         let children = self.children.spis_of(id);

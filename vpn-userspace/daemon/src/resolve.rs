@@ -192,6 +192,9 @@ impl Daemon {
             bail!("it is gone")
         };
         let Some(tunnel) = connection.tunnel(&entry.name).cloned() else { bail!("it is gone") };
+        if !self.is_enabled(&connection.name, &tunnel) {
+            return Ok(());
+        }
         let local = plan::local_address(&tunnel, Some(remote), &self.netlink, &self.wan_addresses).await?;
         self.listen_on(local).await?;
         let force = plan::force_encap(&connection, engine);

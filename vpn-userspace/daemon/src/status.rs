@@ -240,11 +240,16 @@ impl Daemon {
         let shown = match state.map(|s| s.state) {
             Some(State::Up) => TunnelState::Up,
             Some(State::Connecting) => TunnelState::Connecting,
-            Some(State::Disabled) if !tunnel.enabled => TunnelState::Disabled,
+            Some(State::Disabled) if !self.is_enabled(&connection.name, tunnel) => TunnelState::Disabled,
             // Taken down by the operator: down, with that as the cause.
             Some(State::Idle | State::Waiting | State::Disabled) | None => TunnelState::Down,
         };
+        let by_operator = self.switched.get(&(connection.name.clone(), tunnel.name.clone())) == Some(&false);
         let cause = match state {
+            Some(_) if shown == TunnelState::Disabled && by_operator => {
+                Some("disabled by the operator; `culvert tunnel enable` puts it back into service".to_owned())
+            }
+            Some(_) if shown == TunnelState::Disabled => Some("enabled = false".to_owned()),
             Some(state) => state.cause.clone(),
             None => self.missing.get(&(connection.name.clone(), tunnel.name.clone())).cloned(),
         };

@@ -52,8 +52,14 @@ impl Daemon {
         self.plan(connection);
     }
 
-    fn plan(&mut self, connection: &culvert_config::Connection) {
-        let plan = plan::connection(connection, |name| self.find(&connection.name, name));
+    pub(crate) fn plan(&mut self, connection: &culvert_config::Connection) {
+        let mut plan = plan::connection(connection, |name| self.find(&connection.name, name));
+        for tunnel in &connection.tunnels {
+            let id = self.find(&connection.name, &tunnel.name);
+            if let Some(planned) = plan.tunnels.iter_mut().find(|planned| Some(planned.id) == id) {
+                planned.enabled = self.is_enabled(&connection.name, tunnel);
+            }
+        }
         self.gateway.handle(Instant::now(), Input::Set(plan));
     }
 
@@ -161,6 +167,9 @@ impl Daemon {
         };
         self.tunnel_names.insert((entry.connection.clone(), entry.name.clone()), id);
         self.tunnels.insert(id, entry);
+        if !self.is_enabled(&connection.name, tunnel) {
+            self.withdraw(&connection.name, &tunnel.name);
+        }
         Ok(())
     }
 

@@ -298,12 +298,13 @@ impl Gateway {
         connection.balance = plan.balance;
         let mut before = std::mem::take(&mut connection.tunnels);
         let mut fresh = Vec::new();
+        let mut after = VecDeque::new();
         for tunnel in plan.tunnels {
             self.places.insert(tunnel.id, plan.name.clone());
             let kept = before.iter().position(|t| t.plan.id == tunnel.id).map(|index| before.remove(index));
             connection.tunnels.push(match kept {
                 Some(mut kept) => {
-                    kept.set_plan(now, tunnel);
+                    kept.set_plan(now, tunnel, &mut after);
                     kept
                 }
                 None => {
@@ -314,6 +315,8 @@ impl Gateway {
         }
         // Routes first: from here on nothing of the protected networks leaves in clear.
         connection.settle(now, &plan.name, &mut self.outputs);
+        // Traffic leaves a tunnel before its SAs do.
+        self.outputs.extend(after);
         self.outputs.extend(before.iter().map(|t| Output::Terminate(t.plan.id)));
         for tunnel in &mut connection.tunnels {
             if fresh.contains(&tunnel.plan.id) {

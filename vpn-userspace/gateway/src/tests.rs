@@ -174,6 +174,33 @@ fn a_disabled_tunnel_stays_down_even_if_the_peer_comes() {
 }
 
 #[test]
+fn a_tunnel_is_disabled_and_enabled_while_the_other_goes_on() {
+    for start in [Start::Immediate, Start::OnTraffic, Start::Respond] {
+        let (mut rig, _) = Rig::new(start, DeadPeerAction::Restart);
+        rig.put(Input::ChildUp(A, spi(512)));
+        rig.put(Input::ChildUp(B, spi(513)));
+        let switched = |on: bool| {
+            let mut plan = plan(start, DeadPeerAction::Restart, &[(A, 100), (B, 50)]);
+            plan.tunnels[0].enabled = on;
+            Input::Set(plan)
+        };
+        let out = rig.put(switched(false));
+        let moved = out.iter().position(|o| matches!(o, Output::AddRoute(_)));
+        let closed = out.iter().position(|o| *o == Output::Terminate(A));
+        assert!(moved.is_some() && moved < closed, "traffic leaves before the SAs do: {out:?}");
+        assert!(!out.contains(&Output::Terminate(B)));
+        assert_eq!((rig.state(A), rig.state(B)), (State::Disabled, State::Up));
+        assert_eq!(rig.put(switched(false)), [], "once is enough");
+        assert_eq!(rig.put(Input::Traffic(A)), []);
+        let out = rig.put(switched(true));
+        assert_eq!(out.contains(&Output::Initiate(A)), start == Start::Immediate, "{out:?}");
+        assert_ne!(rig.state(A), State::Disabled);
+        rig.put(Input::ChildUp(A, spi(514)));
+        assert_eq!((rig.state(A), rig.state(B)), (State::Up, State::Up));
+    }
+}
+
+#[test]
 fn removing_a_connection_takes_everything_along() {
     let (mut rig, _) = Rig::new(Start::Immediate, DeadPeerAction::Restart);
     rig.put(Input::ChildUp(A, spi(512)));

@@ -72,8 +72,9 @@ impl Tunnel {
         Self { plan, state, children: BTreeSet::new(), retry: None, health, damping, carries: false }
     }
 
-    /// The configuration changed; what the tunnel does goes on.
-    pub(crate) fn set_plan(&mut self, now: Instant, plan: TunnelPlan) {
+    /// The configuration changed; what the tunnel does goes on, unless it is enabled or disabled by that.
+    pub(crate) fn set_plan(&mut self, now: Instant, plan: TunnelPlan, out: &mut Outputs) {
+        let switched = (self.plan.enabled != plan.enabled).then_some(plan.enabled);
         self.health = match (self.health.take(), plan.health) {
             (Some(mut health), Some(plan)) => {
                 if health.plan() != plan {
@@ -91,6 +92,18 @@ impl Tunnel {
             (_, None) => None,
         };
         self.plan = plan;
+        match switched {
+            Some(false) => {
+                self.on_disable(now, out);
+                self.state.cause = None;
+            }
+            Some(true) if !self.state.is_enabled() => {
+                (self.state.cause, self.state.failures) = (None, 0);
+                self.enter(now, State::Idle, out);
+                self.start(now, out);
+            }
+            Some(true) | None => {}
+        }
         self.judge(now);
     }
 
