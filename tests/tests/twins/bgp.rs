@@ -469,7 +469,8 @@ fn b6_strongswan_and_frr_are_a_cloud() -> Result<()> {
         "",
         &[(WAN_A, WAN_B, "\"169.254.10.1/30\"")],
     );
-    let mut a = Culvert::start(&site.gateway_a, &gateway(65_001, vec![ours]))?;
+    let config = gateway(65_001, vec![ours]);
+    let mut a = Culvert::start(&site.gateway_a, &config)?;
     let cause = || {
         let routes = site.gateway_b.ip_text("route show table all").unwrap_or_default();
         format!("{}\n{}\n{routes}{}", a.log(), swan.log(), site.gateway_b.ip_text("rule").unwrap_or_default())
@@ -491,6 +492,16 @@ fn b6_strongswan_and_frr_are_a_cloud() -> Result<()> {
     let flows = watch.finish();
     let clear = capture::within(&flows, &["10.1.0.0/16", "10.2.0.0/16", "10.12.0.0/16"]);
     ensure!(clear.is_empty(), "in clear: {clear:?}");
+    a.stop()?;
+
+    // Beside another FRR in the same namespace ours does not start: they would take each other's routes away.
+    let other = PlainFrr::start(&site.gateway_a, "hostname other\n")?;
+    let mut a = Culvert::start(&site.gateway_a, &config)?;
+    wait_for("the warning", PATIENCE, || {
+        a.status().ok()?["warnings"].to_string().contains("another FRR runs here").then_some(())
+    })?;
+    drop(other);
+    wait_way(&a, LAN_B_TOO, "site/a", "bgp")?;
     a.stop()?;
     Ok(())
 }

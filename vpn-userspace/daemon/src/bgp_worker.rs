@@ -302,6 +302,7 @@ impl Running {
     async fn start(wanted: &Wanted) -> anyhow::Result<Self> {
         let (program, folder_of_programs) = find(wanted.daemon, |path| path.is_file())?;
         sweep(&wanted.folder).await;
+        refuse_company(program, wanted)?;
         let owner = match program {
             Program::Frr => Some(User::from_name("frr")?.context(
                 "FRR is not installed as its package does: there is no user `frr`; run `apt-get install --reinstall frr`",
@@ -557,6 +558,29 @@ fn find(daemon: BgpDaemon, there: impl Fn(&Path) -> bool) -> anyhow::Result<(Pro
         BgpDaemon::Frr => frr().with_context(|| missing(Program::Frr)),
         BgpDaemon::Bird => bird().with_context(|| missing(Program::Bird)),
     }
+}
+
+/// Two of a kind in one network namespace take each other's routes away, for the kernel's routes say only of which kind they are.
+fn refuse_company(program: Program, wanted: &Wanted) -> anyhow::Result<()> {
+    let (name, other, unit) = match program {
+        Program::Frr => ("zebra", "bird", "frr"),
+        Program::Bird => ("bird", "frr", "bird"),
+    };
+    let namespace = |path: &Path| std::fs::metadata(path).map(|namespace| namespace.ino()).ok();
+    let ours = namespace(wanted.namespace.as_deref().unwrap_or(Path::new("/proc/self/ns/net")));
+    for process in std::fs::read_dir("/proc").context("cannot list processes")?.flatten() {
+        let path = process.path();
+        let is = std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name);
+        if is && ours.is_some() && namespace(&path.join("ns/net")) == ours {
+            bail!(
+                "another {} runs here (process {}), and the two would take each other's routes away: \
+                 stop it (`systemctl disable --now {unit}`), or write bgp_daemon = \"{other}\"",
+                program.name(),
+                process.file_name().display()
+            );
+        }
+    }
+    Ok(())
 }
 
 fn make_folder(folder: &Path, owner: Option<&User>) -> anyhow::Result<()> {
