@@ -365,3 +365,47 @@ fn b11_installed_rules_let_a_tunnel_through_a_closed_firewall() -> Result<()> {
     ensure!(!rules.contains("culvert") && rules.contains("table inet closed"), "{rules}");
     Ok(())
 }
+
+/// One tunnel by IKEv2, the other by IKEv1 with ciphers, lifetimes and a key of its own.
+#[test]
+fn d2_each_tunnel_has_its_own_ike() -> Result<()> {
+    const WAN_B_TOO: &str = "203.0.113.2";
+    let site = Site::new()?;
+    site.gateway_b.ip(&format!("addr add {WAN_B_TOO}/24 dev wan"))?;
+    let end = |address: &str, version: &str, key: &str, suite: &str, esp: &str| {
+        let mut end = SwanConnection::new(address, WAN_A, LAN_B, LAN_A);
+        end.name = format!("v{version}");
+        end.psk = key.into();
+        end.proposals = suite.into();
+        end.set.push(("version".into(), version.into()));
+        end.set.push((format!("/secrets.ike-v{version}.id-local"), address.into()));
+        for child in &mut end.children {
+            child.name = format!("net{version}");
+            child.esp_proposals = esp.into();
+        }
+        end
+    };
+    let old = ("aes128-sha256-modp2048", "aes128-sha256");
+    let new = ("aes256gcm16-prfsha384-ecp384", "aes256gcm16");
+    let ends = [end(WAN_B, "2", "first", new.0, new.1), end(WAN_B_TOO, "1", "second", old.0, old.1)];
+    let swan = StrongSwan::start(&site.gateway_b, SwanEngine::User, &ends)?;
+    let mut ours = Connection::new(WAN_A, WAN_B, &[LAN_A], &[LAN_B]);
+    (ours.ike, ours.esp) = (vec![new.0.into()], vec![new.1.into()]);
+    ours.tunnels[0].psk = "first".into();
+    let mut second = ours.tunnels[0].clone();
+    second.name = "b".into();
+    second.remote_address = Some(WAN_B_TOO.into());
+    second.psk = "second".into();
+    second.extra = vec![
+        ("ike".into(), format!("{{ version = 1, proposals = [\"{}\"], lifetime = \"8h\" }}", old.0)),
+        ("esp".into(), format!("{{ proposals = [\"{}\"], lifetime = \"30m\" }}", old.1)),
+    ];
+    ours.tunnels.push(second);
+    let ours = Culvert::start(&site.gateway_a, &GatewayConfig::new(vec![ours]))?;
+    for (tunnel, version, suite) in [("a", 2, new.1), ("b", 1, old.1)] {
+        let up = ours.wait_up("site", tunnel, Duration::from_secs(20));
+        let up = up.with_context(|| format!("charon's log:\n{}", swan.log()))?;
+        ensure!(up.0["ike"]["version"] == version && up.child()["suite"] == suite, "{tunnel}: {:#}", up.0);
+    }
+    pings(&site)
+}

@@ -23,7 +23,7 @@ use crate::secret::Files;
 use crate::section::{At, missing, nearest};
 use crate::{
     DEFAULT_CONTROL_SOCKET, DEFAULT_ENVIRONMENT, apart, auth, bgp, dataplane, environment, forward, health,
-    interface, notice, remote, session, transport,
+    interface, notice, own, remote, session, transport,
 };
 
 const REPLAY_WINDOW: u32 = 1024;
@@ -98,7 +98,7 @@ fn or<T>(value: Option<At<T>>, default: T) -> T {
 }
 
 /// The proposals, or those of the profile. Not both: nobody could say which is meant.
-fn proposals<T>(
+pub(crate) fn proposals<T>(
     list: Option<At<Vec<At<T>>>>,
     profile: &Option<At<Profile>>,
     default: Profile,
@@ -173,6 +173,7 @@ fn resolve_copies(connection: &mut RawConnection, faults: &mut Vec<Fault>) {
             tunnel.xauth.fill(&source.xauth);
             tunnel.health.fill(&source.health);
             tunnel.bgp.fill(&source.bgp);
+            tunnel.own.fill(&source.own);
             from = source.copy.clone();
         }
         fill(&mut tunnel.local_id, &connection.local_id);
@@ -239,6 +240,7 @@ fn connection(
     let local: Option<Vec<IpNet>> =
         raw.local.as_ref().map(|l| l.get_ref().iter().map(|n| *n.get_ref()).collect());
     let v1 = is_v1(raw.ike_version.as_ref());
+    let own: Vec<_> = raw.tunnels.iter().map(|t| t.own.clone()).collect();
     let health_span = raw.tunnels.iter().find_map(|t| t.health.span());
     let tunnels: Vec<_> = raw
         .tunnels
@@ -314,6 +316,7 @@ fn connection(
         tunnels: tunnels.into_iter().collect::<Option<_>>()?,
         forwards,
     };
+    own::settle(&mut connection, own, faults);
     dataplane::engine_serves(&connection, engine_span, faults);
     per_cpu::check(&connection, per_cpu_span, faults);
     connection.small = small.check(&connection, faults);
@@ -509,22 +512,8 @@ fn sayable_in_v1(raw: &RawConnection, faults: &mut Vec<Fault>) {
 }
 
 fn durations_sound(raw: &RawConnection, faults: &mut Vec<Fault>) {
-    const SHORTEST: Duration = Duration::from_secs(60);
-    const LONGEST: Duration = Duration::from_secs(7 * 86_400);
     for lifetime in [&raw.ike_lifetime, &raw.esp_lifetime].into_iter().flatten() {
-        let value = *lifetime.get_ref();
-        let (wrong, mend) = if value < SHORTEST {
-            ("below 60s", "rekeying takes time: write 60s or more; usual are 4h for IKE and 1h for ESP")
-        } else if value > LONGEST {
-            ("above 7d", "keys must change: write 7d or less; usual are 4h for IKE and 1h for ESP")
-        } else {
-            continue;
-        };
-        faults.push(
-            Fault::new(format!("a lifetime of {} is {wrong}", show(value)))
-                .at(lifetime.span(), wrong)
-                .help(mend),
-        );
+        own::lifetime_sound(lifetime, faults);
     }
     let second = Duration::from_secs(1);
     let hour = Duration::from_secs(3600);
@@ -686,6 +675,8 @@ fn tunnel(
         inside,
         weight: u8::try_from(weight).ok()?,
         bgp: neighbors,
+        ike: None,
+        esp: None,
         health,
         health_sources,
         enabled: or(raw.enabled, true),

@@ -256,6 +256,8 @@ fn diff_tunnel(old: &Tunnel, new: &Tunnel) -> Keys {
     keys.compare("eap_only", &old.auth.eap_only, &new.auth.eap_only, Effect::Renegotiate);
     keys.compare("xauth_user", &old.xauth, &new.xauth, Effect::Renegotiate);
     keys.compare("ppk", &old.ppk, &new.ppk, Effect::Renegotiate);
+    keys.compare("ike", &old.ike, &new.ike, Effect::Renegotiate);
+    keys.compare("esp", &old.esp, &new.esp, Effect::Renegotiate);
     keys.compare("virtual_ip or pool", &old.addresses, &new.addresses, Effect::Renegotiate);
     keys.compare("clients", &old.clients, &new.clients, Effect::Renegotiate);
     keys.compare("inside", &old.inside, &new.inside, Effect::Renegotiate);

@@ -25,6 +25,7 @@ use crate::kernel::{self, RawKernel};
 use crate::limits::RawLimits;
 use crate::model::{Attach, DpdAction, Encap, Engine, Guard, LogFormat, LogLevel, Start};
 use crate::notice::{self, RawNotice};
+use crate::own::RawOwn;
 use crate::per_cpu::{self, PerCpu};
 use crate::port::{LanPort, WanPort};
 use crate::profile::{self, Profile};
@@ -122,6 +123,7 @@ pub(crate) struct RawTunnel {
     pub(crate) weight: Option<At<u32>>,
     pub(crate) health: RawHealth,
     pub(crate) bgp: RawTunnelBgp,
+    pub(crate) own: RawOwn,
     pub(crate) enabled: Option<At<bool>>,
     pub(crate) clients: Option<At<u32>>,
     /// Keys that were there and wrong: not to be called missing as well.
@@ -316,8 +318,8 @@ fn connection(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> 
     raw
 }
 
-const PROPOSALS: &str = "a list of proposals such as [\"aes256gcm16-prfsha384-ecp384\"]";
-const LIFETIME: &str = "a duration such as \"8h\"";
+pub(crate) const PROPOSALS: &str = "a list of proposals such as [\"aes256gcm16-prfsha384-ecp384\"]";
+pub(crate) const LIFETIME: &str = "a duration such as \"8h\"";
 const ID: &str = "an address, a host name, user@host or @keyid";
 
 fn read_ike(mut s: Section<'_>, raw: &mut RawConnection, faults: &mut Vec<Fault>) {
@@ -372,10 +374,12 @@ fn tunnel(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> RawT
     let before = faults.len();
     let health = RawHealth::read(&mut s, name.get_ref(), faults);
     let bgp = RawTunnelBgp::read(&mut s, name.get_ref(), faults);
+    let own = RawOwn::read(&mut s, name.get_ref(), faults);
     let mut raw = RawTunnel {
         name,
         health,
         bgp,
+        own,
         copy: s.string(faults, "copy", "the name of another tunnel of the connection"),
         local_address: s.parsed(faults, "local_address", "an address", |text, faults| {
             address("local_address", text, faults)
@@ -419,7 +423,7 @@ fn tunnel(name: At<String>, mut s: Section<'_>, faults: &mut Vec<Fault>) -> RawT
 }
 
 /// What fits into one IKE message (RFC 7296 3.13: the number of selectors is one byte).
-fn at_most<T>(faults: &mut Vec<Fault>, key: &str, list: &Option<At<Vec<At<T>>>>, most: usize) {
+pub(crate) fn at_most<T>(faults: &mut Vec<Fault>, key: &str, list: &Option<At<Vec<At<T>>>>, most: usize) {
     if let Some(list) = list.as_ref().filter(|list| list.get_ref().len() > most) {
         faults.push(
             Fault::new(format!("`{key}` has {} entries", list.get_ref().len()))
@@ -582,7 +586,10 @@ pub(crate) fn a_duration(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<Dur
     parsed
 }
 
-fn proposal<T: FromStr<Err = ProposalError>>(text: &At<&str>, faults: &mut Vec<Fault>) -> Option<T> {
+pub(crate) fn proposal<T: FromStr<Err = ProposalError>>(
+    text: &At<&str>,
+    faults: &mut Vec<Fault>,
+) -> Option<T> {
     let error = match text.get_ref().parse() {
         Ok(proposal) => return Some(proposal),
         Err(error) => error,

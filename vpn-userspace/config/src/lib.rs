@@ -27,6 +27,7 @@ mod load;
 mod mask;
 mod model;
 mod notice;
+mod own;
 mod per_cpu;
 mod port;
 mod profile;

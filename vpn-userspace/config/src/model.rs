@@ -324,6 +324,10 @@ pub struct Tunnel {
     pub clients: Option<usize>,
     /// What both sides prove their identity with.
     pub auth: TunnelAuth,
+    /// What it has of its own in place of the connection's; see [`Connection::ike_of`].
+    pub ike: Option<Ike>,
+    /// What it has of its own in place of the connection's; see [`Connection::esp_of`].
+    pub esp: Option<Esp>,
     /// A post-quantum pre-shared key beside it.
     pub ppk: Option<Ppk>,
     /// Inner addresses asked for or handed out.

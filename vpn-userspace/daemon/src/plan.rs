@@ -37,6 +37,16 @@ pub(crate) fn proposals(config: &Config) -> String {
         };
         line("ike", profile(c.ike.profile), c.ike.proposals.iter().map(ToString::to_string).collect());
         line("esp", profile(c.esp.profile), c.esp.proposals.iter().map(ToString::to_string).collect());
+        for tunnel in &c.tunnels {
+            if let Some(ike) = &tunnel.ike {
+                let all = ike.proposals.iter().map(ToString::to_string).collect();
+                line(&format!("IKEv{} of tunnel {}", ike.version, tunnel.name), profile(ike.profile), all);
+            }
+            if let Some(esp) = &tunnel.esp {
+                let all = esp.proposals.iter().map(ToString::to_string).collect();
+                line(&format!("esp of tunnel {}", tunnel.name), profile(esp.profile), all);
+            }
+        }
         for warning in warnings(c) {
             let _ = writeln!(text, "  {} {warning}", c.name);
         }
@@ -59,8 +69,11 @@ pub(crate) fn warnings(connection: &Connection) -> Vec<String> {
 
 /// The weak algorithms that a connection offers, why each is weaker, and what to use; `None` if there are none.
 fn weaknesses(connection: &Connection) -> Option<String> {
-    let ike = connection.ike.proposals.iter().flat_map(|p| p.weaknesses());
-    let esp = connection.esp.proposals.iter().flat_map(|p| p.weaknesses());
+    let own = || connection.tunnels.iter();
+    let ike = std::iter::once(&connection.ike).chain(own().filter_map(|t| t.ike.as_ref()));
+    let esp = std::iter::once(&connection.esp).chain(own().filter_map(|t| t.esp.as_ref()));
+    let ike = ike.flat_map(|ike| &ike.proposals).flat_map(|p| p.weaknesses());
+    let esp = esp.flat_map(|esp| &esp.proposals).flat_map(|p| p.weaknesses());
     let mut all: Vec<String> = Vec::new();
     for (name, weakness) in ike.chain(esp) {
         let line = format!("{name}: {weakness}");
@@ -210,6 +223,7 @@ pub(crate) fn peer(
             Identity::from(local)
         }
     };
+    let (ike, esp) = (connection.ike_of(tunnel), connection.esp_of(tunnel));
     let selectors = |nets: &[ipnet::IpNet]| nets.iter().copied().map(TrafficSelector::from_net).collect();
     Ok(PeerConfig {
         name: format!("{}/{}", connection.name, tunnel.name),
@@ -221,21 +235,21 @@ pub(crate) fn peer(
         auth: auth(&tunnel.auth, &local_id, tunnel.remote_id.as_ref())?,
         local_id,
         remote_id: tunnel.remote_id.clone(),
-        ike_proposals: connection.ike.proposals.clone(),
-        esp_proposals: connection.esp.proposals.clone(),
+        ike_proposals: ike.proposals.clone(),
+        esp_proposals: esp.proposals.clone(),
         local_ts: selectors(&tunnel.offers(connection)),
         remote_ts: selectors(&connection.asks()),
-        ike_lifetime: connection.ike.lifetime,
-        child_lifetime: connection.esp.lifetime,
+        ike_lifetime: ike.lifetime,
+        child_lifetime: esp.lifetime,
         dpd: Some(Dpd { interval: connection.dpd.interval, timeout: connection.dpd.timeout }),
         force_encap,
         spi_parity,
-        esn: connection.esp.esn,
-        replay_window: connection.esp.replay_window,
-        v1: (connection.ike.version == 1).then(|| culvert_ike::V1Options {
-            mode: connection.ike.mode,
+        esn: esp.esn,
+        replay_window: esp.replay_window,
+        v1: (ike.version == 1).then(|| culvert_ike::V1Options {
+            mode: ike.mode,
             xauth: tunnel.xauth.clone(),
-            mode_config: connection.ike.mode_config,
+            mode_config: ike.mode_config,
         }),
         exchange: ExchangeOptions {
             ppk: tunnel.ppk.clone(),

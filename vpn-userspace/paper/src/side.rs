@@ -149,6 +149,13 @@ impl Side {
         if connection.exchange.mode == EspMode::Transport {
             beyond.push("transport mode is left out: what follows says tunnel mode".into());
         }
+        for tunnel in connection.tunnels.iter().filter(|tunnel| tunnel.ike.is_some() || tunnel.esp.is_some())
+        {
+            beyond.push(format!(
+                "tunnel {} has an ike or esp of its own: what follows says the connection's",
+                tunnel.name
+            ));
+        }
         if connection.tunnels.iter().any(|tunnel| tunnel.ppk.is_some()) {
             beyond.push("the post-quantum key beside the first (ppk) is left out".into());
         }
