@@ -186,11 +186,17 @@ impl Two {
         // What was said until now has come to its end.
         std::thread::sleep(SOON);
         let watch = [&self.blue_a, &self.blue_b].map(Capture::start);
-        for (from, to) in [(red_a, BLUE_B), (red_a, BLUE_A), (red_b, BLUE_A), (red_b, BLUE_B)] {
+        let refused = |(from, to): (&Namespace, &str)| {
             ensure!(within(from, to, PORT, SOON).is_err(), "{to} answers who is not in its environment");
             let seen = ping(from, to, 2, Duration::from_millis(10))?;
             ensure!(seen.received == 0, "{to} answers who is not in its environment: {seen:?}");
-        }
+            Ok(())
+        };
+        let across = [(red_a, BLUE_B), (red_a, BLUE_A), (red_b, BLUE_A), (red_b, BLUE_B)];
+        std::thread::scope(|scope| -> Result<()> {
+            let all = across.map(|pair| scope.spawn(move || refused(pair)));
+            all.into_iter().try_for_each(|one| one.join().expect("it does not panic"))
+        })?;
         // Nor may anybody of red speak to a listener that only blue has an address for.
         ensure!(within(red_a, "10.3.0.1", 33000, SOON).is_err());
         for watch in watch {
@@ -244,6 +250,18 @@ fn nothing_passes(isolation: &'static str) -> Result<()> {
     two.a = Some(Culvert::resume(&two.site.gateway_a, setup)?);
     two.wait_up()?;
     two.each_reaches_its_own()?;
+    if isolation == "table" {
+        // By a reload it becomes the other way, with all that is in it.
+        let namespaces = config(true, "namespace").sections.replace("-namespace", "-table");
+        let mut now = config(true, isolation);
+        now.sections = namespaces;
+        two.a().setup().write(&now)?;
+        two.a().cli(&["reload"])?;
+        two.wait_up()?;
+        two.each_reaches_its_own().context("after the reload")?;
+        ensure!(Namespace::existing(&namespace(isolation, true, "red")).is_some(), "{}", two.a().log());
+        ensure!(!two.site.gateway_a.ip_text("rule show")?.contains("20300"), "rules are left");
+    }
     let flows = watch.finish();
     ensure!(capture::within(&flows, &["10.0.0.0/8"]).is_empty(), "in clear: {flows:?}");
 

@@ -31,6 +31,8 @@ pub(crate) struct Made {
     pub(crate) reason: Option<String>,
     /// What of it is missing: LAN interfaces.
     pub(crate) faults: Vec<String>,
+    /// Tells it from one of the same name that was before.
+    serial: u64,
     /// Its LAN interfaces that are there, with their indices and addresses.
     lan: Vec<(String, u32, Vec<IpNet>)>,
 }
@@ -49,12 +51,14 @@ pub(crate) struct Environments {
     /// Those that could not be made, and why.
     failed: BTreeMap<String, String>,
     state: State,
+    /// Of the next one that is made.
+    next: u64,
 }
 
 impl Environments {
     /// None yet; what an earlier culvertd with this control socket left is known.
     pub(crate) fn new(socket: &std::path::Path) -> Self {
-        Self { made: BTreeMap::new(), failed: BTreeMap::new(), state: State::read(socket) }
+        Self { made: BTreeMap::new(), failed: BTreeMap::new(), state: State::read(socket), next: 0 }
     }
 
     /// One that is set up. The default one is not among them.
@@ -111,7 +115,7 @@ impl Made {
         match &self.how {
             How::Namespace(namespace, _) => {
                 let namespace = Arc::clone(namespace);
-                Origin::new(environment, move |protocol, ipv4, _| {
+                Origin::new(format!("{environment} {}", self.serial), move |protocol, ipv4, _| {
                     Ok(namespace.within(|| socket(protocol, ipv4))??.into())
                 })
             }
@@ -194,6 +198,15 @@ fn choose(config: &Config, environment: &Environment) -> (bool, Option<String>) 
             }
         }
     }
+}
+
+/// Another environment that has a local network of this one.
+fn shares_local_networks(config: &Config, name: &str) -> Option<String> {
+    let (own, others): (Vec<_>, Vec<_>) = config.connections.iter().partition(|c| c.environment == name);
+    let own: Vec<IpNet> = own.iter().flat_map(|c| c.local.iter().copied()).collect();
+    let same = |net: &IpNet| own.iter().any(|own| own.contains(net) || net.contains(own));
+    let other = others.into_iter().find(|c| c.local.iter().any(same))?;
+    Some(format!("connection {} of environment {}", other.name, other.environment))
 }
 
 impl Daemon {
@@ -297,7 +310,18 @@ impl Daemon {
             How::Namespace(namespace, _) => format!("namespace {}", namespace.name()),
         };
         tracing::info!("environment {} is {place}", environment.name);
-        let made = Made { how, reason, faults: Vec::new(), lan: Vec::new() };
+        if matches!(how, How::Table(_))
+            && let Some(other) = shares_local_networks(&self.config, &environment.name)
+        {
+            let text = format!(
+                "it has local networks that {other} has too: what this host itself answers there, such as ICMP errors, goes by the main table; set isolation = \"namespace\" where that matters"
+            );
+            tracing::warn!("environment {}: {text}", environment.name);
+            reason = Some(reason.map_or(text.clone(), |reason| format!("{reason}; {text}")));
+        }
+        let serial = self.environments.next;
+        self.environments.next += 1;
+        let made = Made { how, reason, faults: Vec::new(), serial, lan: Vec::new() };
         self.environments.made.insert(environment.name.clone(), made);
         self.refresh_lan(environment).await?;
         // Those that were wanted before there was a place for them.

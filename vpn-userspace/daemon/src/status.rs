@@ -317,7 +317,22 @@ impl Daemon {
 
     /// What tunnels' interfaces and workers dropped of no SA.
     fn drops_by_tunnel(&self) -> HashMap<TunnelId, BTreeMap<String, u64>> {
-        self.plane.tunnel_drops().into_iter().map(|of| (of.tunnel, drops(&of.drops))).collect()
+        let mut all: HashMap<TunnelId, BTreeMap<String, u64>> =
+            self.plane.tunnel_drops().into_iter().map(|of| (of.tunnel, drops(&of.drops))).collect();
+        // The kernel tells of interfaces in their own namespace only.
+        for (namespace, _) in self.environments.namespaces() {
+            let Ok(Ok(counted)) = namespace.within(culvert_sys::netlink::interface_drops) else { continue };
+            for (id, tunnel) in &self.tunnels {
+                let there =
+                    self.namespace_for(&tunnel.connection).is_some_and(|n| n.name() == namespace.name());
+                let interface = self.plane.interface(*id, tunnel.report.engine).filter(|_| there);
+                let full = interface.and_then(|name| counted.get(name)).map_or(0, |counted| counted.sent);
+                if full > 0 && tunnel.client_of.is_none() {
+                    all.entry(*id).or_default().insert("lan-queue-full".to_owned(), full);
+                }
+            }
+        }
+        all
     }
 }
 
