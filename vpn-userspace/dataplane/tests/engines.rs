@@ -540,6 +540,30 @@ fn a_kernel_tunnel_leaves_nothing_behind_and_touches_nothing_of_others() {
     assert_eq!(sides[0].run("ip xfrm policy").matches("if_id 0x9").count(), 1, "another's policy stays");
 }
 
+/// An SA that may send few bytes is told of before they are used up, and carries nothing beyond; its successor goes on.
+fn reaches_its_limits_by_bytes(gateways: &[Gateway; 2]) {
+    let mut few = negotiate([Engine::Xfrm; 2], gcm(), false, true, 3);
+    (few[0].limits.soft_bytes, few[0].limits.hard_bytes) = (300, 900);
+    let inbound = few[0].inbound;
+    for (gateway, setup) in gateways.iter().zip(&few) {
+        gateway.install(setup, true);
+    }
+    // 84 bytes each.
+    let passed = (0..20).take_while(|_| gateways[0].pings("10.2.0.1")).count();
+    assert!((10..=12).contains(&passed), "{passed} packets passed");
+    gateways[0].expect("soft limit", |e| *e == DataplaneEvent::SoftLimit { inbound });
+    gateways[0].expect("hard limit", |e| *e == DataplaneEvent::HardLimit { inbound });
+    let next = negotiate([Engine::Xfrm; 2], gcm(), false, true, 4);
+    for (gateway, (old, new)) in gateways.iter().zip(few.iter().zip(&next)) {
+        gateway.remove(old.inbound, Duration::ZERO);
+        gateway.install(new, true);
+    }
+    assert!(gateways[0].pings("10.2.0.1") && gateways[1].pings("10.1.0.1"));
+    for (gateway, setup) in gateways.iter().zip(&next) {
+        gateway.remove(setup.inbound, Duration::ZERO);
+    }
+}
+
 /// Reports that nobody reads in time are lost, of an SA that reached its limit too: it is found by a comparison.
 #[test]
 fn xfrm_makes_good_the_reports_that_it_lost() {
@@ -550,8 +574,11 @@ fn xfrm_makes_good_the_reports_that_it_lost() {
     let gateways = [Gateway::new(&sides[0], 1), Gateway::new(&sides[1], 2)];
     let mut setups = negotiate([Engine::Xfrm; 2], gcm(), false, true, 1);
     setups[0].limits.hard_packets = 5;
-    for (gateway, setup) in gateways.iter().zip(&setups) {
+    for gateway in &gateways {
         gateway.create(EngineChoice::Xfrm).unwrap();
+    }
+    reaches_its_limits_by_bytes(&gateways);
+    for (gateway, setup) in gateways.iter().zip(&setups) {
         gateway.install(setup, true);
     }
     assert!(gateways[0].pings("10.2.0.1"));
