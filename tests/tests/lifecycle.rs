@@ -230,7 +230,7 @@ fn reload_adds_and_removes_without_disturbing() -> Result<()> {
 }
 
 #[test]
-fn traffic_brings_the_tunnel_up() -> Result<()> {
+fn c4_traffic_brings_the_tunnel_up() -> Result<()> {
     let case = case();
     let site = Site::new()?;
     let _b =
