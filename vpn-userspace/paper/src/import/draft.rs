@@ -113,7 +113,7 @@ pub(super) fn assemble(
     }
     for draft in &drafts {
         if draft.version.unwrap_or(version) != version {
-            let why = "another IKE version than the tunnel before it; a connection of Culvert has one: set the same on both";
+            let why = "another IKE version than the first tunnel's; write ike.version, and proposals, into this tunnel by hand";
             report.refused(draft.line, "this tunnel", why);
         }
         if let Some(proposal) = draft.ike.proposal(true, report)
